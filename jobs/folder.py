@@ -1,0 +1,340 @@
+"""
+`overnight run`: point it at folders, and every recording under them gets a transcript.
+
+    roots -> output, state, lock -> service -> ledger -> batch -> derived files -> summary
+
+In: folders and settings. Out: results in the output folder, the run's events, and its summary,
+which accounts for every recording found.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+
+from pipeline.batch import run_batch
+from pipeline.client import Client
+from pipeline.errors import ExitCode, OutputNotWritable, SettingsError
+from pipeline.events import Completed, Emit, Event, RunStarted, Submitted, Summary, Warned, encode
+from pipeline.intake import Intake
+from pipeline.ledger import Ledger, Redo, Run
+from pipeline.ledger.lock import lock
+from pipeline.limiter import Limiter
+from pipeline.options import DEFAULT_SPEECH_MODELS
+from pipeline.progress import EventFile
+from pipeline.settings import Settings, require_key
+from pipeline.stages import Context
+from pipeline.stages.scan import Listing, Scan, find_roots
+from pipeline.stages.write import render_lacking
+
+__all__ = ["run_folder", "sample_folder"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """Whom a run talks to."""
+
+    url: str
+    name: str
+    """What the ledger calls it: the URL, or `local`, whose port is a new one each time."""
+    key: str
+
+
+def sample_folder() -> Path:
+    """The recordings that come with the program, what is said in them beside each."""
+    return Path(str(files("jobs").joinpath("samples")))
+
+
+async def run_folder(
+    folders: Sequence[Path], settings: Settings, *, sample: bool = False, emit: Emit
+) -> Summary:
+    """
+    Transcribe the folders, and tell how it went; every fact goes to `emit` as it happens.
+
+    SIGINT and SIGTERM stop the intake and leave within `stop_grace`; a second one leaves now.
+
+    Raises:
+        SettingsError: a folder cannot be read, or nothing says where results go.
+        OutputNotWritable: results could not be saved there.
+        KeyRefused: there is no API key, and the provider needs one.
+        Locked: another run works in the same state folder.
+        LedgerUnusable: the ledger is damaged, or newer than this program.
+    """
+    began = time.monotonic()
+    given = [sample_folder()] if sample else folders
+    listed = await to_thread.run_sync(_listed, settings.files_from)
+    if not given and listed is None:
+        raise SettingsError("which recordings? Name a folder, or `--sample`")
+    roots = await to_thread.run_sync(find_roots, [str(folder) for folder in given or [Path()]])
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    async with AsyncExitStack() as stack:
+        if settings.dry_run:
+            state, started_at = Path(stack.enter_context(tempfile.TemporaryDirectory())), 0.0
+            await to_thread.run_sync(_copy_ledger, settings, state)
+        else:
+            if settings.provider != "local":
+                await to_thread.run_sync(require_key, settings, os.environ)
+            state = settings.state_dir
+            started_at = await to_thread.run_sync(_prepare, settings, state)
+            await stack.enter_async_context(lock(state / "lock", wait=settings.wait_lock))
+        folder = state / "runs" / run_id
+        await to_thread.run_sync(lambda: folder.mkdir(parents=True))
+        totals = _Totals(emit, stack.enter_context(EventFile(folder / "events.ndjson")))
+        service = await stack.enter_async_context(_service(settings, state))
+        run = Run(
+            run_id=run_id,
+            provider_kind=settings.provider_kind,
+            base_url=service.name,
+            key_fingerprint=sha256(service.key.encode()).hexdigest()[:12],
+        )
+        ledger = await stack.enter_async_context(
+            Ledger(state / "ledger.sqlite3", run, journal=folder / "attempts.ndjson")
+        )
+        await ledger.recover()
+        emit_all: Emit = totals
+        emit_all(
+            RunStarted(
+                run_id=run_id,
+                version=version("overnight"),
+                provider=settings.provider,
+                output=str(settings.output),
+            )
+        )
+        for address, count in await ledger.elsewhere():
+            emit_all(Warned(message=f"{count} transcripts are open at {address}, and stay there"))
+        limiter = Limiter(
+            int(settings.requests.count * settings.share),
+            settings.requests.window_s,
+            ramp=settings.ramps,
+        )
+        client = await stack.enter_async_context(
+            Client(
+                service.url,
+                service.key,
+                limiter,
+                connect_s=settings.timeouts.connect,
+                stall_s=settings.timeouts.stall,
+                answer_s=settings.timeouts.answer,
+                max_answer_bytes=settings.max_answer,
+            )
+        )
+        context = Context(
+            settings=settings,
+            ledger=ledger,
+            client=client,
+            intake=Intake(settings.in_flight, settings.uploads),
+            emit=emit_all,
+            roots={root.name: root for root in roots},
+        )
+        scan = Scan(
+            settings,
+            roots,
+            listing=Listing(os.fsencode(str(settings.output)), started_at),
+            leave_out=[os.fsencode(settings.output or ""), os.fsencode(settings.state_dir)],
+            listed=listed,
+        )
+        redo = Redo(
+            force=settings.force,
+            changed=settings.redo_changed,
+            failed=settings.retry_failed,
+            checksum=settings.checksum,
+        )
+        if settings.dry_run:
+            await scan.run(ledger, redo, emit_all)
+            rendered = 0
+        else:
+            await _until_stopped(context, scan, redo)
+            rendered = await render_lacking(context) if context.intake.is_open else 0
+        summary = await _summary(context, scan, totals)
+        summary.run_id = run_id
+        summary.rendered = rendered
+        summary.elapsed_s = round(time.monotonic() - began, 3)
+        emit_all(summary)
+        await to_thread.run_sync((folder / "summary.json").write_bytes, encode(summary) + b"\n")
+    return summary
+
+
+class _Totals:
+    """Passes every fact on, and adds up what only facts tell."""
+
+    def __init__(self, *listeners: Emit) -> None:
+        self._listeners = listeners
+        self.transcripts = 0
+        self.audio_s = 0.0
+        self.cost_usd: float | None = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Submitted):
+            self.transcripts += 1
+        elif isinstance(event, Completed):
+            self.audio_s += event.audio_duration
+            known = self.cost_usd is not None and event.cost_usd is not None
+            self.cost_usd = (self.cost_usd or 0.0) + (event.cost_usd or 0.0) if known else None
+        for listener in self._listeners:
+            listener(event)
+
+
+async def _until_stopped(context: Context, scan: Scan, redo: Redo) -> None:
+    """The batch, to its end, or to the end of the grace that a signal leaves it."""
+    stopped = anyio.Event()
+    async with anyio.create_task_group() as group:
+
+        async def heed() -> None:
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for number in signals:
+                    if stopped.is_set():
+                        break
+                    name = signal.Signals(number).name
+                    context.emit(Warned(message=f"{name}: finishing what is being submitted"))
+                    code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+                    context.intake.stop(code, f"stopped by {name}")
+                    stopped.set()
+                    batch.deadline = anyio.current_time() + context.settings.stop_grace
+                batch.cancel()
+
+        with anyio.CancelScope() as batch:
+            group.start_soon(heed)
+            await run_batch(context, scan, redo, stopped)
+        group.cancel_scope.cancel()
+
+
+async def _summary(context: Context, scan: Scan, totals: _Totals) -> Summary:
+    """What became of every recording that this run found."""
+    intake, settings, ledger = context.intake, context.settings, context.ledger
+    counts: Counter[str] = Counter()
+    reasons: dict[str, dict[str, int]] = {}
+    not_come_to = "dry run" if settings.dry_run else intake.reason or "left by `--limit`"
+    for (outcome, reason), count in (await ledger.standing()).items():
+        counts[outcome] += count
+        if outcome in ("failed", "skipped", "parked"):
+            named = reasons.setdefault(outcome, {})
+            named[reason or not_come_to] = named.get(reason or not_come_to, 0) + count
+    kept_hours = await ledger.kept_hours()
+    code = intake.exit_code
+    if counts["failed"] or scan.incomplete or (counts["parked"] and not settings.dry_run):
+        code = ExitCode.worst(code, ExitCode.PARTIAL)
+    if not counts:
+        context.emit(Warned(message="no recordings found"))
+    return Summary(
+        run_id="",
+        exit_code=code,
+        reason=intake.reason,
+        found=counts.total(),
+        written=counts["written"],
+        already_written=counts["already_written"],
+        kept=counts["kept"],
+        failed=counts["failed"],
+        skipped=counts["skipped"],
+        parked=counts["parked"],
+        kept_hours=round(kept_hours, 4),
+        kept_cost_usd=_estimate(kept_hours, settings),
+        ignored=scan.ignored,
+        collected=await ledger.collected(),
+        transcripts=totals.transcripts,
+        audio_hours=round(totals.audio_s / 3600, 6),
+        cost_usd=None if totals.cost_usd is None else round(totals.cost_usd, 6),
+        requests=dict(context.client.sent),
+        reasons=reasons,
+    )
+
+
+def _estimate(hours: float, settings: Settings) -> float | None:
+    """USD that so much audio would come to, at the dearest of the models that may do the work."""
+    if settings.provider == "local":
+        return 0.0
+    models = settings.transcript.get("speech_models", DEFAULT_SPEECH_MODELS)
+    prices = [settings.prices.get(str(model)) for model in models]
+    known = [price for price in prices if price is not None]
+    return round(hours * max(known), 2) if len(known) == len(prices) else None
+
+
+# --- before anything is sent ---------------------------------------------------------------
+
+
+def _prepare(settings: Settings, state: Path) -> float:
+    """
+    Make the folders, prove that results can be saved, and give the file system's time.
+
+    Raises:
+        SettingsError: there is no output folder named.
+        OutputNotWritable: they cannot.
+    """
+    if settings.output is None:
+        raise SettingsError("where shall the results go? Name a folder with `--output`")
+    started_at = 0.0
+    for folder in (settings.output, state):
+        probe = folder / f".{secrets.token_hex(4)}~overnight"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"overnight")
+            started_at = started_at or probe.stat().st_mtime
+        except OSError as error:
+            raise OutputNotWritable(
+                f"cannot write to {folder}: {error.strerror}; nothing was sent"
+            ) from error
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
+    return started_at
+
+
+def _copy_ledger(settings: Settings, state: Path) -> None:
+    """A dry run works on a copy, and leaves no trace."""
+    for name in ("ledger.sqlite3", "ledger.sqlite3-wal"):
+        with suppress(FileNotFoundError):
+            shutil.copyfile(settings.state_dir / name, state / name)
+
+
+def _listed(files_from: str | None) -> list[bytes] | None:
+    """
+    The absolute paths that a list names, which are separated by NUL or newline.
+
+    Raises:
+        SettingsError: the list cannot be read.
+    """
+    if files_from is None:
+        return None
+    try:
+        with open(0 if files_from == "-" else files_from, "rb") as file:
+            text = file.read()
+    except OSError as error:
+        raise SettingsError(f"cannot read the list {files_from}: {error.strerror}") from error
+    names = text.split(b"\0" if b"\0" in text else b"\n")
+    return [os.path.abspath(name) for name in names if name]
+
+
+@asynccontextmanager
+async def _service(settings: Settings, state: Path) -> AsyncIterator[_Service]:
+    """The provider, started for this run if it is the embedded engine."""
+    if settings.dry_run:
+        yield _Service("http://127.0.0.1", settings.base_url or "local", "none")
+    elif settings.base_url is not None:
+        key = await to_thread.run_sync(require_key, settings, os.environ)
+        yield _Service(settings.base_url, settings.base_url, key)
+    else:
+        from pipeline.engine import EngineUnavailable, serve, stored_key
+
+        folder = state / "engine"
+        key = await to_thread.run_sync(stored_key, folder)
+        async with AsyncExitStack() as stack:
+            try:
+                engine = await stack.enter_async_context(
+                    serve(folder, keys=[key], model=settings.engine_model)
+                )
+            except EngineUnavailable as error:
+                raise SettingsError(str(error)) from error
+            yield _Service(engine.url, "local", key)

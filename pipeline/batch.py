@@ -1,0 +1,159 @@
+"""
+One run over folders: the stages wired top to bottom, in one task group.
+
+In: a context (service, ledger, settings, roots) and a scan. Out: when it returns, every recording
+that was found stands in the ledger with what became of it. Streams are bounded and run only
+downwards; a stage ends when its input does, so the end of the scan travels down the pipeline.
+"""
+
+import math
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import anyio
+from anyio import create_memory_object_stream
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from pipeline.errors import (
+    AttemptsExhausted,
+    BatchError,
+    KeyRefused,
+    ServiceUnusable,
+    TranscriptUnknown,
+)
+from pipeline.ledger import Redo
+from pipeline.models import Claim, Pending, Uploaded
+from pipeline.reconcile import Reconciler
+from pipeline.retry import retry
+from pipeline.stages import Context
+from pipeline.stages.feed import feed
+from pipeline.stages.poll import poll
+from pipeline.stages.scan import Scan
+from pipeline.stages.submit import submit
+from pipeline.stages.upload import upload
+from pipeline.stages.write import write
+
+__all__ = ["run_batch"]
+
+_SUBMITS = 8
+_WRITES = 8
+
+
+def start(
+    group: TaskGroup,
+    copies: int,
+    stage: Callable[..., Coroutine[Any, Any, None]],
+    *ends: MemoryObjectReceiveStream[Any] | MemoryObjectSendStream[Any],
+) -> None:
+    """
+    Start copies of a stage, each on clones of its own of the stream ends it works on.
+
+    The ends passed in are closed here, so that a stream ends when the last copy that sends into
+    it has returned.
+
+    Source: https://anyio.readthedocs.io/en/stable/streams.html#memory-object-streams
+    """
+    for _ in range(copies):
+        group.start_soon(stage, *(end.clone() for end in ends))
+    for end in ends:
+        end.close()
+
+
+async def run_batch(context: Context, scan: Scan, redo: Redo, stopped: anyio.Event) -> None:
+    """
+    Transcribe what the scan finds and what earlier runs left, until nothing is open.
+
+    Returns early when the intake ended; `context.intake` says why. `stopped` ends the scan: what
+    it has not come to is left to the next run.
+    """
+    settings, intake = context.settings, context.intake
+    reconciler = Reconciler(context.ledger, context.client, intake, context.emit, settings.settle)
+    scanned = anyio.Event()
+    looking: set[str] = set()
+    to_upload, claims = create_memory_object_stream[Claim](settings.uploads)
+    to_submit, uploads = create_memory_object_stream[Uploaded](settings.uploads)
+    to_poll, submitted = create_memory_object_stream[int](math.inf)
+    to_write, looks = create_memory_object_stream[Pending](settings.in_flight)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(_scan, context, scan, redo, scanned, stopped)
+        if not await _has_work(context, scanned) or not await _may_begin(context, reconciler):
+            return
+        start(group, 1, partial(_feed, context, scanned, reconciler), to_upload)
+        start(group, settings.uploads, partial(upload, context), claims, to_submit)
+        start(group, _SUBMITS, partial(submit, context, reconciler), uploads, to_poll)
+        start(group, 1, partial(poll, context, reconciler, looking), submitted, to_write)
+        start(group, _WRITES, partial(write, context, looking), looks)
+        group.start_soon(reconciler.run)
+
+
+async def _scan(
+    context: Context, scan: Scan, redo: Redo, scanned: anyio.Event, stopped: anyio.Event
+) -> None:
+    """Scan the roots; what is stopped or ended in the middle is left to the next run."""
+    async with anyio.create_task_group() as group:
+
+        async def end_early() -> None:
+            await stopped.wait()
+            group.cancel_scope.cancel()
+
+        group.start_soon(end_early)
+        await scan.run(context.ledger, redo, context.emit)
+        group.cancel_scope.cancel()
+    scanned.set()
+    context.intake.changed()
+
+
+async def _feed(
+    context: Context,
+    scanned: anyio.Event,
+    reconciler: Reconciler,
+    to_upload: MemoryObjectSendStream[Claim],
+) -> None:
+    await feed(context, scanned, to_upload)
+    reconciler.finish()
+
+
+async def _has_work(context: Context, scanned: anyio.Event) -> bool:
+    """Whether there is anything to ask the service for."""
+    ledger = context.ledger
+    while True:
+        is_last = scanned.is_set()
+        if await ledger.next_due() is not None or await ledger.unfinished():
+            return context.intake.is_open
+        if is_last:
+            return False
+        await context.intake.until_changed()
+
+
+async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
+    """
+    Ask the service for little before anything is sent: does it know the key, and our transcripts?
+
+    The newest row of the list is also the first anchor of the reconciler.
+    """
+    ledger, client = context.ledger, context.client
+    try:
+        rows = await retry(lambda: client.list(limit=1))
+        reconciler.seen(rows, is_newest=True)
+        for transcript_id in await ledger.foreign_ids():
+            await retry(partial(client.fetch, transcript_id, _forget))
+    except TranscriptUnknown:
+        context.intake.end(
+            KeyRefused(
+                "this API key is of another project than the one that transcripts of earlier runs"
+                " are open with; run with that key until they are collected, or name another"
+                " state folder with `--state`"
+            )
+        )
+    except AttemptsExhausted as error:
+        context.intake.end(ServiceUnusable(f"the service cannot be reached: {error}"))
+    except BatchError as error:
+        context.intake.end(error)
+    return context.intake.is_open
+
+
+async def _forget(_: bytes) -> None:
+    return None

@@ -1,0 +1,315 @@
+"""
+The service over HTTP: one method a call, one request a method, never two.
+
+In: bytes and ids. Out: what `pipeline.wire` reads in the answers, or an error by what to do about
+it; what aiohttp raises is translated here and nowhere else. The key goes to the base URL only:
+no redirect is followed, and no address from a body is ever sent the key.
+"""
+
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import anyio
+
+from pipeline import wire
+from pipeline.errors import (
+    AnswerUnusable,
+    ConnectionLost,
+    PipelineError,
+    RateLimited,
+    ServiceUnavailable,
+    SettingsError,
+)
+from pipeline.limiter import Limiter
+from pipeline.wire import Ambiguous, NotAccepted, Row, Submission
+
+__all__ = ["Client", "Handover", "Write"]
+
+Write = Callable[[bytes], Awaitable[object]]
+"""Takes the next bytes of a body."""
+
+_IDLE_SUBMIT_S = 2.0  # a server closes idle connections: a POST on a stale one is in doubt
+_MAX_SMALL_ANSWER_BYTES = 8 << 20  # pages, errors, submits: all but transcripts
+
+
+@dataclass
+class Handover:
+    """Whether a request was given to a connection."""
+
+    begun: bool = False
+
+
+class Client:
+    """
+    The calls that the program needs, for one account at one address.
+
+    Every call but `submit` waits for its permit of the limiter by itself. All of them raise
+    `KeyRefused`, `BalanceNegative`, `RateLimited` (after pausing the limiter), `RequestRejected`,
+    `ServiceUnavailable` and `ConnectionLost` as `pipeline.wire` and this module tell them apart.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        key: str,
+        limiter: Limiter,
+        *,
+        connect_s: float = 30.0,
+        stall_s: float = 60.0,
+        answer_s: float = 120.0,
+        max_answer_bytes: int = 256 << 20,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._headers = {"Authorization": key, "User-Agent": "overnight"}
+        self.limiter = limiter
+        self.sent: Counter[str] = Counter()
+        """Requests by kind."""
+        self._connect_s = connect_s
+        self._stall_s = stall_s
+        self._answer_s = answer_s
+        self._max_answer_bytes = max_answer_bytes
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._http = await stack.enter_async_context(self._session(keepalive_s=15.0))
+            # Connections of their own: the only request whose loss costs money.
+            self._submits = await stack.enter_async_context(
+                self._session(keepalive_s=_IDLE_SUBMIT_S)
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def _session(self, *, keepalive_s: float) -> aiohttp.ClientSession:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_note_handover)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=self._connect_s, sock_read=self._stall_s
+            ),
+            trace_configs=[trace],
+            proxy=_system_proxy(self._base_url),
+        )
+
+    async def upload(self, chunks: AsyncIterator[bytes], size: int) -> str:
+        """
+        The `upload_url` of `size` bytes, none of which is kept in memory.
+
+        `chunks` must yield exactly `size` bytes, and end by that count: an iterator that still
+        looks for more costs the connection. An error of the pipeline that it raises comes
+        through as it is.
+
+        Raises:
+            ConnectionLost: nothing moved for `stall_s`, besides what the class says.
+        """
+        await self._permit("upload")
+        with anyio.CancelScope() as scope:
+            # aiohttp has no limit on the sending of a body: see the docs of ClientTimeout.
+            scope.deadline = anyio.current_time() + self._connect_s + self._stall_s
+            headers = {
+                **self._headers,
+                "Content-Type": "application/octet-stream",
+                "Content-Length": str(size),
+            }
+            body = _paced(chunks, size, scope, self._stall_s, self._answer_s)
+            with self._translated("upload"):
+                async with self._http.post(
+                    f"{self._base_url}/v2/upload",
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_s),
+                ) as response:
+                    return wire.parse_upload(await self._whole("upload", response))
+        raise ConnectionLost(f"upload: nothing moved for {self._stall_s:g} s")
+
+    async def submit(self, upload_url: str, body: bytes, handover: Handover) -> Submission:
+        """
+        What became of asking, once, for a transcript of `upload_url`.
+
+        The caller has the limiter's permit, and has written down that it asks. Never raises:
+        what is not certain is `Ambiguous`. When it is cancelled, `handover` tells whether
+        anything can have left.
+        """
+        self.sent["submit"] += 1
+        try:
+            with anyio.fail_after(self._answer_s):
+                async with self._submits.post(
+                    f"{self._base_url}/v2/transcript",
+                    data=body,
+                    headers={**self._headers, "Content-Type": "application/json"},
+                    allow_redirects=False,
+                    trace_request_ctx=handover,
+                ) as response:
+                    payload = await _bounded(response, _MAX_SMALL_ANSWER_BYTES)
+                    answer = wire.submission(response.status, response.headers, payload, upload_url)
+        except (aiohttp.ClientError, TimeoutError, OSError, AnswerUnusable) as error:
+            reason = f"submit: {_describe(error)}"
+            if handover.begun:
+                return Ambiguous(reason)
+            return NotAccepted(ConnectionLost(reason, connected=False))
+        if isinstance(answer, NotAccepted):
+            self._heed(answer.error)
+        return answer
+
+    async def fetch(self, transcript_id: str, write: Write) -> None:
+        """
+        Pass the bytes of a transcript on, as they came, decompressed.
+
+        Raises:
+            TranscriptUnknown: there is none of that id.
+            AnswerUnusable: it is longer than `max_answer_bytes`, or the id is none.
+        """
+        async with self._get("get", f"/v2/transcript/{wire.check_id(transcript_id)}") as response:
+            await self._pour("get", response, write)
+
+    async def list(self, *, limit: int = wire.PAGE_ROWS, before_id: str | None = None) -> list[Row]:
+        """The newest rows of the list, or the newest before a transcript; newest first."""
+        query = {"limit": str(limit)}
+        if before_id is not None:
+            query["before_id"] = wire.check_id(before_id)
+        async with self._get("list", "/v2/transcript", query) as response:
+            return wire.parse_list(await self._whole("list", response))
+
+    async def delete(self, transcript_id: str) -> None:
+        """
+        Remove the service's copy of a transcript and of its upload.
+
+        Raises:
+            TranscriptUnknown: it is gone already.
+        """
+        await self._permit("delete")
+        url = f"{self._base_url}/v2/transcript/{wire.check_id(transcript_id)}"
+        with self._translated("delete"):
+            async with self._http.delete(
+                url, headers=self._headers, allow_redirects=False
+            ) as response:
+                await self._whole("delete", response)
+
+    @asynccontextmanager
+    async def _get(
+        self, call: str, path: str, query: dict[str, str] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        await self._permit(call)
+        with self._translated(call):
+            async with self._http.get(
+                self._base_url + path, params=query, headers=self._headers, allow_redirects=False
+            ) as response:
+                yield response
+
+    async def _whole(self, call: str, response: aiohttp.ClientResponse) -> bytes:
+        """The body of a success; any other answer is raised as what it stands for."""
+        body = await _bounded(response, _MAX_SMALL_ANSWER_BYTES)
+        if 200 <= response.status < 300:
+            return body
+        error = wire.error_from(call, response.status, response.headers, body)
+        self._heed(error)
+        raise error
+
+    async def _pour(self, call: str, response: aiohttp.ClientResponse, write: Write) -> None:
+        if not 200 <= response.status < 300:
+            await self._whole(call, response)
+        taken = 0
+        async for chunk in response.content.iter_any():
+            taken += len(chunk)
+            if taken > self._max_answer_bytes:
+                raise AnswerUnusable(
+                    f"{call}: the answer is longer than {self._max_answer_bytes} bytes;"
+                    " raise `max_answer` if it is meant to be"
+                )
+            await write(chunk)
+
+    async def _permit(self, kind: str) -> None:
+        await self.limiter.permit(kind)
+        self.sent[kind] += 1
+
+    def _heed(self, error: PipelineError) -> None:
+        if isinstance(error, RateLimited):
+            self.limiter.pause(error.retry_after_s)
+
+    @contextmanager
+    def _translated(self, call: str) -> Iterator[None]:
+        """Errors of aiohttp as ours, `from` the original."""
+        try:
+            yield
+        except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
+            raise SettingsError(
+                f"the certificate of {self._base_url} is not trusted ({error});"
+                " name your own CA file with the variable SSL_CERT_FILE"
+            ) from error
+        except aiohttp.InvalidURL as error:
+            raise SettingsError(f"{self._base_url} is not an address") from error
+        except aiohttp.ClientPayloadError as error:
+            raise ServiceUnavailable(f"{call}: the answer ended early") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            cause: BaseException | None = error
+            while cause is not None:
+                if isinstance(cause, PipelineError):
+                    raise cause from None
+                cause = cause.__cause__
+            connected = not isinstance(
+                error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
+            )
+            raise ConnectionLost(f"{call}: {_describe(error)}", connected=connected) from error
+
+
+async def _note_handover(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    """From here on bytes may be on their way; aiohttp says so before it writes the first."""
+    if isinstance(context.trace_request_ctx, Handover):
+        context.trace_request_ctx.begun = True
+
+
+async def _paced(
+    chunks: AsyncIterator[bytes],
+    size: int,
+    scope: anyio.CancelScope,
+    stall_s: float,
+    answer_s: float,
+) -> AsyncIterator[bytes]:
+    """The same chunks, each of which has `stall_s` to go out, and the answer `answer_s`."""
+    left = size
+    async for chunk in chunks:
+        left -= len(chunk)
+        scope.deadline = anyio.current_time() + stall_s
+        if not left:
+            scope.deadline = anyio.current_time() + stall_s + answer_s
+        yield chunk
+
+
+async def _bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
+    parts = bytearray()
+    async for chunk in response.content.iter_any():
+        parts += chunk
+        if len(parts) > most:
+            raise AnswerUnusable(f"the answer is longer than {most} bytes")
+    return bytes(parts)
+
+
+def _describe(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _system_proxy(base_url: str) -> str | None:
+    """
+    The proxy that the environment names for an address, as curl and requests read it.
+
+    Looked up once: aiohttp's own `trust_env` reads the environment and ~/.netrc for each request,
+    and lets the latter replace the key.
+    """
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    if host in ("127.0.0.1", "::1", "localhost") or proxy_bypass(host):
+        return None
+    return getproxies().get(parts.scheme)

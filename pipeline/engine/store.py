@@ -1,0 +1,415 @@
+"""What the engine keeps: uploads as files, transcripts in SQLite, both in one folder.
+
+In: the bytes of uploads, accepted requests, results. Out: the same, also after the
+process was killed: an upload is whole or absent, a transcript that was acknowledged is
+there, and one that was being worked on is queued again.
+
+    STATE/engine.sqlite3     one table, one row a transcript
+    STATE/uploads/HEX        the bytes of one upload; HEX.part while they come in
+    STATE/key                see `pipeline.engine.stored_key`
+
+Only one engine can have a folder: SQLite's exclusive lock sees to it, and is gone with
+the process that held it.
+"""
+
+import json
+import os
+import re
+import sqlite3
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any, BinaryIO, Concatenate, Literal, ParamSpec, TypeVar
+from uuid import uuid4
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+
+from pipeline.engine import EngineUnavailable
+
+__all__ = [
+    "DELETED_URL",
+    "STATUSES",
+    "UPLOAD_MAX_BYTES",
+    "Page",
+    "Status",
+    "Store",
+    "Transcript",
+    "UploadEmpty",
+    "UploadTooLarge",
+]
+
+UPLOAD_MAX_BYTES = 2_200_000_000
+"""Source: AssemblyAI FAQ, limits on file size (2.2 GB)."""
+
+DELETED_URL = "http://deleted_by_user"
+"""Source: AssemblyAI openapi.yml, examples/DeleteTranscriptResponse."""
+
+KEPT = timedelta(hours=24)
+"""How long an upload outlives its last use.
+Source: AssemblyAI concepts/faq, uploads that are not transcribed are deleted after 24 hours."""
+
+LISTED = timedelta(days=90)
+"""Source: AssemblyAI openapi.yml, listTranscripts."""
+
+# No host and no port that could change: what was uploaded to one engine is known to the
+# next one on the same folder. Names under .invalid never resolve (RFC 6761).
+_UPLOAD_URL = "https://engine.invalid/upload/"
+_UPLOAD_ID = re.compile(re.escape(_UPLOAD_URL) + r"([0-9a-f]{32})", re.ASCII)
+_TRANSCRIPT_ID = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
+
+_WRITE_BYTES = 1 << 20
+
+Status = Literal["queued", "processing", "completed", "error"]
+STATUSES: tuple[Status, ...] = ("queued", "processing", "completed", "error")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS transcripts (
+    sequence  INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of creation; clocks have ties
+    id        TEXT NOT NULL UNIQUE,
+    status    TEXT NOT NULL CHECK (status IN ('queued', 'processing', 'completed', 'error')),
+    audio_url TEXT NOT NULL,
+    options   TEXT NOT NULL,                      -- JSON object, as requested
+    created   TEXT NOT NULL,                      -- UTC, to the microsecond
+    finished  TEXT,                               -- when it became completed or error
+    error     TEXT,
+    document  TEXT,                               -- JSON, the answer once it is final
+    deleted   INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX IF NOT EXISTS unfinished ON transcripts (status, sequence)
+    WHERE status IN ('queued', 'processing');
+CREATE INDEX IF NOT EXISTS by_upload ON transcripts (audio_url);
+"""
+
+
+class UploadEmpty(Exception):
+    """The body of an upload held nothing."""
+
+
+class UploadTooLarge(Exception):
+    """The body of an upload is over `UPLOAD_MAX_BYTES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One row."""
+
+    sequence: int
+    id: str
+    status: Status
+    audio_url: str
+    options: Mapping[str, Any]
+    """As requested, without `audio_url` and without nulls."""
+    created: str
+    """UTC, `YYYY-MM-DDTHH:MM:SS.ffffff`."""
+    finished: str | None
+    error: str | None
+    document: str | None
+    """JSON text of the answer once the transcript is final; null before."""
+    deleted: bool
+
+    @property
+    def is_final(self) -> bool:
+        """Completed or failed: it will not change but for being deleted."""
+        return self.status in ("completed", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the list, and whether there is more of it at either end."""
+
+    transcripts: list[Transcript]
+    """Newest first."""
+    has_older: bool
+    has_newer: bool
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _in_thread(
+    method: "Callable[Concatenate[Store, _P], _T]",
+) -> "Callable[Concatenate[Store, _P], Awaitable[_T]]":
+    """Off the event loop, and one at a time: SQLite sees one thread."""
+
+    @wraps(method)
+    async def call(self: "Store", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await to_thread.run_sync(partial(method, self, *args, **kwargs), limiter=self._turn)
+
+    return call
+
+
+class Store:
+    """The uploads and transcripts of one state folder."""
+
+    def __init__(self, state: Path) -> None:
+        """
+        Open a folder, made if absent; what an earlier engine left half done is put right.
+
+        Blocks; `close` in the end.
+
+        Raises:
+            EngineUnavailable: Another engine has the folder, a newer one made it, or it
+                cannot be written.
+        """
+        self._turn = CapacityLimiter(1)
+        self._disk = CapacityLimiter(16)
+        self._uploads = state / "uploads"
+        try:
+            self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for part in self._uploads.glob("*.part"):
+                part.unlink()
+            self._db = sqlite3.connect(
+                state / "engine.sqlite3", timeout=1, isolation_level=None, check_same_thread=False
+            )
+            self._db.row_factory = sqlite3.Row
+            # Exclusive before WAL: no shared memory then, so any file system will do.
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            # What a client deleted is overwritten, not only forgotten.
+            self._db.execute("PRAGMA secure_delete = ON")
+            self._db.executescript(_SCHEMA)
+            self._db.execute("UPDATE transcripts SET status = 'queued' WHERE status = 'processing'")
+        except sqlite3.OperationalError as error:
+            raise EngineUnavailable(
+                f"the engine's state in `{state}` cannot be used ({error}): "
+                "another engine may be running on it; stop that one, or name another folder"
+            ) from error
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise EngineUnavailable(
+                f"the engine's state in `{state}` cannot be used ({error}): name another folder"
+            ) from error
+
+    @_in_thread
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._db.close()
+
+    # --- transcripts -----------------------------------------------------------------
+
+    @_in_thread
+    def create(self, audio_url: str, options: Mapping[str, Any]) -> Transcript:
+        """A new transcript, queued and on disk. Equal requests make different ones."""
+        return self._one(
+            "INSERT INTO transcripts (id, status, audio_url, options, created)"
+            " VALUES (?, 'queued', ?, ?, ?) RETURNING *",
+            (str(uuid4()), audio_url, json.dumps(options), _now()),
+        )
+
+    @_in_thread
+    def find(self, transcript_id: str) -> Transcript | None:
+        """The transcript of that id; None for what is no id, too."""
+        return self._find(transcript_id)
+
+    @_in_thread
+    def claim(self) -> Transcript | None:
+        """The transcript queued longest, now `processing`; None if none is queued."""
+        return self._maybe_one(
+            "UPDATE transcripts SET status = 'processing' WHERE sequence ="
+            " (SELECT min(sequence) FROM transcripts WHERE status = 'queued') RETURNING *",
+            (),
+        )
+
+    @_in_thread
+    def finish(
+        self, transcript_id: str, status: Status, document: str, error: str | None = None
+    ) -> None:
+        """Make a transcript final, with the answer that it has from now on."""
+        self._db.execute(
+            "UPDATE transcripts SET status = ?, document = ?, error = ?, finished = ? WHERE id = ?",
+            (status, document, error, _now(), transcript_id),
+        )
+
+    @_in_thread
+    def scrub(self, transcript_id: str, document: str) -> Transcript | None:
+        """
+        Put `document` in place of all that a final transcript holds, and remove its upload.
+
+        The upload stays as long as another transcript that is not final needs it.
+        Harmless when repeated, and for what is not final or not there.
+        """
+        before = self._find(transcript_id)
+        if before is None or not before.is_final:
+            return before
+        after = self._one(
+            "UPDATE transcripts SET audio_url = ?, options = '{}', error = NULL, document = ?,"
+            " deleted = 1 WHERE id = ? RETURNING *",
+            (DELETED_URL, document, transcript_id),
+        )
+        path = self.upload_path(before.audio_url)
+        if path is not None and not self._is_needed(before.audio_url):
+            path.unlink(missing_ok=True)
+        return after
+
+    @_in_thread
+    def page(
+        self,
+        limit: int,
+        *,
+        status: Status | None = None,
+        created_on: str | None = None,
+        before: int | None = None,
+        after: int | None = None,
+    ) -> Page:
+        """
+        At most `limit` transcripts of the last 90 days, newest first.
+
+        Args:
+            created_on: `YYYY-MM-DD`, UTC.
+            before: Only what was created before the transcript of this sequence, the
+                newest of it.
+            after: Only what was created after it, the oldest of it, so that pages join.
+        """
+        wanted = ["created > ?"]
+        values: list[object] = [_text(datetime.now(UTC) - LISTED)]
+        if status is not None:
+            wanted.append("status = ?")
+            values.append(status)
+        if created_on is not None:
+            wanted.append("substr(created, 1, 10) = ?")
+            values.append(created_on)
+
+        def rows(*more: tuple[str, int | None], order: str, limit: int) -> list[Transcript]:
+            asked = [(clause, value) for clause, value in more if value is not None]
+            where = " AND ".join([*wanted, *(clause for clause, _ in asked)])
+            return [
+                _transcript(row)
+                for row in self._db.execute(
+                    f"SELECT * FROM transcripts WHERE {where} ORDER BY sequence {order} LIMIT ?",
+                    [*values, *(value for _, value in asked), limit],
+                )
+            ]
+
+        bounds = ("sequence < ?", before), ("sequence > ?", after)
+        if after is not None and before is None:
+            found = rows(*bounds, order="ASC", limit=limit)[::-1]
+        else:
+            found = rows(*bounds, order="DESC", limit=limit)
+        if not found:
+            return Page([], has_older=False, has_newer=False)
+        return Page(
+            found,
+            has_older=bool(rows(("sequence < ?", found[-1].sequence), order="DESC", limit=1)),
+            has_newer=bool(rows(("sequence > ?", found[0].sequence), order="ASC", limit=1)),
+        )
+
+    # --- uploads ---------------------------------------------------------------------
+
+    async def receive(self, chunks: AsyncIterable[bytes]) -> str:
+        """
+        Keep the bytes of an upload, and get the `upload_url` that stands for them.
+
+        It is unique, also for equal bytes. Memory is bounded whatever the size, and
+        nothing stays of an upload that was broken off.
+
+        Raises:
+            UploadEmpty: No bytes came.
+            UploadTooLarge: More than `UPLOAD_MAX_BYTES` came.
+            OSError: The disk refused them.
+        """
+        name = uuid4().hex
+        part = self._uploads / f"{name}.part"
+        size_bytes = 0
+        held = bytearray()
+        file = await to_thread.run_sync(_create, part, limiter=self._disk)
+        try:
+            async for chunk in chunks:
+                size_bytes += len(chunk)
+                if size_bytes > UPLOAD_MAX_BYTES:
+                    raise UploadTooLarge
+                held += chunk
+                if len(held) >= _WRITE_BYTES:
+                    await to_thread.run_sync(file.write, bytes(held), limiter=self._disk)
+                    held.clear()
+            if not size_bytes:
+                raise UploadEmpty
+            await to_thread.run_sync(self._keep, file, bytes(held), name, limiter=self._disk)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(_discard, file, part, limiter=self._disk)
+        return _UPLOAD_URL + name
+
+    def upload_path(self, audio_url: str) -> Path | None:
+        """Where the bytes of an `upload_url` are, or were; None if it is none of ours."""
+        match = _UPLOAD_ID.fullmatch(audio_url)
+        return self._uploads / match[1] if match else None
+
+    @_in_thread
+    def sweep(self) -> None:
+        """Remove uploads that were last used over 24 hours ago, or never since they came."""
+        oldest = datetime.now(UTC) - KEPT
+        for path in self._uploads.iterdir():
+            with suppress(FileNotFoundError):
+                arrived = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                url = _UPLOAD_URL + path.name
+                if arrived < oldest and not self._is_needed(url, since=_text(oldest)):
+                    path.unlink()
+
+    def _keep(self, file: BinaryIO, rest: bytes, name: str) -> None:
+        file.write(rest)
+        file.flush()
+        os.fsync(file.fileno())
+        (self._uploads / f"{name}.part").rename(self._uploads / name)
+        _fsync_folder(self._uploads)
+
+    def _is_needed(self, audio_url: str, since: str | None = None) -> bool:
+        """A transcript of it is not final, or was not before `since`."""
+        return bool(
+            self._db.execute(
+                "SELECT 1 FROM transcripts WHERE audio_url = ?"
+                " AND (status IN ('queued', 'processing') OR finished > ?)",
+                (audio_url, since),
+            ).fetchone()
+        )
+
+    # --- rows ------------------------------------------------------------------------
+
+    def _find(self, transcript_id: str) -> Transcript | None:
+        if not _TRANSCRIPT_ID.fullmatch(transcript_id):
+            return None
+        return self._maybe_one("SELECT * FROM transcripts WHERE id = ?", (transcript_id,))
+
+    def _maybe_one(self, sql: str, values: Sequence[object]) -> Transcript | None:
+        row = self._db.execute(sql, values).fetchone()
+        return None if row is None else _transcript(row)
+
+    def _one(self, sql: str, values: Sequence[object]) -> Transcript:
+        return _transcript(self._db.execute(sql, values).fetchone())
+
+
+def _transcript(row: sqlite3.Row) -> Transcript:
+    return Transcript(
+        **{**row, "options": json.loads(row["options"]), "deleted": bool(row["deleted"])}
+    )
+
+
+def _now() -> str:
+    return _text(datetime.now(UTC))
+
+
+def _text(moment: datetime) -> str:
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds")
+
+
+def _create(path: Path) -> BinaryIO:
+    return path.open("xb")
+
+
+def _discard(file: BinaryIO, path: Path) -> None:
+    file.close()
+    path.unlink(missing_ok=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    # Windows can neither open a folder nor needs to.
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

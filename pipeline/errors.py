@@ -1,0 +1,236 @@
+"""
+The error tree: three families, one for each thing that a caller can do about an error.
+
+* PipelineError
+  + BatchError            stop intake: every recording would fail alike
+    - SettingsError         exit 2   what was asked for cannot be meant
+    - OutputNotWritable     exit 2   nothing could be saved
+    - LedgerUnusable        exit 2   the state folder cannot be worked with
+    - Locked                exit 11  another run holds the state folder
+    - KeyRefused            exit 4   no key, a wrong one, or one of another project
+    - BalanceNegative       exit 4   the account has to be topped up
+    - OptionsRefused        exit 2   the service refuses options that all recordings share
+    - ServiceUnusable       exit 5   the service is down, or asks us to stay away for long
+    - DiskFull              exit 5   no room for another result
+  + RecordingError        this recording is lost to this run, the others go on (exit 3)
+    - RecordingUnreadable   it vanished, or cannot be opened or read
+    - RecordingChanged      it changed while it was being read: still being written
+    - RequestRejected       the service refused the request for good
+    - TranscriptUnknown     the service has no transcript of that id, or none for this key
+    - TranscriptFailed      the service answered with status `error`
+    - AnswerUnusable        what the service sent for it cannot be saved
+    - AttemptsExhausted     the last TransientError is its `__cause__`
+  + TransientError        try again; never leaves `pipeline.retry`
+    - RateLimited           HTTP 429, carries `retry_after_s`
+    - ServiceUnavailable    HTTP 5xx, or an answer that is not whole
+    - ConnectionLost        no connection, a reset, a stall
+
+Nothing else leaves a module of the pipeline, bugs excepted.
+"""
+
+from enum import IntEnum
+
+__all__ = [
+    "AnswerUnusable",
+    "AttemptsExhausted",
+    "BalanceNegative",
+    "BatchError",
+    "ConnectionLost",
+    "DiskFull",
+    "ExitCode",
+    "KeyRefused",
+    "LedgerUnusable",
+    "Locked",
+    "OptionsRefused",
+    "OutputNotWritable",
+    "PipelineError",
+    "RateLimited",
+    "RecordingChanged",
+    "RecordingError",
+    "RecordingUnreadable",
+    "RequestRejected",
+    "ServiceUnavailable",
+    "ServiceUnusable",
+    "SettingsError",
+    "TranscriptFailed",
+    "TranscriptUnknown",
+    "TransientError",
+]
+
+
+class ExitCode(IntEnum):
+    """What the process says to the scheduler that started it; see `worst` for who wins."""
+
+    DONE = 0
+    """All written, kept, or nothing to do."""
+    UNEXPECTED = 1
+    """A bug, with a traceback."""
+    USAGE = 2
+    """The command line or a setting is wrong; nothing was sent."""
+    PARTIAL = 3
+    """Finished, but some recordings failed, are missing, or are parked for the next run."""
+    REFUSED = 4
+    """The service refused the key, the project, or the balance."""
+    TRY_LATER = 5
+    """Temporary: the service is down or the disk is full."""
+    CAP_REACHED = 8
+    """A cap on spending ended the intake."""
+    WINDOW_CLOSED = 10
+    """The time window ended the intake."""
+    LOCKED = 11
+    """Another run holds the lock."""
+    INTERRUPTED = 130
+    """SIGINT stopped the run; the next one continues."""
+    TERMINATED = 143
+    """SIGTERM stopped the run; the next one continues."""
+
+    @classmethod
+    def worst(cls, *codes: "ExitCode") -> "ExitCode":
+        """The one to exit with when a run has several reasons, `DONE` when it has none."""
+        return min(codes, key=_WORST_FIRST.index, default=cls.DONE)
+
+
+_WORST_FIRST = [
+    ExitCode.UNEXPECTED,
+    ExitCode.USAGE,
+    ExitCode.LOCKED,
+    ExitCode.REFUSED,
+    ExitCode.TRY_LATER,
+    ExitCode.INTERRUPTED,
+    ExitCode.TERMINATED,
+    ExitCode.CAP_REACHED,
+    ExitCode.WINDOW_CLOSED,
+    ExitCode.PARTIAL,
+    ExitCode.DONE,
+]
+
+
+class PipelineError(Exception):
+    """Everything that the pipeline raises on purpose."""
+
+
+class BatchError(PipelineError):
+    """Raised when every recording would fail alike, so that no more are taken in."""
+
+    exit_code = ExitCode.UNEXPECTED
+
+    collect = True
+    """Whether what the service has already accepted can still be fetched."""
+
+
+class SettingsError(BatchError):
+    """Raised when a setting, a flag or a folder is not what it has to be."""
+
+    exit_code = ExitCode.USAGE
+
+
+class OutputNotWritable(BatchError):
+    """Raised before anything is sent when results could not be saved."""
+
+    exit_code = ExitCode.USAGE
+
+
+class LedgerUnusable(BatchError):
+    """Raised when the ledger is damaged, newer than this program, or in an unfit place."""
+
+    exit_code = ExitCode.USAGE
+
+
+class Locked(BatchError):
+    """Raised when another run works with the same state folder."""
+
+    exit_code = ExitCode.LOCKED
+
+
+class KeyRefused(BatchError):
+    """Raised when there is no key, or the service refuses it: nothing can be asked any more."""
+
+    exit_code = ExitCode.REFUSED
+    collect = False
+
+
+class BalanceNegative(BatchError):
+    """Raised when the account has run out of money; finished transcripts are still fetched."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class OptionsRefused(BatchError):
+    """Raised when the service refuses options that every recording would be sent with."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ServiceUnusable(BatchError):
+    """Raised when the service cannot be reached, or asks for a longer pause than a run waits."""
+
+    exit_code = ExitCode.TRY_LATER
+    collect = False
+
+
+class DiskFull(BatchError):
+    """Raised when a result cannot be saved for want of room; it stays paid and is fetched later."""
+
+    exit_code = ExitCode.TRY_LATER
+    collect = False
+
+
+class RecordingError(PipelineError):
+    """Raised when one recording cannot be transcribed; the others go on."""
+
+
+class RecordingUnreadable(RecordingError):
+    """Raised when a recording vanished, or cannot be opened or read."""
+
+
+class RecordingChanged(RecordingError):
+    """Raised when a recording is not what it was when it was opened."""
+
+
+class RequestRejected(RecordingError):
+    """Raised when the service refuses a request for good."""
+
+    def __init__(self, message: str, status_code: int) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+
+
+class TranscriptUnknown(RequestRejected):
+    """Raised when the service has no transcript of an id: gone, or of another project."""
+
+
+class TranscriptFailed(RecordingError):
+    """Raised when the service answers with status `error`, which costs nothing."""
+
+
+class AnswerUnusable(RecordingError):
+    """Raised when an answer is too large, not a transcript, or not the one asked for."""
+
+
+class AttemptsExhausted(RecordingError):
+    """Raised when trying again did not help; the last `TransientError` is the cause."""
+
+
+class TransientError(PipelineError):
+    """Raised when the same request may well succeed a little later."""
+
+
+class RateLimited(TransientError):
+    """Raised on HTTP 429; `retry_after_s` is what the service asked for, seconds, or None."""
+
+    def __init__(self, message: str, retry_after_s: float | None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ServiceUnavailable(TransientError):
+    """Raised on HTTP 5xx, and when an answer ends early or is not what was asked for."""
+
+
+class ConnectionLost(TransientError):
+    """Raised when there is no connection, or it was reset, or nothing moved on it for too long."""
+
+    def __init__(self, message: str, *, connected: bool = True) -> None:
+        super().__init__(message)
+        self.connected = connected
+        """False when no byte can have reached the service."""

@@ -1,0 +1,184 @@
+"""
+What happened in a run, as facts: stages tell them, progress, logs and files listen.
+
+Each fact is one line of `events.ndjson` and of `--json`: an object whose `type` is the name
+of the fact in snake_case, whose `time` is RFC 3339 in UTC, and whose other fields are below.
+Fields are only ever added.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "Completed",
+    "Emit",
+    "Event",
+    "Failed",
+    "Parked",
+    "RecordingFound",
+    "RunStarted",
+    "Skipped",
+    "Submitted",
+    "Summary",
+    "Uploaded",
+    "Warned",
+    "Written",
+    "as_dict",
+    "encode",
+    "printable",
+]
+
+
+def printable(path: bytes) -> str:
+    """A path of the file system as text; bytes that are not UTF-8 show as `\\xNN`."""
+    return path.decode("utf-8", "backslashreplace")
+
+
+class Event(msgspec.Struct, kw_only=True, tag_field="type"):
+    """One fact; `time` is when it was told."""
+
+    time: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
+
+
+class RunStarted(Event, tag="run_started"):
+    """The lock is held and the ledger is open."""
+
+    run_id: str
+    version: str
+    provider: str
+    output: str
+
+
+class RecordingFound(Event, tag="recording_found"):
+    """A recording that this run has work with; those already written are only counted."""
+
+    recording: str
+    size: int
+    """Bytes."""
+
+
+class Uploaded(Event, tag="uploaded"):
+    """The service has the bytes; nothing is paid yet."""
+
+    recording: str
+    size: int
+    """Bytes."""
+    content: str
+    """sha256 of the bytes, hex."""
+
+
+class Submitted(Event, tag="submitted"):
+    """The service accepted the request and will bill it when it completes."""
+
+    recording: str
+    transcript_id: str
+
+
+class Completed(Event, tag="completed"):
+    """The service has finished, and its answer is here."""
+
+    recording: str
+    transcript_id: str
+    audio_duration: float
+    """Seconds."""
+    speech_model_used: str | None
+    cost_usd: float | None
+    """Estimated from the price table; None when the model has no price there."""
+
+
+class Written(Event, tag="written"):
+    """The result is durable on disk."""
+
+    recording: str
+    transcript_id: str
+    result: str
+    """Path of the JSON file, relative to the output folder."""
+    replaced: bool = False
+    """Whether an older result was moved to `versions/`."""
+
+
+class Skipped(Event, tag="skipped"):
+    """A recording that is not sent."""
+
+    recording: str
+    reason: str
+
+
+class Failed(Event, tag="failed"):
+    """A recording that could not be transcribed in this run."""
+
+    recording: str
+    reason: str
+    transcript_id: str | None = None
+
+
+class Parked(Event, tag="parked"):
+    """A recording that is left for the next run."""
+
+    recording: str
+    reason: str
+    transcript_id: str | None = None
+
+
+class Warned(Event, tag="warning"):
+    """Something the user should know, that ends nothing."""
+
+    message: str
+
+
+class Summary(Event, tag="summary"):
+    """What a run came to: the last line, and the whole of `summary.json`.
+
+    `found` is the sum of `written`, `already_written`, `kept`, `failed`, `skipped` and `parked`.
+    """
+
+    run_id: str
+    exit_code: int
+    reason: str | None = None
+    """Why the run ended before it was through, if it did."""
+    found: int = 0
+    written: int = 0
+    already_written: int = 0
+    kept: int = 0
+    """Written with other options, or by another provider; `--redo-changed` asks for them anew."""
+    kept_hours: float = 0.0
+    """Hours of audio that a redo of `kept` would ask for."""
+    kept_cost_usd: float | None = None
+    failed: int = 0
+    skipped: int = 0
+    parked: int = 0
+    ignored: int = 0
+    """What else lies in the folders: never listed, never sent."""
+    collected: int = 0
+    """Results of earlier runs, written for recordings that were not asked for this time."""
+    rendered: int = 0
+    """Derived files (txt, srt, …) made for results that were already there."""
+    transcripts: int = 0
+    """Transcripts that the service accepted in this run."""
+    audio_hours: float = 0.0
+    """Hours of audio in the transcripts that completed in this run."""
+    cost_usd: float | None = None
+    """Estimated cost of `audio_hours`; None when a model has no price."""
+    elapsed_s: float = 0.0
+    requests: dict[str, int] = msgspec.field(default_factory=dict)
+    """Requests sent, by kind."""
+    reasons: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    """For `failed`, `skipped` and `parked`: how many recordings by reason."""
+
+
+Emit = Callable[[Event], None]
+"""Tells a fact; never blocks, never raises."""
+
+
+def encode(event: Event) -> bytes:
+    """One line of NDJSON, without the newline."""
+    return msgspec.json.encode(event)
+
+
+def as_dict(event: Event) -> dict[str, Any]:
+    """The same as plain values."""
+    made: dict[str, Any] = msgspec.to_builtins(event)
+    return made

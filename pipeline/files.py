@@ -1,0 +1,108 @@
+"""
+Files that are whole or absent: in, blocking calls on paths; out, the same as one hop to a thread.
+
+What is written goes to a temporary name, is flushed to the disk, renamed, and the name flushed
+too: after a crash at any instant the old file, the new one, or none is there, never a part.
+Source: https://www.kernel.org/doc/html/latest/filesystems/ext4/ and rename(2), fsync(2).
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial, wraps
+from hashlib import file_digest
+from typing import ParamSpec, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+
+from pipeline.names import temporary
+
+__all__ = [
+    "copy_whole",
+    "in_thread",
+    "keep_version",
+    "make_folder_of",
+    "put_in_place",
+    "remove",
+]
+
+_THREADS = 16
+_COPY_BYTES = 1 << 20
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
+
+_limiter: RunVar[CapacityLimiter] = RunVar("files")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_thread(blocking: Callable[P, R]) -> Callable[P, Awaitable[R]]:
+    """A function on files as a coroutine: once begun it is finished, also when cancelled."""
+
+    @wraps(blocking)
+    async def hop(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            limiter = _limiter.get()
+        except LookupError:
+            _limiter.set(limiter := CapacityLimiter(_THREADS))
+        return await to_thread.run_sync(partial(blocking, *args, **kwargs), limiter=limiter)
+
+    return hop
+
+
+@in_thread
+def make_folder_of(path: bytes) -> None:
+    """Make the folder that a file is to lie in."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+
+
+@in_thread
+def copy_whole(source: bytes, target: bytes) -> tuple[str, int]:
+    """Copy a file; the sha256 (hex) and size (bytes) of what was copied."""
+    with open(source, "rb") as file, open(target, "wb") as copy:
+        shutil.copyfileobj(file, copy, _COPY_BYTES)
+    with open(target, "rb") as copy:
+        return file_digest(copy, "sha256").hexdigest(), os.path.getsize(target)
+
+
+@in_thread
+def put_in_place(fresh: bytes, place: bytes) -> None:
+    """Make a whole file durable, then visible under its name, then its name durable."""
+    _sync(fresh)
+    os.replace(fresh, place)
+    _sync(os.path.dirname(place))
+
+
+@in_thread
+def keep_version(place: bytes, kept: bytes) -> None:
+    """Give a file a second name, durably, before its first is taken over."""
+    os.makedirs(os.path.dirname(kept), exist_ok=True)
+    with suppress(FileNotFoundError, FileExistsError):
+        try:
+            os.link(place, kept)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            fresh = temporary(kept)
+            shutil.copyfile(place, fresh)
+            _sync(fresh)
+            os.replace(fresh, kept)
+    _sync(os.path.dirname(kept))
+
+
+@in_thread
+def remove(path: bytes) -> None:
+    """Remove a file, if it is there."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _sync(path: bytes) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,120 @@
+"""
+How much may be under way, and whether more is taken in: one object that all stages of a run ask.
+
+In: what was claimed, what the service has, what is saved, what went wrong for all. Out: leave to
+go on. Three counts hold the back-pressure: claimed recordings stay within `uploads` of the free
+places at the service, transcripts there and not saved yet within `in_flight`. Leftovers of an
+earlier run may exceed a count; nothing new starts until they are below it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import anyio
+
+from pipeline.errors import BatchError, ExitCode, ServiceUnusable
+
+__all__ = ["Intake"]
+
+_LOST_IN_A_ROW = 8
+
+
+class Intake:
+    """The gate of one run. Everything here is done between two awaits, so nothing is half done."""
+
+    def __init__(self, in_flight: int, uploads: int) -> None:
+        self.in_flight = in_flight
+        self._uploads = uploads
+        self._claimed: set[int] = set()
+        self._at_service: set[int] = set()
+        self._changed = anyio.Event()
+        self._uploading: set[anyio.CancelScope] = set()
+        self._lost_in_a_row = 0
+        self.refused_options: dict[str, str] = {}
+        """Canonical options that the service refuses, and what it said."""
+        self.exit_code = ExitCode.DONE
+        self.reason: str | None = None
+        """Why the intake ended; None while it is open or when it ran to its end."""
+        self.is_open = True
+        self.collects = True
+        """Whether what the service has accepted is still fetched."""
+
+    # --- room ---------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """How many more recordings may be claimed now."""
+        under_way = len(self._claimed) + len(self._at_service)
+        return max(0, self.in_flight + self._uploads - under_way) if self.is_open else 0
+
+    async def until_slot(self) -> bool:
+        """Wait for a place at the service; False when the intake ended meanwhile."""
+        while self.is_open and len(self._at_service) >= self.in_flight:
+            await self._changed.wait()
+        return self.is_open
+
+    async def until_changed(self) -> None:
+        """Wait until anything here or in the ledger may be different."""
+        await self._changed.wait()
+
+    def changed(self) -> None:
+        """Wake whoever waits."""
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def claim(self, recording_id: int) -> None:
+        """One more recording is under way to the service."""
+        self._claimed.add(recording_id)
+
+    def release(self, recording_id: int) -> None:
+        """It is not under way any more."""
+        self._claimed.discard(recording_id)
+        self.changed()
+
+    def entered(self, attempt_id: int) -> None:
+        """The service has one more transcript of ours."""
+        self._at_service.add(attempt_id)
+        self._lost_in_a_row = 0
+        self.changed()
+
+    def left(self, attempt_id: int) -> None:
+        """A transcript is saved, or came to nothing."""
+        self._at_service.discard(attempt_id)
+        self.changed()
+
+    # --- the end ------------------------------------------------------------------------------
+
+    @contextmanager
+    def uploading(self) -> Iterator[anyio.CancelScope]:
+        """A scope that is cancelled when the intake ends: an upload costs nothing to repeat."""
+        with anyio.CancelScope() as scope:
+            self._uploading.add(scope)
+            if not self.is_open:
+                scope.cancel()
+            try:
+                yield scope
+            finally:
+                self._uploading.discard(scope)
+
+    def end(self, error: BatchError) -> None:
+        """Take nothing more in, since every recording would fail alike."""
+        self._end(error.exit_code, str(error), collects=error.collect)
+
+    def stop(self, exit_code: ExitCode, reason: str) -> None:
+        """Take nothing more in, and fetch nothing more, since the user said so."""
+        self._end(exit_code, reason, collects=False)
+
+    def _end(self, exit_code: ExitCode, reason: str, *, collects: bool) -> None:
+        if ExitCode.worst(exit_code, self.exit_code) != self.exit_code:
+            self.exit_code, self.reason = exit_code, reason
+        self.is_open = False
+        self.collects = self.collects and collects
+        for scope in self._uploading:
+            scope.cancel()
+        self.changed()
+
+    def lost(self, reason: str) -> None:
+        """A request did not get through; after several in a row the service counts as down."""
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row >= _LOST_IN_A_ROW:
+            self.end(ServiceUnusable(f"the service cannot be reached ({reason}); run again later"))

@@ -1,0 +1,66 @@
+"""
+What stands in a ledger, counted: in, a connection that only reads; out, rows and sums.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["STANDING", "Reader", "recordings", "states"]
+
+Reader = sqlite3.Connection
+"""What `read_only` opens."""
+
+STANDING = """
+SELECT r.*,
+  CASE
+    WHEN r.state = 'skipped' THEN 'skipped'
+    WHEN r.state = 'written' AND r.written_run = :run THEN 'written'
+    WHEN r.state = 'written' AND r.kept THEN 'kept'
+    WHEN r.state = 'written' THEN 'already_written'
+    WHEN r.reason IS NOT NULL OR t.state IN ('failed', 'missing') THEN 'failed'
+    ELSE 'parked'
+  END AS outcome,
+  CASE
+    WHEN r.state = 'written' THEN NULL
+    WHEN r.reason IS NOT NULL THEN r.reason
+    WHEN t.state IN ('failed', 'missing') THEN t.reason
+    WHEN t.parked IS NOT NULL THEN t.parked
+    WHEN t.state = 'submitted' THEN 'at the service: its result is fetched by the next run'
+    WHEN t.state = 'completed' THEN 'paid, not saved yet: it is fetched by the next run'
+    WHEN t.state = 'open' AND EXISTS (
+      SELECT 1 FROM attempts a WHERE a.request_key = r.request_key
+      AND a.generation = r.generation AND a.state = 'ambiguous')
+      THEN 'the answer of the service was lost: the next run finds out what became of it'
+  END AS why
+FROM recordings r LEFT JOIN transcripts t USING (request_key, generation)
+"""
+"""How each recording ends for the run `:run`: its outcome, and why where there is a reason."""
+
+
+def states(db: Reader) -> dict[str, Any]:
+    """Recordings and transcripts by state, hours of audio that were paid, and their cost, USD."""
+    paid = "FROM attempts WHERE outcome = 'completed'"
+    (duration_s, cost) = db.execute(f"SELECT sum(duration_s), sum(price_usd) {paid}").fetchone()
+    return {
+        "recordings": _counts(db, "SELECT state, count(*) FROM recordings GROUP BY 1 ORDER BY 1"),
+        "transcripts": _counts(db, "SELECT state, count(*) FROM transcripts GROUP BY 1 ORDER BY 1"),
+        "billed_hours": (duration_s or 0.0) / 3600,
+        "cost_usd": cost,
+    }
+
+
+def _counts(db: Reader, query: str) -> dict[str, int]:
+    return dict(db.execute(query))
+
+
+def recordings(db: Reader) -> Iterator[sqlite3.Row]:
+    """Every recording by root and path, with the id of the transcript that it has or waits for."""
+    query = f"""
+        SELECT s.*, (
+          SELECT a.transcript_id FROM attempts a
+          WHERE a.request_key = s.request_key AND a.generation = s.generation
+          AND a.state = 'accepted' ORDER BY a.attempt_id DESC LIMIT 1
+        ) AS transcript_id
+        FROM ({STANDING}) s ORDER BY s.root, s.path"""
+    yield from db.execute(query, {"run": ""})

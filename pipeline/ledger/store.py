@@ -1,0 +1,207 @@
+"""
+One SQLite file, one writer thread, group commit.
+
+In: plain functions that change the database. Out: their results, once what they did is on disk.
+
+All that is queued when the writer wakes becomes one transaction, a savepoint for each function,
+so that one `fdatasync` serves many waiters and a function that raises undoes only itself. A
+waiter that was cancelled has its change made all the same: whoever reads the ledger later has to
+take "committed, never acknowledged" as normal.
+"""
+
+import asyncio
+import sqlite3
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial, wraps
+from importlib.resources import files
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from pipeline.errors import LedgerUnusable
+
+__all__ = ["SCHEMA_VERSION", "Store", "read_only", "reading", "transition"]
+
+SCHEMA_VERSION = 1
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound="Store")
+
+_Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
+
+class Store:
+    """The database and its two connections: `db` for the writer thread, `ro` for readers."""
+
+    db: sqlite3.Connection
+    ro: sqlite3.Connection
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._readers = CapacityLimiter(1)
+        self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
+        self._opened: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    async def __aenter__(self) -> Self:
+        """Open the ledger, making it when there is none.
+
+        Raises:
+            LedgerUnusable: it is damaged, newer than this program, or SQLite cannot work there.
+        """
+        await to_thread.run_sync(self._start)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # Shielded by nature: the thread ends after at most one more commit.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._stop))
+
+    def _start(self) -> None:
+        self._thread.start()
+        if error := self._opened.get():
+            self._thread.join()
+            raise error
+        self.ro = read_only(self.path)
+
+    def _stop(self) -> None:
+        self._jobs.put(None)
+        self._thread.join()
+        self.ro.close()
+
+    def _write(self) -> None:
+        try:
+            self.db = _open(self.path)
+        except BaseException as error:
+            self._opened.put(error)
+            return
+        self._opened.put(None)
+        with_more = True
+        while with_more:
+            jobs = [self._jobs.get()]
+            while not self._jobs.empty():
+                jobs.append(self._jobs.get())
+            with_more = None not in jobs
+            self._commit([job for job in jobs if job is not None])
+        self.db.close()
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        if not jobs:
+            return
+        done: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            for call, future, _ in jobs:
+                self.db.execute("SAVEPOINT transition")
+                try:
+                    done.append((future, call(), None))
+                except Exception as error:
+                    self.db.execute("ROLLBACK TO transition")
+                    done.append((future, None, error))
+                self.db.execute("RELEASE transition")
+            self.db.execute("COMMIT")
+            self.committed()
+        except (sqlite3.Error, OSError) as error:
+            with suppress(sqlite3.Error):
+                self.db.execute("ROLLBACK")
+            broken = LedgerUnusable(f"cannot write the ledger {self.path}: {error}")
+            done = [(future, None, broken) for _, future, _ in jobs]
+        with suppress(RuntimeError):  # the loop is gone: nobody waits any more
+            jobs[0][2].call_soon_threadsafe(_resolve, done)
+
+    def committed(self) -> None:
+        """Called in the writer thread after each commit, before anybody hears of it."""
+
+    async def _submit(self, call: Callable[[], R]) -> R:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._jobs.put((call, future, loop))
+        return await future
+
+
+def _resolve(done: list[tuple["asyncio.Future[Any]", Any, Exception | None]]) -> None:
+    for future, result, error in done:
+        if future.cancelled():
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+
+def transition(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Awaitable[R]]:
+    """A method that runs in the writer thread; awaiting it returns when its change is durable."""
+
+    @wraps(method)
+    async def durable(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._submit(partial(method, self, *args, **kwargs))
+
+    return durable
+
+
+def reading(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Awaitable[R]]:
+    """A method that only reads, through `ro`, beside the writer."""
+
+    @wraps(method)
+    async def beside(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        call = partial(method, self, *args, **kwargs)
+        return await to_thread.run_sync(call, limiter=self._readers)
+
+    return beside
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection that cannot change anything, for use from any one thread at a time.
+
+    Raises:
+        LedgerUnusable: there is no ledger, or it cannot be opened.
+    """
+    try:
+        db = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False
+        )
+        db.row_factory = sqlite3.Row
+        db.execute("SELECT 1 FROM recordings LIMIT 1")
+    except sqlite3.Error as error:
+        raise LedgerUnusable(f"cannot read the ledger {path}: {error}") from error
+    return db
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The writer's connection, with the schema as this program knows it.
+
+    WAL with FULL: a transition is on disk when its commit returns; see
+    https://www.sqlite.org/pragma.html#pragma_synchronous. One writer connection for each file,
+    since SQLite 3.7.0 to 3.51.2 can lose pages when two connections checkpoint at once; see
+    https://www.sqlite.org/wal.html#walresetbug.
+    """
+    try:
+        db = sqlite3.connect(path, isolation_level=None)
+        db.row_factory = sqlite3.Row
+        (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise LedgerUnusable(
+                f"the file system of {path.parent} cannot hold the ledger (journal mode {mode});"
+                " name a folder on a local disk with `--state`"
+            )
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        if sys.platform == "darwin":
+            db.execute("PRAGMA fullfsync = ON")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise LedgerUnusable(
+                f"the ledger {path} was written by a newer overnight"
+                f" (schema {version}, this one knows {SCHEMA_VERSION}); update overnight"
+            )
+        if version == 0:
+            schema = files("pipeline.ledger").joinpath("schema.sql").read_text("utf-8")
+            db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = 1; COMMIT;")
+    except sqlite3.DatabaseError as error:
+        raise LedgerUnusable(f"cannot open the ledger {path}: {error}") from error
+    return db

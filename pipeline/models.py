@@ -1,0 +1,210 @@
+"""
+The things that flow: what a scan finds, what the ledger hands out, what stages pass on.
+
+Words are the service's where it has them (`transcript_id`, `upload_url`, `audio_url`, `status`);
+*state* is always the ledger's word, *status* always the service's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any
+
+__all__ = [
+    "MAX_UPLOAD_BYTES",
+    "SETTLED_S",
+    "AttemptState",
+    "Claim",
+    "Delivery",
+    "Entry",
+    "Pending",
+    "Recipient",
+    "RecordingState",
+    "Root",
+    "TranscriptState",
+    "Unresolved",
+    "Uploaded",
+    "request_key",
+]
+
+MAX_UPLOAD_BYTES = 2_200_000_000
+"""Largest recording the service takes as an upload.
+
+Source: https://www.assemblyai.com/docs, FAQ on file size: 2.2 GB for `/v2/upload`.
+"""
+
+SETTLED_S = 2.0
+"""Age of a file's last change, seconds, from which on another one would show in its times."""
+
+
+class RecordingState(StrEnum):
+    """What the ledger knows of a path."""
+
+    FOUND = "found"
+    """Its result is not on disk yet. Moved on by upload (content) and write (result)."""
+    SKIPPED = "skipped"
+    """Not to be sent, with a reason. Looked at again by the next scan."""
+    WRITTEN = "written"
+    """Its result is durable. Back to `found` when its bytes change or the result is gone."""
+
+
+class TranscriptState(StrEnum):
+    """What the ledger knows of a request key and generation: a transcript wanted once."""
+
+    WANTED = "wanted"
+    """Nothing is under way. Moved on by upload."""
+    OPEN = "open"
+    """An attempt is uploaded, being submitted, or its answer was lost."""
+    SUBMITTED = "submitted"
+    """The service has accepted it: there is an id. Left only by what a GET of the id says."""
+    COMPLETED = "completed"
+    """Paid. Fetched, at no cost, until every recording of the content has its result."""
+    WRITTEN = "written"
+    """Paid, and saved for every recording of the content."""
+    FAILED = "failed"
+    """Nothing was paid, and asking again would end alike."""
+    MISSING = "missing"
+    """Accepted once, and gone at the service before it could be saved."""
+
+
+class AttemptState(StrEnum):
+    """What the ledger knows of one upload and its at most one submit."""
+
+    UPLOADING = "uploading"
+    """Bytes are on their way; worth nothing after a crash."""
+    UPLOADED = "uploaded"
+    """There is an `upload_url`, good for one submit."""
+    SUBMITTING = "submitting"
+    """The request may leave at any moment. After a crash: ambiguous."""
+    ACCEPTED = "accepted"
+    """The service gave an id."""
+    REFUSED = "refused"
+    """The service said no, whole and clear."""
+    AMBIGUOUS = "ambiguous"
+    """The answer was lost. Moved on by the reconciler, or parked."""
+    NOT_ACCEPTED = "not_accepted"
+    """It never became a transcript: not listed, or its upload was not needed."""
+
+
+def request_key(content: str, options: str, provider_kind: str) -> str:
+    """
+    The identity of what is paid for once, 64 hex digits.
+
+    `content` is the sha256 of the bytes, `options` the canonical JSON of what the user set,
+    `provider_kind` one of `assemblyai`, `local`, `custom`. No key, host or default of ours is
+    in it: none of them may pay for an archive again.
+    """
+    return sha256(f"{content}\n{options}\n{provider_kind}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A folder that the user named, or one file in it."""
+
+    name: str
+    folder: bytes
+    """Absolute."""
+    prefix: bytes
+    """What its results' paths begin with: nothing, or the name and `/`."""
+    only: bytes | None = None
+    """The one file to take, if a file was named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A recording as a scan sees it."""
+
+    path: bytes
+    """Relative to its root, as the file system spells it."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    settled: bool
+    """Whether the last change was at least 2 s old: a later one would show in `mtime_ns`."""
+    options: str
+    """Canonical JSON of the options that the user set for this path."""
+    result: bytes
+    """Where its JSON goes, relative to the output folder, unless the ledger says otherwise."""
+    skip: str | None = None
+    """Why it is not to be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """An attempt whose bytes the service has."""
+
+    attempt_id: int
+    recording_id: int
+    upload_url: str
+    root: str
+    path: bytes
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A recording that this run works on."""
+
+    recording_id: int
+    root: str
+    path: bytes
+    size: int
+    content: str | None
+    """sha256 of the bytes as last read, hex; None before the first reading."""
+    attempt_id: int
+    options: Mapping[str, Any]
+    """What the user set for it."""
+    uploaded: Uploaded | None = None
+    """An upload of an earlier run that is still good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """An attempt of which nobody knows yet if the service accepted it."""
+
+    attempt_id: int
+    upload_url: str
+    anchor: str | None
+    """Id of the newest transcript listed before the attempt; None when the list was empty."""
+    submitted_at: float
+    """Unix time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A transcript that the service has accepted and whose result is not saved yet."""
+
+    attempt_id: int
+    transcript_id: str
+    audio_url: str
+    completed: bool
+    """Whether a GET has said so already."""
+    accepted_at: float
+    """Unix time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """A recording that waits for a result."""
+
+    recording_id: int
+    root: str
+    path: bytes
+    result: bytes
+    """Path of its JSON file, relative to the output folder."""
+    replaces: str | None
+    """sha256 of the older result that is there, if any."""
+    current: bool
+    """Whether it still has the content that was transcribed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A finished transcript and who waits for it."""
+
+    recipients: list[Recipient] = field(default_factory=list)
+    copy: tuple[bytes, str] | None = None
+    """An intact result of the same transcript: its path and sha256."""

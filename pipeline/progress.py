@@ -1,0 +1,330 @@
+"""
+Who listens to the facts of a run: in, events; out, lines and files that tell how far it is.
+
+    TerminalProgress   one live block on stderr, log lines scroll above it
+    PlainProgress      a line a minute on stderr, where that is no terminal
+    WarningLines       warnings on stderr, as they come
+    JsonLines          every event as a line on stdout (`--json`)
+    EventFile          every event as a line of runs/<id>/events.ndjson
+    render_summary     the last event, for people
+
+A listener is a context manager and is called with each event; it returns at once and never
+raises. Enter and leave it outside the event loop, or in a thread. None keeps a row for every
+recording: `Tally` holds counts, and the phase of what is under way.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, Self, TextIO
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from pipeline.events import (
+    Completed,
+    Event,
+    Failed,
+    Parked,
+    RecordingFound,
+    RunStarted,
+    Skipped,
+    Submitted,
+    Summary,
+    Uploaded,
+    Warned,
+    Written,
+    encode,
+)
+from pipeline.logs import LineWriter
+
+__all__ = [
+    "EventFile",
+    "JsonLines",
+    "PlainProgress",
+    "Tally",
+    "TerminalProgress",
+    "WarningLines",
+    "render_summary",
+]
+
+_FRAMES_PER_S = 3
+"""Seen as live, and under a twentieth of a core."""
+
+_ENOUGH_FOR_RATE = 5
+"""Recordings done before their pace says when the rest will be."""
+
+
+class Tally:
+    """How far a run is, counted from its events. Reading from another thread is safe."""
+
+    def __init__(self) -> None:
+        self.ended: Counter[str] = Counter()
+        """Recordings by how they ended: `written skipped failed parked`."""
+        self.audio_s = 0.0
+        """Seconds of audio in what has completed."""
+        self.cost_usd = 0.0
+        """Estimated, of what has completed and has a price."""
+        self._found = 0
+        self._started: datetime | None = None
+        # Bounded by what settings let be under way at once, not by how much there is.
+        self._under_way: dict[str, str] = {}
+
+    @property
+    def done(self) -> int:
+        """Recordings found that this run has finished with; those skipped are beside them."""
+        return self.ended["written"] + self.ended["failed"] + self.ended["parked"]
+
+    @property
+    def total(self) -> int:
+        """Recordings with work so far; grows while folders are being scanned."""
+        return max(self._found, self.done + len(self._under_way))
+
+    def under_way(self) -> Counter[str]:
+        """Recordings between upload and result, by phase: `submitting transcribing saving`."""
+        return Counter(list(self._under_way.values()))
+
+    def elapsed_s(self, now: datetime) -> float:
+        """Seconds since the run started, 0 if it has not."""
+        return max((now - self._started).total_seconds(), 0.0) if self._started else 0.0
+
+    def remaining_s(self, now: datetime) -> float | None:
+        """Seconds that the rest takes at the pace so far; None while that says little."""
+        if self.done < _ENOUGH_FOR_RATE:
+            return None
+        return (self.total - self.done) * self.elapsed_s(now) / self.done
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._started = event.time
+            case RecordingFound():
+                self._found += 1
+            case Uploaded():
+                self._under_way[event.recording] = "submitting"
+            case Submitted():
+                self._under_way[event.recording] = "transcribing"
+            case Completed():
+                self._under_way[event.recording] = "saving"
+                self.audio_s += event.audio_duration
+                self.cost_usd += event.cost_usd or 0.0
+            case Written() | Skipped() | Failed() | Parked():
+                self.ended[str(event.__struct_config__.tag)] += 1
+                self._under_way.pop(event.recording, None)
+
+
+class TerminalProgress:
+    """
+    One block on a terminal, redrawn a few times a second; gone when this is left.
+
+    Lines that are printed to the same console scroll above it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._tally = Tally()
+        self._live = Live(
+            console=console,
+            get_renderable=self._block,
+            refresh_per_second=_FRAMES_PER_S,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        self._tally(event)
+
+    def _block(self) -> RenderableType:
+        tally, now = self._tally, datetime.now(UTC)
+        bar = ProgressBar(total=max(tally.total, 1), completed=tally.done, width=30)
+        block = Table.grid(padding=(0, 1))
+        block.add_row(bar, " · ".join(_pace(tally, now)))
+        block.add_row("", " · ".join(_phases(tally)))
+        return block
+
+
+class PlainProgress:
+    """One line at a time, every `interval_s` seconds: for logs of a scheduler."""
+
+    def __init__(self, stream: TextIO, *, interval_s: float = 60.0) -> None:
+        self._tally = Tally()
+        self._stream = stream
+        self._interval_s = interval_s
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._tell, name="progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._thread.join()
+
+    def __call__(self, event: Event) -> None:
+        self._tally(event)
+
+    def _tell(self) -> None:
+        while not self._left.wait(self._interval_s):
+            words = [*_pace(self._tally, datetime.now(UTC)), *_phases(self._tally)]
+            # A scheduler may have closed our stderr; the run goes on without an audience.
+            with suppress(OSError, ValueError):
+                self._stream.write(", ".join(words) + "\n")
+                self._stream.flush()
+
+
+def _pace(tally: Tally, now: datetime) -> Iterator[str]:
+    yield f"{tally.done:,}/{tally.total:,} done"
+    yield f"{tally.audio_s / 3600:,.1f} h of audio"
+    elapsed_s = tally.elapsed_s(now)
+    if elapsed_s and tally.audio_s:
+        yield f"{tally.audio_s / elapsed_s:,.0f}x real time"
+    if tally.cost_usd:
+        yield f"about ${tally.cost_usd:,.2f}"
+    remaining_s = tally.remaining_s(now)
+    if remaining_s is not None:
+        yield f"{_span(remaining_s)} left"
+
+
+def _phases(tally: Tally) -> Iterator[str]:
+    under_way = tally.under_way()
+    yield f"{tally.total - tally.done - under_way.total():,} to upload"
+    for phase in ("submitting", "transcribing", "saving"):
+        yield f"{under_way[phase]:,} {phase}"
+    for end in ("failed", "skipped", "parked"):
+        if count := tally.ended[end]:
+            yield f"{count:,} {end}"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, rest_m = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{rest_m:02}m"
+    return f"{minutes}m{rest_s:02}s" if minutes else f"{rest_s}s"
+
+
+class WarningLines:
+    """Warnings, for people, as they come."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            # As it is: a file name is no markup, and a line that is broken cannot be searched for.
+            self._console.print(
+                f"warning: {event.message}", markup=False, highlight=False, soft_wrap=True
+            )
+
+
+class JsonLines:
+    """Every event as one JSON object a line, written at once, in order."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._lines = LineWriter(stream)
+
+    def __enter__(self) -> Self:
+        self._lines.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+
+    def __call__(self, event: Event) -> None:
+        self._lines(encode(event))
+
+
+class EventFile(JsonLines):
+    """The same, appended to a file."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            OSError: the file cannot be opened for appending.
+        """
+        self._file = path.open("ab")
+        super().__init__(self._file)
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._file.close()
+
+
+def render_summary(summary: Summary) -> str:
+    """
+    What a run came to, as text that ends without a newline.
+
+    The first line accounts for every recording found; reasons follow, then what it took, then
+    what else the user could ask for.
+    """
+    return "\n".join(_summary_lines(summary))
+
+
+_ENDS = (
+    ("written", "written"),
+    ("already_written", "already written"),
+    ("kept", "kept as they are"),
+    ("failed", "failed"),
+    ("skipped", "skipped"),
+    ("parked", "left for the next run"),
+)
+
+
+def _summary_lines(summary: Summary) -> Iterator[str]:
+    ends = [
+        f"{count:,} {words}"
+        for field, words in _ENDS
+        if (count := getattr(summary, field)) or field == "written"
+    ]
+    yield f"{_count(summary.found, 'recording')}: {', '.join(ends)}"
+    for end, words in _ENDS:
+        reasons = Counter(summary.reasons.get(end, {}))
+        for reason, count in reasons.most_common():
+            yield f"  {count:,} {words}: {reason}"
+
+    if summary.transcripts or summary.audio_hours:
+        spent = [
+            _count(summary.transcripts, "transcript"),
+            f"{summary.audio_hours:,.2f} h of audio",
+        ]
+        if summary.cost_usd is not None:
+            spent.append(f"about ${summary.cost_usd:,.2f}")
+        yield ", ".join(spent)
+    for count, words in (
+        (summary.collected, "collected for recordings that were not asked for this time"),
+        (summary.rendered, "rendered from results that were there"),
+        (summary.ignored, "ignored, since they are no recordings"),
+    ):
+        if count:
+            yield f"{_count(count, 'file')} {words}"
+    requests = sum(summary.requests.values())
+    yield f"{_count(requests, 'request')} in {_span(summary.elapsed_s)}, run {summary.run_id}"
+    if summary.reason:
+        yield f"ended early: {summary.reason}"
+
+    if summary.kept:
+        cost = summary.kept_cost_usd
+        yield (
+            f"hint: `--redo-changed` asks anew for the {summary.kept:,} that were written with "
+            f"other options or by another provider: {summary.kept_hours:,.2f} h of audio"
+            + (f", about ${cost:,.2f}" if cost is not None else "")
+        )
+    if summary.failed:
+        yield "hint: `--retry-failed` tries those that failed again; they have cost nothing"
+    if summary.parked:
+        yield "hint: the same command again goes on with what is left"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,89 @@
+"""
+Ledger -> what stands in it, for people and for programs. Reads only, also beside a running run.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import SettingsError
+from pipeline.events import printable
+from pipeline.ledger import read_only
+from pipeline.ledger.accounts import Reader, recordings, states
+
+__all__ = ["list_lines", "status_json", "status_text"]
+
+
+def status_json(state: Path) -> dict[str, Any]:
+    """How many recordings and transcripts are in each state, and how the last run ended.
+
+    Raises:
+        SettingsError: there is no ledger in that folder.
+        LedgerUnusable: there is one that cannot be read.
+    """
+    with _opened(state) as db:
+        counts = states(db)
+    runs = sorted((state / "runs").glob("*/summary.json"))
+    last = json.loads(runs[-1].read_text("utf-8")) if runs else None
+    return {"type": "status", **counts, "last_run": last}
+
+
+def status_text(state: Path) -> str:
+    """The same as a few lines."""
+    status = status_json(state)
+    lines = [
+        "recordings   " + _counted(status["recordings"]),
+        "transcripts  " + _counted(status["transcripts"]),
+        f"paid         {status['billed_hours']:.2f} h of audio"
+        + (f", about ${status['cost_usd']:.2f}" if status["cost_usd"] else ""),
+    ]
+    if last := status["last_run"]:
+        lines.append(
+            f"last run     {last['run_id']}: {last['written']} written, {last['failed']} failed,"
+            f" {last['parked']} parked, exit code {last['exit_code']}"
+        )
+    return "\n".join(lines)
+
+
+def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Iterator[str]:
+    """
+    A line for each recording: its state, its path, and its result or the reason there is none.
+
+    Raises:
+        SettingsError: there is no ledger in that folder.
+        LedgerUnusable: there is one that cannot be read.
+    """
+    with _opened(state) as db:
+        for row in recordings(db):
+            facts = {
+                "type": "recording",
+                "state": row["outcome"].removeprefix("already_"),
+                "root": row["root"],
+                "path": printable(row["path"]),
+                "result": printable(row["result"]) if row["result_sha256"] else None,
+                "reason": row["why"],
+                "audio_duration": row["duration_s"],
+                "transcript_id": row["transcript_id"],
+            }
+            if state_filter not in (None, facts["state"]):
+                continue
+            if as_json:
+                yield json.dumps(facts, ensure_ascii=False)
+            else:
+                name = printable(row["path"]).replace("\n", "\\n")
+                yield f"{facts['state']:9}  {name}  {facts['result'] or facts['reason'] or ''}"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+@contextmanager
+def _opened(state: Path) -> Iterator[Reader]:
+    path = state / "ledger.sqlite3"
+    if not path.is_file():
+        raise SettingsError(f"there is no ledger in {state}: has anything been run there?")
+    with closing(read_only(path)) as db:
+        yield db

@@ -1,0 +1,54 @@
+"""
+Whether, when and how often: in, a call that can be repeated; out, its result or a final error.
+
+The only place where a `TransientError` is caught. A submit never comes through here: it costs.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import stamina
+
+from pipeline.errors import AttemptsExhausted, RateLimited, TransientError
+
+__all__ = ["retry"]
+
+R = TypeVar("R")
+
+
+async def retry(
+    call: Callable[[], Awaitable[R]], *, attempts: int = 5, timeout_s: float | None = 120.0
+) -> R:
+    """
+    The result of the first call that succeeds.
+
+    Waits 0.5 s, doubling up to 30 s, with up to 1 s of jitter. After a 429 it does not wait by
+    itself: the limiter holds every request back until the pause is over.
+
+    Args:
+        call: made anew for each attempt; must be safe to repeat.
+        attempts: how often it is made at the most.
+        timeout_s: no further attempt is begun after so many seconds; None for no such limit.
+
+    Raises:
+        AttemptsExhausted: the last attempt failed too; its `TransientError` is the cause.
+    """
+    try:
+        async for attempt in stamina.retry_context(
+            on=_wait_before_next,
+            attempts=attempts,
+            timeout=timeout_s,
+            wait_initial=0.5,
+            wait_max=30.0,
+        ):
+            with attempt:
+                return await call()
+    except TransientError as error:
+        raise AttemptsExhausted(f"{error} (tried {attempts} times)") from error
+    raise AssertionError("stamina either returns or raises")
+
+
+def _wait_before_next(error: Exception) -> bool | float:
+    if isinstance(error, RateLimited):
+        return 0.0
+    return isinstance(error, TransientError)

@@ -1,0 +1,48 @@
+"""
+The stages, in the order in which data flows:
+
+    scan    folders            -> ledger                what recordings there are
+    feed    ledger             -> claims                what is due, as much as there is room for
+    upload  claims             -> uploads               the bytes to the service, hashed on the way
+    submit  uploads            -> submitted             asking once for a transcript
+    poll    submitted, ledger  -> looks                 what the service may have finished
+    write   looks              -> files, ledger         fetched, checked, durable
+
+A stage is a plain coroutine that returns when its input ends. It knows its streams and what all
+stages share, a `Context`; never another stage. What has to be done again is a row of the ledger
+that is due again: nothing is ever sent upstream.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.client import Client
+from pipeline.events import Emit, printable
+from pipeline.intake import Intake
+from pipeline.ledger import Ledger
+from pipeline.models import Root
+from pipeline.settings import Settings
+
+__all__ = ["Context"]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the stages of a run share."""
+
+    settings: Settings
+    ledger: Ledger
+    client: Client
+    intake: Intake
+    emit: Emit
+    roots: Mapping[str, Root]
+
+    def label(self, root: str, path: bytes) -> str:
+        """How a recording is called in events."""
+        known = self.roots.get(root)
+        return printable((known.prefix if known else root.encode() + b"/") + path)
+
+    def where(self, root: str, path: bytes) -> bytes:
+        """The absolute path of a recording; its root is one of this run."""
+        return os.path.join(self.roots[root].folder, path)

@@ -1,0 +1,130 @@
+"""
+Uploads -> submitted: asking once for a transcript of each.
+
+The only step that costs money, so its order is fixed: a place at the service, the limiter's
+permit, `submitting` durable in the ledger, then the request at once. It is never repeated here.
+What certainly did not become a transcript is due again, what nobody knows is the reconciler's.
+"""
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from pipeline import events
+from pipeline.client import Handover
+from pipeline.errors import (
+    BatchError,
+    ConnectionLost,
+    OptionsRefused,
+    PipelineError,
+    TransientError,
+)
+from pipeline.models import Uploaded
+from pipeline.options import DEFAULT_SPEECH_MODELS, canonical, request_options
+from pipeline.reconcile import Reconciler
+from pipeline.stages import Context
+from pipeline.wire import Accepted, Ambiguous, NotAccepted, submit_body
+
+__all__ = ["submit"]
+
+_AGAIN_IN_S = 5.0
+
+
+async def submit(
+    context: Context,
+    reconciler: Reconciler,
+    uploads: MemoryObjectReceiveStream[Uploaded],
+    submitted: MemoryObjectSendStream[int],
+) -> None:
+    """Submit each upload; leave lost answers to the reconciler."""
+    intake = context.intake
+    try:
+        async with uploads, submitted:
+            async for uploaded in uploads:
+                if await _submit(context, reconciler, uploaded):
+                    await submitted.send(uploaded.attempt_id)
+                intake.release(uploaded.recording_id)
+    finally:
+        intake.changed()  # the next stage may have nothing more to wait for
+
+
+async def _submit(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> bool:
+    """Whether the service has one more transcript of ours."""
+    ledger, intake, attempt_id = context.ledger, context.intake, uploaded.attempt_id
+    if await intake.until_slot():
+        try:
+            await context.client.limiter.permit("submit")
+        except BatchError as error:
+            intake.end(error)
+    if not intake.is_open:
+        await ledger.set_aside(attempt_id)
+        return False
+    if not await ledger.claim_submit(attempt_id, reconciler.newest_listed):
+        return False
+    # Counted before the answer: a lost one may well be at the service, too.
+    intake.entered(attempt_id)
+    accepted = await _ask(context, uploaded)
+    if not accepted:
+        intake.left(attempt_id)
+        reconciler.wake()
+    return accepted
+
+
+async def _ask(context: Context, uploaded: Uploaded) -> bool:
+    """Whether the service has accepted; the ledger knows in any case."""
+    ledger, attempt_id = context.ledger, uploaded.attempt_id
+    body = submit_body(
+        uploaded.upload_url, request_options(uploaded.options, DEFAULT_SPEECH_MODELS)
+    )
+    handover = Handover()
+    try:
+        outcome = await context.client.submit(uploaded.upload_url, body, handover)
+    except BaseException:
+        if not handover.begun:
+            with anyio.CancelScope(shield=True):
+                await ledger.set_aside(attempt_id)
+        raise
+    # From here on the answer is known: a stop must not turn it into a lost one.
+    with anyio.CancelScope(shield=True):
+        match outcome:
+            case Accepted(transcript_id):
+                if await ledger.record_accepted(attempt_id, transcript_id):
+                    context.emit(
+                        events.Submitted(
+                            recording=context.label(uploaded.root, uploaded.path),
+                            transcript_id=transcript_id,
+                        )
+                    )
+                    return True
+                await _lost(context, uploaded, f"the id {transcript_id} was given twice")
+            case Ambiguous(reason):
+                await _lost(context, uploaded, reason)
+            case NotAccepted(error):
+                await _refused(context, uploaded, error)
+    return False
+
+
+async def _lost(context: Context, uploaded: Uploaded, reason: str) -> None:
+    await context.ledger.record_ambiguous(uploaded.attempt_id, reason)
+    label = context.label(uploaded.root, uploaded.path)
+    context.emit(events.Warned(message=f"{label}: the answer was lost, looking for it ({reason})"))
+
+
+async def _refused(context: Context, uploaded: Uploaded, error: PipelineError) -> None:
+    ledger, intake = context.ledger, context.intake
+    if isinstance(error, TransientError):
+        await ledger.set_aside(uploaded.attempt_id, _AGAIN_IN_S)
+        if isinstance(error, ConnectionLost):
+            intake.lost(str(error))
+    elif isinstance(error, OptionsRefused) and context.settings.rules:
+        # Other recordings have other options: only those with the same ones are hopeless.
+        intake.refused_options[canonical(uploaded.options)] = str(error)
+        await ledger.record_refused(uploaded.attempt_id, str(error))
+        label = context.label(uploaded.root, uploaded.path)
+        context.emit(events.Failed(recording=label, reason=str(error)))
+    elif isinstance(error, BatchError):
+        await ledger.set_aside(uploaded.attempt_id)
+        intake.end(error)
+    else:
+        await ledger.record_refused(uploaded.attempt_id, str(error))
+        label = context.label(uploaded.root, uploaded.path)
+        context.emit(events.Failed(recording=label, reason=str(error)))

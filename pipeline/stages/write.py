@@ -1,0 +1,307 @@
+"""
+Looks -> files, ledger: a transcript fetched by its id, checked, and durable on disk.
+
+The bytes of the answer go as they came into a temporary file beside where they belong; that file
+is checked whole, its facts go into the ledger, and only then is it renamed into place. What was
+paid stays `completed` in the ledger until every recording of the content has its result, so
+nothing that goes wrong here can lose it or pay for it again.
+"""
+
+import errno
+import mmap
+import os
+from collections.abc import Sequence
+from hashlib import sha256
+
+import aiofiles
+import anyio
+from anyio import to_process
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from pipeline import events
+from pipeline.errors import (
+    AnswerUnusable,
+    AttemptsExhausted,
+    BatchError,
+    DiskFull,
+    PipelineError,
+    TranscriptUnknown,
+)
+from pipeline.events import printable
+from pipeline.files import (
+    copy_whole,
+    in_thread,
+    keep_version,
+    make_folder_of,
+    put_in_place,
+    remove,
+)
+from pipeline.models import Delivery, Pending, Recipient
+from pipeline.names import derived, temporary, version
+from pipeline.render import RenderError, render
+from pipeline.retry import retry
+from pipeline.stages import Context
+from pipeline.wire import Head, is_server_fault, parse_head
+
+__all__ = ["render_lacking", "write"]
+
+_TRIES = 2
+_YOUNG_S = 60.0
+_RENDER_BATCH = 100
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+async def write(
+    context: Context, looking: set[str], looks: MemoryObjectReceiveStream[Pending]
+) -> None:
+    """Look at each transcript, and save it if it is finished; then it is out of `looking`."""
+    async with looks:
+        async for pending in looks:
+            try:
+                if await _look(context, pending):
+                    context.intake.left(pending.attempt_id)
+            except BatchError as error:
+                context.intake.end(error)
+            except (PipelineError, OSError) as error:
+                await _put_off(context, pending, error)
+            finally:
+                looking.discard(pending.transcript_id)
+
+
+async def _look(context: Context, pending: Pending) -> bool:
+    """Whether the transcript is done with."""
+    delivery = await context.ledger.delivery(pending.attempt_id)
+    if pending.completed and await _copy_written(context, pending, delivery):
+        return True
+    place = _place(context, pending, delivery.recipients[0] if delivery.recipients else None)
+    fresh = temporary(place)
+    try:
+        try:
+            head, digest, size = await _fetch(context, pending, fresh)
+        except TranscriptUnknown as error:
+            return await _unknown(context, pending, error)
+        if head.is_deleted:
+            await _missing(context, pending, "it was deleted at the service")
+            return True
+        match head.status:
+            case "error":
+                await _failed(context, pending, head.error or "no reason given")
+                return True
+            case "completed":
+                if head.text is None:
+                    raise AnswerUnusable("the service says `completed` and sends no text")
+                await _completed(context, pending, head)
+                # Asked again: an equal recording may have come to wait for it meanwhile.
+                delivery = await context.ledger.delivery(pending.attempt_id)
+                await _deliver(context, pending, delivery, fresh, digest, size)
+                return True
+        return False  # queued or processing, or a status that nobody knows yet
+    finally:
+        with anyio.CancelScope(shield=True):
+            await remove(fresh)
+
+
+async def _fetch(context: Context, pending: Pending, fresh: bytes) -> tuple[Head, str, int]:
+    """The transcript in a temporary file, and what it says."""
+
+    async def attempt() -> tuple[Head, str, int]:
+        await make_folder_of(fresh)
+        async with aiofiles.open(fresh, "wb") as file:
+            await context.client.fetch(pending.transcript_id, file.write)
+        return await _check(fresh)
+
+    head, digest, size = await retry(attempt)
+    if head.id != pending.transcript_id:
+        raise AnswerUnusable(f"the service answered with the transcript {head.id}")
+    if head.audio_url not in (None, pending.audio_url) and not head.is_deleted:
+        raise AnswerUnusable("the service answered with the transcript of another upload")
+    return head, digest, size
+
+
+async def _unknown(context: Context, pending: Pending, error: TranscriptUnknown) -> bool:
+    """An id that the service does not know, which it may do for a while after giving it."""
+    if not pending.completed and context.ledger.now() - pending.accepted_at < _YOUNG_S:
+        return False
+    await _missing(context, pending, f"the service no longer has it ({error})")
+    return True
+
+
+async def _missing(context: Context, pending: Pending, reason: str) -> None:
+    await context.ledger.record_missing(pending.attempt_id, reason)
+    await _tell_failed(context, pending, reason)
+
+
+async def _failed(context: Context, pending: Pending, reason: str) -> None:
+    again = await context.ledger.record_error(
+        pending.attempt_id, reason, again=is_server_fault(reason), tries=_TRIES
+    )
+    if again:
+        context.emit(events.Warned(message=f"{reason} Asking once more: it cost nothing"))
+    else:
+        await _tell_failed(context, pending, reason)
+
+
+async def _tell_failed(context: Context, pending: Pending, reason: str) -> None:
+    delivery = await context.ledger.delivery(pending.attempt_id)
+    for each in delivery.recipients:
+        context.emit(
+            events.Failed(
+                recording=context.label(each.root, each.path),
+                reason=reason,
+                transcript_id=pending.transcript_id,
+            )
+        )
+
+
+async def _completed(context: Context, pending: Pending, head: Head) -> None:
+    if pending.completed:
+        return
+    price = context.settings.prices.get(head.speech_model_used or "")
+    duration_s = head.audio_duration
+    cost = None if price is None or duration_s is None else price * duration_s / 3600
+    await context.ledger.record_completed(
+        pending.attempt_id, head.speech_model_used, duration_s, cost
+    )
+    delivery = await context.ledger.delivery(pending.attempt_id)
+    context.emit(
+        events.Completed(
+            recording=context.label(delivery.recipients[0].root, delivery.recipients[0].path),
+            transcript_id=pending.transcript_id,
+            audio_duration=duration_s or 0.0,
+            speech_model_used=head.speech_model_used,
+            cost_usd=cost,
+        )
+    )
+
+
+async def _put_off(context: Context, pending: Pending, error: Exception) -> None:
+    """What cannot be fetched or saved now: never failed, fetched again later."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        context.intake.end(DiskFull(f"no room for results: {error.strerror}"))
+        return
+    reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    if not isinstance(error, AttemptsExhausted):
+        await context.ledger.park([pending.attempt_id], f"cannot be saved: {reason}")
+        context.intake.left(pending.attempt_id)
+    context.emit(events.Warned(message=f"transcript {pending.transcript_id}: {reason}"))
+
+
+# --- delivery -------------------------------------------------------------------------------------
+
+
+def _output(context: Context) -> bytes:
+    assert context.settings.output is not None
+    return os.fsencode(context.settings.output)
+
+
+def _place(context: Context, pending: Pending, recipient: Recipient | None) -> bytes:
+    """Where the result goes: to its recording, or among the versions if that has changed."""
+    if recipient is not None and recipient.current:
+        return os.path.join(_output(context), recipient.result)
+    name = recipient.result if recipient else pending.transcript_id.encode() + b".json"
+    return os.path.join(_versions(context), version(name, pending.transcript_id))
+
+
+def _versions(context: Context) -> bytes:
+    return os.path.join(os.fsencode(context.settings.state_dir), b"versions")
+
+
+async def _copy_written(context: Context, pending: Pending, delivery: Delivery) -> bool:
+    """Write from a result that is already here; False when there is none that is intact."""
+    if delivery.copy is None:
+        return False
+    source, digest = os.path.join(_output(context), delivery.copy[0]), delivery.copy[1]
+    recipients = [each for each in delivery.recipients if each.current]
+    fresh = temporary(_place(context, pending, recipients[0] if recipients else None))
+    try:
+        await make_folder_of(fresh)
+        found, size = await copy_whole(source, fresh)
+        if found != digest:
+            return False
+        await _deliver(context, pending, delivery, fresh, digest, size)
+    except FileNotFoundError:
+        return False
+    finally:
+        with anyio.CancelScope(shield=True):
+            await remove(fresh)
+    return True
+
+
+async def _deliver(
+    context: Context, pending: Pending, delivery: Delivery, fresh: bytes, digest: str, size: int
+) -> None:
+    """Put a whole temporary file wherever it is waited for, then say so in the ledger."""
+    formats = context.settings.formats[1:]
+    written = []
+    # The one beside which the file lies comes last: the others get copies of it.
+    places = [(_place(context, pending, each), each) for each in delivery.recipients]
+    places.sort(key=lambda pair: temporary(pair[0]) == fresh)
+    for index, (place, recipient) in enumerate(places, start=1):
+        ready = fresh
+        await make_folder_of(place)
+        if index < len(places):
+            ready = temporary(place)
+            await copy_whole(fresh, ready)
+        replaced = recipient.current and recipient.replaces not in (None, digest)
+        if replaced:
+            old = version(recipient.result, str(recipient.replaces)[:12])
+            await keep_version(place, os.path.join(_versions(context), old))
+        await put_in_place(ready, place)
+        if recipient.current:
+            await _render(context, place, formats)
+            written.append(recipient.recording_id)
+            context.emit(
+                events.Written(
+                    recording=context.label(recipient.root, recipient.path),
+                    transcript_id=pending.transcript_id,
+                    result=printable(recipient.result),
+                    replaced=replaced,
+                )
+            )
+    await context.ledger.record_written(pending.attempt_id, written, size, digest)
+
+
+async def render_lacking(context: Context) -> int:
+    """Make the derived files that results of earlier runs lack; how many were made."""
+    made = 0
+    while batch := await context.ledger.lacking(_RENDER_BATCH):
+        for _, result, formats in batch:
+            try:
+                made += await _render(context, os.path.join(_output(context), result), formats)
+            except OSError as error:
+                name = printable(result)
+                context.emit(events.Warned(message=f"cannot render {name}: {error.strerror}"))
+        await context.ledger.record_rendered([recording_id for recording_id, _, _ in batch])
+    return made
+
+
+async def _render(context: Context, result: bytes, formats: Sequence[str]) -> int:
+    """Make derived files from a JSON result. In another process: parsing holds the interpreter."""
+    if not formats:
+        return 0
+    title = printable(os.path.basename(result).removesuffix(b".json"))
+    async with aiofiles.open(result, "rb") as file:
+        transcript = await file.read()
+    for suffix in formats:
+        try:
+            made = await to_process.run_sync(render, transcript, suffix, title)
+        except RenderError as error:
+            context.emit(events.Warned(message=f"cannot render {title} as {suffix}: {error}"))
+            continue
+        place = derived(result, suffix)
+        fresh = temporary(place)
+        async with aiofiles.open(fresh, "wb") as file:
+            await file.write(made)
+        await put_in_place(fresh, place)
+    return len(formats)
+
+
+@in_thread
+def _check(path: bytes) -> tuple[Head, str, int]:
+    """What a whole answer says, its sha256 and its size, without a copy of it in memory."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            return parse_head(b""), "", 0
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
+            return parse_head(memoryview(body)), sha256(body).hexdigest(), size

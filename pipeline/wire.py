@@ -1,0 +1,269 @@
+"""
+What is in the messages: out, request bodies; in, statuses and bodies, turned into facts or errors.
+
+No I/O. Every rule about the service's answers is here, so that each can be tested on bytes.
+Answers are read leniently: unknown fields, statuses and content types do no harm, and any 2xx
+counts whose body is whole.
+
+Source: https://github.com/AssemblyAI/assemblyai-api-spec, openapi.yml, and
+https://www.assemblyai.com/docs for what the specification leaves out.
+"""
+
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import (
+    AnswerUnusable,
+    BalanceNegative,
+    KeyRefused,
+    OptionsRefused,
+    PipelineError,
+    RateLimited,
+    RequestRejected,
+    ServiceUnavailable,
+    TranscriptUnknown,
+)
+
+__all__ = [
+    "DELETED_AUDIO_URL",
+    "PAGE_ROWS",
+    "Accepted",
+    "Ambiguous",
+    "Head",
+    "NotAccepted",
+    "Row",
+    "Submission",
+    "check_id",
+    "error_from",
+    "is_server_fault",
+    "parse_head",
+    "parse_list",
+    "parse_upload",
+    "submission",
+    "submit_body",
+]
+
+PAGE_ROWS = 200
+"""Most rows of one page of the list. Source: openapi.yml, listTranscripts, `limit`."""
+
+DELETED_AUDIO_URL = "http://deleted_by_user"
+"""What `audio_url` says of a deleted transcript, whose `status` stays `completed`.
+
+Source: openapi.yml, deleteTranscript, example DeleteTranscriptResponse.
+"""
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SERVER_FAULT = re.compile(r"server error", re.IGNORECASE)
+_LOST_UPLOAD = re.compile(r"download error", re.IGNORECASE)
+_LONGEST_EXCERPT = 300
+
+
+class _Upload(msgspec.Struct):
+    upload_url: str
+
+
+class _Error(msgspec.Struct):
+    error: str
+
+
+class Row(msgspec.Struct):
+    """A row of the list: says what to look at, never what became of it."""
+
+    id: str
+    status: str = ""
+    audio_url: str | None = None
+
+
+class _Rows(msgspec.Struct):
+    transcripts: list[Row]
+
+
+class Head(msgspec.Struct):
+    """The fields of a transcript that the pipeline acts on."""
+
+    id: str
+    status: str
+    audio_url: str | None = None
+    error: str | None = None
+    text: str | None = None
+    audio_duration: float | None = None
+    """Seconds."""
+    speech_model_used: str | None = None
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether this is what remains of a deleted transcript."""
+        return self.audio_url == DELETED_AUDIO_URL
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The service has taken the request, and will bill it when it completes."""
+
+    transcript_id: str
+
+
+class NotAccepted(msgspec.Struct, frozen=True):
+    """The request certainly did not become a transcript."""
+
+    error: PipelineError
+
+
+class Ambiguous(msgspec.Struct, frozen=True):
+    """Nobody knows: only the list can tell."""
+
+    reason: str
+
+
+Submission = Accepted | NotAccepted | Ambiguous
+"""What a submit came to."""
+
+CERTAIN_REFUSALS = frozenset({400, 401, 402, 403, 404, 405, 413, 415, 422, 429})
+"""Statuses of a whole answer that say that no transcript was made. All others leave doubt."""
+
+
+def submit_body(upload_url: str, options: Mapping[str, Any]) -> bytes:
+    """The JSON of `POST /v2/transcript`."""
+    return msgspec.json.encode({"audio_url": upload_url, **options})
+
+
+def check_id(transcript_id: str) -> str:
+    """
+    The same id, fit to stand in a path.
+
+    Raises:
+        AnswerUnusable: it is not 1 to 64 letters, digits, `-` and `_`.
+    """
+    if not _ID.fullmatch(transcript_id):
+        raise AnswerUnusable(f"the service gave an id that cannot be one: {transcript_id[:80]!r}")
+    return transcript_id
+
+
+def parse_upload(body: bytes) -> str:
+    """
+    The `upload_url` of an answer to an upload.
+
+    Raises:
+        ServiceUnavailable: there is none.
+    """
+    try:
+        upload_url = msgspec.json.decode(body, type=_Upload).upload_url
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ServiceUnavailable(f"upload answered with {_excerpt(body)!r}") from error
+    if not upload_url:
+        raise ServiceUnavailable("upload answered with an empty upload_url")
+    return upload_url
+
+
+def parse_list(body: bytes) -> list[Row]:
+    """
+    The rows of a page, newest first.
+
+    Raises:
+        ServiceUnavailable: it is not a page.
+    """
+    try:
+        return msgspec.json.decode(body, type=_Rows).transcripts
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ServiceUnavailable(f"list answered with {_excerpt(body)!r}") from error
+
+
+def parse_head(body: bytes | memoryview) -> Head:
+    """
+    What a transcript says, the whole document having been read.
+
+    Raises:
+        ServiceUnavailable: it is not whole, or not a transcript.
+    """
+    try:
+        return msgspec.json.decode(body, type=Head)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ServiceUnavailable(f"transcript answered with {_excerpt(body)!r}") from error
+
+
+def submission(status: int, headers: Mapping[str, str], body: bytes, upload_url: str) -> Submission:
+    """What a whole answer to a submit of `upload_url` says."""
+    if status in CERTAIN_REFUSALS:
+        return NotAccepted(error_from("submit", status, headers, body))
+    if not 200 <= status < 300:
+        return Ambiguous(f"submit answered with HTTP {status}: {_excerpt(body)}")
+    try:
+        head = msgspec.json.decode(body, type=_Echo)
+        if head.audio_url is not None and head.audio_url != upload_url:
+            return Ambiguous("submit was answered for another audio_url")
+        return Accepted(check_id(head.id))
+    except (msgspec.DecodeError, RecursionError):
+        return Ambiguous(f"submit answered with HTTP {status} and {_excerpt(body)!r}")
+    except AnswerUnusable as error:
+        return Ambiguous(str(error))
+
+
+class _Echo(msgspec.Struct):
+    id: str
+    audio_url: str | None = None
+
+
+def is_server_fault(reason: str) -> bool:
+    """
+    Whether a transcript failed by the service's own fault, so that asking again may help.
+
+    Source: https://www.assemblyai.com/docs, common errors: `Server error, developers have been
+    alerted` and its newer wordings; `Download error` on an upload is an upload that expired.
+    """
+    return bool(_SERVER_FAULT.search(reason) or _LOST_UPLOAD.search(reason))
+
+
+def error_from(call: str, status: int, headers: Mapping[str, str], body: bytes) -> PipelineError:
+    """The error that a whole answer without success stands for, by what to do about it."""
+    said = _sentence(body)
+    text = f"{call} answered with HTTP {status}: {said}"
+    lower = said.lower()
+    if status == 429:
+        return RateLimited(text, retry_after_s(headers))
+    if status == 401:
+        return KeyRefused(f"the service refuses the API key ({said})")
+    if status == 402 or (status == 400 and "balance is negative" in lower):
+        return BalanceNegative(f"the service asks for money: {said}")
+    if status in (400, 404) and "transcript id not found" in lower:
+        return TranscriptUnknown(text, status)
+    if status == 400 and call == "submit" and "speech_model" in lower:
+        return OptionsRefused(f"the service refuses `speech_models`: {said}")
+    if status == 422 and call == "upload":
+        # Also what the service says when it has a hiccup; empty files never get this far.
+        return ServiceUnavailable(text)
+    if status in (408, 409, 425) or status < 400 or status >= 500:
+        return ServiceUnavailable(text)
+    return RequestRejected(text, status)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """
+    Seconds that the service asks to be left alone, None when it does not say.
+
+    A date is read against the answer's own `Date`, so that our clock does not matter.
+    Source: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+    """
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+        return max(0.0, (until - parsedate_to_datetime(headers["Date"])).total_seconds())
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _sentence(body: bytes) -> str:
+    """What an error body says, whatever its type."""
+    try:
+        return msgspec.json.decode(body, type=_Error).error[:_LONGEST_EXCERPT]
+    except (msgspec.DecodeError, RecursionError):
+        return _excerpt(body)
+
+
+def _excerpt(body: bytes | memoryview) -> str:
+    text = bytes(body[:_LONGEST_EXCERPT]).decode("utf-8", "replace")
+    return " ".join(text.split()) or "an empty body"

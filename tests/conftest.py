@@ -1,0 +1,18 @@
+"""What every test gets: asyncio as the loop, and a failure for any call that blocks it."""
+
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def blockbuster() -> Iterator[BlockBuster]:
+    """A blocking call on the event loop, made from our packages, fails the test that made it."""
+    with blockbuster_ctx(["pipeline", "jobs"]) as guard:
+        yield guard

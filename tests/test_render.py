@@ -1,0 +1,457 @@
+"""The promises of `pipeline.render`: exact files, valid captions, and nothing said is lost."""
+
+import html
+import io
+import itertools
+import json
+import pickle
+import re
+from pathlib import Path
+
+import msgspec
+import pysubs2
+import pytest
+import webvtt
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.render import FORMATS, Caption, RenderError, Turn, Word, captions, render
+
+GOLDEN = Path(__file__).parent / "golden"
+ANSWERS = sorted(path.stem for path in GOLDEN.glob("*.json"))
+
+LINE_WIDTH = 42
+MIN_CAPTION_MS = 833
+MAX_CAPTION_MS = 7_000
+
+
+# ---------------------------------------------------------------- exact files
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("name", ANSWERS)
+def test_files_are_exact(name: str, file_format: str) -> None:
+    """Each answer in `golden/` makes each format byte for byte as it is kept there."""
+    made = render((GOLDEN / f"{name}.json").read_bytes(), file_format, f"{name}.wav")
+
+    assert made == (GOLDEN / f"{name}.{file_format}").read_bytes()
+
+
+def test_every_kind_of_answer_is_kept() -> None:
+    """The exact files cover speakers, channels, no spaces, no words and nothing said."""
+    expected = ["dialogue", "japanese", "monologue", "silence", "text_only", "two_channels"]
+
+    assert expected == ANSWERS
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    "transcript",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b'{"id": "1"}',
+        b'{"status": "completed", "words": "many"}',
+        b'{"status": "completed", "text": "\\ud800"}',
+        b'{"status": "completed", "text": null, "words": null}',
+        b'{"status": "error", "error": "Audio duration is too short.", "text": null}',
+        b'{"status": "processing", "text": null}',
+        b'{"status": "completed", "text": "Deleted by user.", "audio_url": "http://deleted_by_user"}',
+    ],
+)
+def test_what_is_no_completed_transcript_is_refused(transcript: bytes) -> None:
+    """Anything but a completed transcript that still has its text is a `RenderError`."""
+    with pytest.raises(RenderError):
+        render(transcript, "txt")
+
+
+def test_unknown_formats_are_named() -> None:
+    """A format that does not exist is refused with those that do."""
+    with pytest.raises(RenderError, match="`doc` is not a format; choose from txt, srt"):
+        render(_answer([]), "doc")
+
+
+def test_refusals_cross_processes() -> None:
+    """A `RenderError` keeps its message on the way back from a worker process."""
+    with pytest.raises(RenderError) as refused:
+        render(b'{"status": "queued"}', "srt")
+
+    assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
+
+
+# ---------------------------------------------------------------- leniency
+
+
+def test_missing_and_unknown_fields_do_no_harm() -> None:
+    """Words without times, speakers that are numbers and fields never heard of are rendered."""
+    transcript = {
+        "status": "completed",
+        "novelty": [{"deep": 1}],
+        "words": [
+            {"text": "One", "start": 0.4, "end": 310.6, "speaker": 1},
+            {"text": None, "start": None},
+            {"text": "two.", "speaker": 1, "confidence": "high"},
+        ],
+    }
+
+    made = render(json.dumps(transcript).encode(), "srt")
+
+    assert made == b"1\n00:00:00,000 --> 00:00:00,833\nSpeaker 1: One two.\n"
+
+
+def test_utterances_without_words_keep_their_time() -> None:
+    """An utterance that came as mere text is spread over the time it has."""
+    utterance = {"speaker": "A", "start": 2_000, "end": 4_000, "text": "Good morning."}
+    transcript = {"status": "completed", "text": "Good morning.", "utterances": [utterance]}
+
+    made = render(json.dumps(transcript).encode(), "tsv")
+
+    assert made == b"start\tend\tspeaker\ttext\n2000\t4000\tA\tGood morning.\n"
+
+
+def test_text_without_words_or_duration_is_shown_to_be_read() -> None:
+    """Where nothing tells a time, captions last as long as reading them takes."""
+    transcript = {"status": "completed", "text": "a" * 17 + " " + "b" * 17}
+
+    made = render(json.dumps(transcript).encode(), "tsv")
+
+    assert made.splitlines()[1:] == [b"0\t2059\t\t" + b"a" * 17 + b" " + b"b" * 17]
+
+
+@pytest.mark.parametrize(
+    ("speaker", "label"),
+    [
+        ("A", "Speaker A"),
+        ("1", "Speaker 1"),
+        ("2B", "Speaker 2B"),
+        ("Michel Martin", "Michel Martin"),
+    ],
+)
+def test_speakers_are_named(speaker: str, label: str) -> None:
+    """Letters and channel numbers become `Speaker A`; names and roles stay as they are."""
+    transcript = _answer([{"text": "Hi.", "start": 0, "end": 900, "speaker": speaker}])
+
+    assert render(transcript, "txt") == f"{label}: Hi.\n".encode()
+
+
+def test_a_name_is_shown_when_the_speaker_changes() -> None:
+    """In `srt` a speaker is named with the first of their captions in a row, not the next."""
+    words = [
+        {"text": "First.", "start": 0, "end": 900, "speaker": "A"},
+        {"text": "Second.", "start": 2_000, "end": 2_900, "speaker": "A"},
+        {"text": "Third.", "start": 3_000, "end": 3_900, "speaker": "B"},
+    ]
+
+    lines = render(_answer(words), "srt").decode().splitlines()
+
+    assert lines[2::4] == ["Speaker A: First.", "Second.", "Speaker B: Third."]
+
+
+def test_long_recordings_have_long_clocks() -> None:
+    """Hours go on past two digits."""
+    word = {"text": "Late.", "start": 360_000_000, "end": 360_001_000}
+
+    assert b"100:00:00,000 --> 100:00:01,000" in render(_answer([word]), "srt")
+
+
+def test_paragraphs_end_at_long_silences_and_after_many_words() -> None:
+    """A silence of 2 s begins a paragraph, and so does a sentence end after 800 characters."""
+    sentence = ["word"] * 9 + ["end."]
+    times = [(300 * at, 300 * at + 250) for at in range(250)]
+    words: list[dict[str, object]] = [
+        {"text": text, "start": start, "end": end}
+        for text, (start, end) in zip(sentence * 25, times, strict=True)
+    ]
+    last_ms = times[-1][1]
+    words.append({"text": "After.", "start": last_ms + 2_000, "end": last_ms + 3_000})
+
+    paragraphs = render(_answer(words), "txt").decode().rstrip().split("\n\n")
+
+    assert [len(paragraph.split()) for paragraph in paragraphs] == [200, 50, 1]
+
+
+def test_markdown_shows_the_text_as_it_was_said() -> None:
+    """What Markdown would take for markup is escaped, in the heading too."""
+    word = {"text": "*a*_b_<c>[d](e)`f`&amp;$1$", "start": 0, "end": 900}
+
+    made = render(_answer([word]), "md", "take_1\n# <draft>")
+
+    assert made.decode() == (
+        "# take\\_1 \\# \\<draft\\>\n\n"
+        "[00:00:00] \\*a\\*\\_b\\_\\<c\\>\\[d\\](e)\\`f\\`\\&amp;\\$1\\$\n"
+    )
+
+
+def test_titles_that_are_not_unicode_are_rendered() -> None:
+    """A file name of bytes that are no UTF-8 still makes a heading."""
+    assert render(_answer([]), "md", "call\udcff.wav") == "# call\ufffd.wav\n".encode()
+
+
+# ---------------------------------------------------------------- where captions break
+
+
+def _texts(sentence: str, pauses_ms: dict[str, int] | None = None) -> list[str]:
+    """The captions of an evenly spoken sentence, with silences after some of its words."""
+    words: list[Word] = []
+    at = 0
+    for text in sentence.split():
+        words.append(Word(" " if words else "", text, at, at + 60 * len(text)))
+        at += 60 * len(text) + 60 + (pauses_ms or {}).get(text, 0)
+    return [_said(caption) for caption in captions([Turn("", words)])]
+
+
+def test_captions_end_with_sentences() -> None:
+    """A caption ends where a sentence does rather than when it is full."""
+    first = "The lamp was lit at dusk and burned until the morning."
+    second = "Nobody saw the keeper leave his post that night."
+
+    assert _texts(f"{first} {second}") == [first, second]
+
+
+def test_captions_end_with_clauses() -> None:
+    """Where a sentence is too long, a caption ends with a clause rather than anywhere."""
+    first = "When the wind turned to the north and the sea began to rise,"
+    second = "the keeper of the light climbed the narrow stairs once again."
+
+    assert _texts(f"{first} {second}") == [first, second]
+
+
+def test_captions_share_what_has_no_marks() -> None:
+    """Without any mark to break at, captions are of like length, with no word left alone."""
+    counts = [len(text) for text in _texts("word " * 18)]
+
+    assert counts == [44, 44]
+
+
+def test_captions_end_at_pauses() -> None:
+    """No caption spans a silence of 0.8 s; a shorter one may stand within."""
+    assert _texts("one two three", {"one": 739}) == ["one two three"]
+    assert _texts("one two three", {"one": 740}) == ["one", "two three"]
+
+
+def test_titles_before_names_end_no_sentence() -> None:
+    """`Dr.` stays with the name that follows it."""
+    first = "In the spring of that year a letter came from Dr. Lindqvist,"
+    second = "who asked for nothing but a little oil and a little time."
+
+    assert _texts(f"{first} {second}") == [first, second]
+
+
+def test_a_caption_waits_for_the_one_that_is_read() -> None:
+    """When two talk at once, the later caption comes up to a second late, so the other is read."""
+    long = Turn("1", [Word("", "x" * 40, 0, 5_000)])
+    short = Turn("2", [Word("", "Right.", 500, 900)])
+
+    first, second = captions([long, short])
+
+    assert (first.start, first.end, second.start) == (0, 1_420, 1_500)
+
+
+# ---------------------------------------------------------------- whatever is said
+
+_SYNTAX = ["-->", "--", ">", "<b>", "</v>", "&amp;", "&", "{\\an8}", "1", "NOTE", "WEBVTT"]
+_TIMINGS = ["00:00:01.000 --> 00:00:02.000", "00:00:01,000"]
+_BREAKS = ["\n\n", "\r", "\0", "\u2028", "\u202e", "a\tb"]
+_SCRIPTS = ["שלום", "🙂", "世界", "Dr."]
+_HOSTILE = st.sampled_from(_SYNTAX + _TIMINGS + _BREAKS + _SCRIPTS)
+_ANY = st.text(st.characters(exclude_characters="\u2060"), max_size=60)
+_TEXT = st.one_of(_HOSTILE, _ANY, st.text("ab,.", min_size=1, max_size=9))
+_TIME = st.one_of(
+    st.none(), st.integers(-5_000, 100_000), st.floats(-1e3, 1e5), st.integers(0, 36_000_000)
+)
+_SPEAKER = st.sampled_from([None, "A", "B", "1A", "Michel\nMartin", "<v>", "a-->b"])
+_WORD = st.fixed_dictionaries({"text": _TEXT, "start": _TIME, "end": _TIME, "speaker": _SPEAKER})
+_UTTERANCE = st.fixed_dictionaries(
+    {
+        "speaker": _SPEAKER,
+        "start": _TIME,
+        "end": _TIME,
+        "text": _TEXT,
+        "words": st.lists(_WORD, max_size=12),
+    }
+)
+_TRANSCRIPT = st.fixed_dictionaries(
+    {
+        "status": st.just("completed"),
+        "text": _TEXT,
+        "words": st.none() | st.lists(_WORD, max_size=40),
+        "utterances": st.none() | st.lists(_UTTERANCE, max_size=6),
+        "audio_duration": st.none() | st.integers(0, 36_000) | st.floats(0, 100),
+        "language_code": st.sampled_from([None, "en_us", "ja", "zh", "th", "he"]),
+    }
+).map(lambda transcript: json.dumps(transcript).encode())
+
+
+@st.composite
+def _turns(draw: st.DrawFn) -> list[Turn]:
+    """Turns as they are after reading: words in order, times that never run back."""
+    turns = []
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, 20_000))
+        words = []
+        for number in range(draw(st.integers(1, 30))):
+            text = draw(st.text("ab,.世🙂", min_size=1, max_size=draw(st.sampled_from([5, 5, 60]))))
+            end = at + draw(st.integers(0, 1_500))
+            words.append(Word(" " if number else "", text, at, end))
+            at = draw(st.integers(at, end + 1_500))
+        turns.append(Turn(draw(st.sampled_from(["", "A", "B", "Michel Martin"])), words))
+    return turns
+
+
+def _answer(words: list[dict[str, object]]) -> bytes:
+    text = " ".join(str(word["text"]) for word in words)
+    return json.dumps({"status": "completed", "text": text, "words": words}).encode()
+
+
+def _said(caption: Caption) -> str:
+    return "".join(word.lead + word.text for word in caption.words).strip()
+
+
+def _letters(text: str) -> str:
+    return "".join(text.split())
+
+
+def _expected_words(transcript: bytes) -> list[str]:
+    """What every format must hold: what was said by utterance, else by word, else as text."""
+    answer = msgspec.json.decode(transcript)
+    by_utterance = [
+        text
+        for utterance in answer["utterances"] or []
+        for text in _spoken(utterance["words"]) or utterance["text"].split()
+    ]
+    words = by_utterance or _spoken(answer["words"] or []) or answer["text"].split()
+    return [re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", " ".join(word.split())) for word in words]
+
+
+def _spoken(words: list[dict[str, str]]) -> list[str]:
+    return [word["text"] for word in words if word["text"].strip()]
+
+
+@given(_turns())
+def test_captions_never_overlap(turns: list[Turn]) -> None:
+    """Captions follow one another in time, each at least 1 ms and at most 7 s long."""
+    timed = captions(turns)
+
+    for caption in timed:
+        assert 0 <= caption.start < caption.end <= caption.start + MAX_CAPTION_MS
+    for before, after in itertools.pairwise(timed):
+        assert before.end <= after.start
+
+
+@given(_turns())
+def test_captions_hold_every_word_once(turns: list[Turn]) -> None:
+    """Each turn's words stand in its speaker's captions, once and in their order."""
+    shown = [word for caption in captions(turns) for word in caption.words]
+
+    assert sorted(map(id, shown)) == sorted(id(word) for turn in turns for word in turn.words)
+    place = {id(word): at for at, word in enumerate(shown)}
+    for turn in turns:
+        places = [place[id(word)] for word in turn.words]
+        assert places == sorted(places)
+
+
+@given(_turns())
+def test_captions_can_be_read(turns: list[Turn]) -> None:
+    """A caption is cut short only by the next one, and only then stays under 0.83 s."""
+    timed = captions(turns)
+
+    for caption, following in itertools.zip_longest(timed, timed[1:]):
+        if following is None or following.start - caption.start >= MIN_CAPTION_MS:
+            assert caption.end - caption.start >= MIN_CAPTION_MS
+        if following is None or following.start - caption.start >= MAX_CAPTION_MS + 80:
+            assert caption.end - caption.start >= min(len(_said(caption)) / 17, 7) * 1_000
+        if following is not None and following.start - caption.start >= MIN_CAPTION_MS + 80:
+            assert following.start - caption.end >= 80
+
+
+@given(_turns())
+def test_speech_that_does_not_overlap_is_shown_when_it_is_heard(turns: list[Turn]) -> None:
+    """A single turn's captions come up with their first words, unless two begin at one time."""
+    for turn in turns:
+        for caption in captions([turn]):
+            late_ms = caption.start - caption.words[0].start
+
+            assert 0 <= late_ms <= 1_000 + MIN_CAPTION_MS * len(turn.words)
+            if all(b.start >= max(a.end, a.start + 1) for a, b in itertools.pairwise(turn.words)):
+                assert late_ms == 0
+
+
+@given(_TRANSCRIPT)
+def test_webvtt_is_valid_whatever_is_said(transcript: bytes) -> None:
+    """A WebVTT parser reads back every caption, whole, with lines of at most 42 characters."""
+    made = render(transcript, "vtt").decode()
+
+    cues = webvtt.from_buffer(io.StringIO(made)).captions
+    bodies = [[html.unescape(line) for line in cue.text.split("\n")] for cue in cues]
+    assert made.startswith("WEBVTT\n")
+    assert made.count("-->") == len(cues) == max(len(made.rstrip().split("\n\n")) - 1, 0)
+    _assert_whole(bodies, transcript)
+
+
+@given(_TRANSCRIPT)
+def test_subrip_is_valid_whatever_is_said(transcript: bytes) -> None:
+    """Two SubRip parsers read back every caption, numbered from 1, whole and in short lines."""
+    made = render(transcript, "srt").decode()
+    blocks = [block.split("\n") for block in made.rstrip("\n").split("\n\n") if block]
+
+    assert [block[0] for block in blocks] == [str(at) for at in range(1, len(blocks) + 1)]
+    assert made.count("-->") == len(blocks)
+    # One parser takes any line with two times for the head of a caption.
+    if not any(len(pysubs2.time.TIMESTAMP.findall(line)) > 1 for b in blocks for line in b[2:]):
+        assert len(pysubs2.SSAFile.from_string(made, "srt") if blocks else []) == len(blocks)
+    if blocks:
+        cues = webvtt.from_buffer(io.StringIO(made), format="srt").captions
+        assert [cue.raw_text.split("\n") for cue in cues] == [block[2:] for block in blocks]
+    bodies = [[line.replace("\u2060", "") for line in block[2:]] for block in blocks]
+    _assert_whole([_without_label(body) for body in bodies], transcript)
+
+
+@given(_TRANSCRIPT)
+def test_no_tag_of_subrip_is_made_of_speech(transcript: bytes) -> None:
+    """What looks like a tag or an override is shown by players, not obeyed."""
+    made = render(transcript, "srt").decode()
+
+    assert not re.search(r"<\s*/?\s*[A-Za-z]|\{\\", made)
+
+
+@given(_TRANSCRIPT, st.text(max_size=20))
+def test_every_format_ends_in_one_newline(transcript: bytes, title: str) -> None:
+    """Files are UTF-8 and end in one newline, or are empty; rendering again changes nothing."""
+    for file_format in FORMATS:
+        made = render(transcript, file_format, title)
+
+        assert made == render(transcript, file_format, title)
+        assert not made or (made.endswith(b"\n") and not made.endswith(b"\n\n"))
+        made.decode()
+
+
+@given(_TRANSCRIPT)
+def test_tables_have_four_columns(transcript: bytes) -> None:
+    """Every row of a `tsv` has a start, an end, a speaker and a text, whatever is said."""
+    header, *rows = render(transcript, "tsv").decode().removesuffix("\n").split("\n")
+
+    assert header == "start\tend\tspeaker\ttext"
+    for row in rows:
+        start, end, _speaker, text = row.split("\t")
+        assert 0 <= int(start) <= int(end)
+        assert text
+
+
+def _without_label(lines: list[str]) -> list[str]:
+    labels = "Speaker A: |Speaker B: |Speaker 1A: |Michel Martin: |<v>: |a-->b: "
+    whole = re.sub(f"^({labels})", "", "\n".join([f"{lines[0]} ", *lines[1:]])).split("\n")
+    return [line.strip(" ") for line in whole if line.strip(" ")]
+
+
+def _assert_whole(bodies: list[list[str]], transcript: bytes) -> None:
+    words = _expected_words(transcript)
+    for lines in bodies:
+        assert 1 <= len(lines) <= 2
+        for line in lines:
+            assert line.strip()
+            assert len(line) <= LINE_WIDTH or line in words
+    shown = "".join(itertools.chain.from_iterable(bodies))
+    assert sorted(_letters(shown)) == sorted(_letters("".join(words)))
