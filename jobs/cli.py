@@ -21,7 +21,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, validators
 
 from pipeline.errors import BatchError, ExitCode, SettingsError
 
@@ -173,7 +173,7 @@ def run(*folders: Path, sample: Annotated[bool, _Switch] = False, flags: Flags =
             raise SettingsError("`--sample` takes no folder: its recordings are in the program")
         given["provider"] = given["provider"] or "local"
     settings = load_settings(given, config=flags.config)
-    if not folders and not sample:
+    if not folders and not sample and settings.files_from is None:
         raise SettingsError(
             "which recordings? Name their folder\n"
             "hint: `overnight run FOLDER -o OUTPUT`, or try `overnight run --sample`"
@@ -314,7 +314,7 @@ def _state_dir(output: Path | None, state: Path | None, config: Path | None) -> 
 def engine(
     *,
     host: str = "127.0.0.1",
-    port: int = 8765,
+    port: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))] = 8765,
     state: Path | None = None,
     api_key_file: Path | None = None,
     engine_model: str | None = None,
@@ -368,7 +368,10 @@ async def _serve(folder: Path, host: str, port: int, key: str | None, model: str
     shown = "the one you gave"
     if key is None:
         is_new = not (folder / "key").exists()
-        key = await to_thread.run_sync(stored_key, folder)
+        try:
+            key = await to_thread.run_sync(stored_key, folder)
+        except OSError as error:
+            raise SettingsError(f"{folder} cannot hold the key: {error.strerror}") from error
         shown = key if is_new else f"in {folder / 'key'}"
     with open_signal_receiver(SIGINT, SIGTERM) as signals:
         async with serve(folder, host=host, port=port, keys=[key], model=model) as running:

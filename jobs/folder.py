@@ -14,14 +14,15 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -34,14 +35,18 @@ from pipeline.intake import Intake
 from pipeline.ledger import Ledger, Redo, Run
 from pipeline.ledger.lock import lock
 from pipeline.limiter import Limiter
+from pipeline.logs import hide
 from pipeline.options import DEFAULT_SPEECH_MODELS
 from pipeline.progress import EventFile
-from pipeline.settings import Settings, require_key
+from pipeline.settings import Settings, key_fingerprint, require_key
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing, Scan, find_roots
 from pipeline.stages.write import render_lacking
 
 __all__ = ["run_folder", "sample_folder"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,8 @@ async def run_folder(
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     async with AsyncExitStack() as stack:
         if settings.dry_run:
-            state, started_at = Path(stack.enter_context(tempfile.TemporaryDirectory())), 0.0
+            state = Path(await stack.enter_async_context(_beside(tempfile.TemporaryDirectory)))
+            started_at = 0.0
             await to_thread.run_sync(_copy_ledger, settings, state)
         else:
             if settings.provider != "local":
@@ -93,13 +99,15 @@ async def run_folder(
             await stack.enter_async_context(lock(state / "lock", wait=settings.wait_lock))
         folder = state / "runs" / run_id
         await to_thread.run_sync(lambda: folder.mkdir(parents=True))
-        totals = _Totals(emit, stack.enter_context(EventFile(folder / "events.ndjson")))
+        facts = await stack.enter_async_context(_beside(EventFile, folder / "events.ndjson"))
+        totals = _Totals(emit, facts)
         service = await stack.enter_async_context(_service(settings, state))
+        hide(service.key)
         run = Run(
             run_id=run_id,
             provider_kind=settings.provider_kind,
             base_url=service.name,
-            key_fingerprint=sha256(service.key.encode()).hexdigest()[:12],
+            key_fingerprint=key_fingerprint(service.key),
         )
         ledger = await stack.enter_async_context(
             Ledger(state / "ledger.sqlite3", run, journal=folder / "attempts.ndjson")
@@ -109,7 +117,7 @@ async def run_folder(
         emit_all(
             RunStarted(
                 run_id=run_id,
-                version=version("overnight"),
+                version=await to_thread.run_sync(version, "overnight"),
                 provider=settings.provider,
                 output=str(settings.output),
             )
@@ -166,6 +174,20 @@ async def run_folder(
         emit_all(summary)
         await to_thread.run_sync((folder / "summary.json").write_bytes, encode(summary) + b"\n")
     return summary
+
+
+@asynccontextmanager
+async def _beside(
+    opened: Callable[P, AbstractContextManager[T]], *args: P.args, **kwargs: P.kwargs
+) -> AsyncIterator[T]:
+    """What a blocking context manager gives, made, entered and left in a thread."""
+    context = await to_thread.run_sync(partial(opened, *args, **kwargs))
+    entered = await to_thread.run_sync(context.__enter__)
+    try:
+        yield entered
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(context.__exit__, None, None, None)
 
 
 class _Totals:
@@ -314,7 +336,9 @@ def _listed(files_from: str | None) -> list[bytes] | None:
     except OSError as error:
         raise SettingsError(f"cannot read the list {files_from}: {error.strerror}") from error
     names = text.split(b"\0" if b"\0" in text else b"\n")
-    return [os.path.abspath(name) for name in names if name]
+    parts = [os.path.split(name) for name in names if name]
+    # As the roots are: whatever links lead there. The last part may be a link that is not followed.
+    return [os.path.join(os.path.realpath(folder or b"."), name) for folder, name in parts]
 
 
 @asynccontextmanager

@@ -72,15 +72,16 @@ async def run_batch(context: Context, scan: Scan, redo: Redo, stopped: anyio.Eve
     reconciler = Reconciler(context.ledger, context.client, intake, context.emit, settings.settle)
     scanned = anyio.Event()
     looking: set[str] = set()
-    to_upload, claims = create_memory_object_stream[Claim](settings.uploads)
-    to_submit, uploads = create_memory_object_stream[Uploaded](settings.uploads)
-    to_poll, submitted = create_memory_object_stream[int](math.inf)
-    to_write, looks = create_memory_object_stream[Pending](settings.in_flight)
 
     async with anyio.create_task_group() as group:
         group.start_soon(_scan, context, scan, redo, scanned, stopped)
         if not await _has_work(context, scanned) or not await _may_begin(context, reconciler):
             return
+        to_upload, claims = create_memory_object_stream[Claim](settings.uploads)
+        to_submit, uploads = create_memory_object_stream[Uploaded](settings.uploads)
+        to_poll, submitted = create_memory_object_stream[int](math.inf)
+        to_write, looks = create_memory_object_stream[Pending](settings.in_flight)
+
         start(group, 1, partial(_feed, context, scanned, reconciler), to_upload)
         start(group, settings.uploads, partial(upload, context), claims, to_submit)
         start(group, _SUBMITS, partial(submit, context, reconciler), uploads, to_poll)
@@ -120,12 +121,12 @@ async def _has_work(context: Context, scanned: anyio.Event) -> bool:
     """Whether there is anything to ask the service for."""
     ledger = context.ledger
     while True:
-        is_last = scanned.is_set()
+        change, is_last = context.intake.next_change, scanned.is_set()
         if await ledger.next_due() is not None or await ledger.unfinished():
             return context.intake.is_open
         if is_last:
             return False
-        await context.intake.until_changed()
+        await change.wait()
 
 
 async def _may_begin(context: Context, reconciler: Reconciler) -> bool:

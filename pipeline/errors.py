@@ -16,7 +16,7 @@ The error tree: three families, one for each thing that a caller can do about an
     - RecordingUnreadable   it vanished, or cannot be opened or read
     - RecordingChanged      it changed while it was being read: still being written
     - RequestRejected       the service refused the request for good
-    - TranscriptUnknown     the service has no transcript of that id, or none for this key
+      . TranscriptUnknown     it has no transcript of that id, or none for this key
     - TranscriptFailed      the service answered with status `error`
     - AnswerUnusable        what the service sent for it cannot be saved
     - AttemptsExhausted     the last TransientError is its `__cause__`

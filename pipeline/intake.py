@@ -3,8 +3,8 @@ How much may be under way, and whether more is taken in: one object that all sta
 
 In: what was claimed, what the service has, what is saved, what went wrong for all. Out: leave to
 go on. Three counts hold the back-pressure: claimed recordings stay within `uploads` of the free
-places at the service, transcripts there and not saved yet within `in_flight`. Leftovers of an
-earlier run may exceed a count; nothing new starts until they are below it.
+places at the service, transcripts there within `in_flight`, and so do finished ones that are not
+saved yet. Leftovers of an earlier run may exceed a count; nothing new starts until they are below.
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ class Intake:
         self._uploads = uploads
         self._claimed: set[int] = set()
         self._at_service: set[int] = set()
+        self._unsaved: set[int] = set()
         self._changed = anyio.Event()
         self._uploading: set[anyio.CancelScope] = set()
         self._lost_in_a_row = 0
@@ -49,13 +50,18 @@ class Intake:
 
     async def until_slot(self) -> bool:
         """Wait for a place at the service; False when the intake ended meanwhile."""
-        while self.is_open and len(self._at_service) >= self.in_flight:
+        while self.is_open and max(len(self._at_service), len(self._unsaved)) >= self.in_flight:
             await self._changed.wait()
         return self.is_open
 
-    async def until_changed(self) -> None:
-        """Wait until anything here or in the ledger may be different."""
-        await self._changed.wait()
+    @property
+    def next_change(self) -> anyio.Event:
+        """
+        Set as soon as anything here or in the ledger may be different.
+
+        Take it before looking at what is awaited, or a change between the two is missed.
+        """
+        return self._changed
 
     def changed(self) -> None:
         """Wake whoever waits."""
@@ -74,12 +80,20 @@ class Intake:
     def entered(self, attempt_id: int) -> None:
         """The service has one more transcript of ours."""
         self._at_service.add(attempt_id)
+        self._unsaved.discard(attempt_id)
         self._lost_in_a_row = 0
+        self.changed()
+
+    def finished(self, attempt_id: int) -> None:
+        """The service says that it has finished a transcript, which is still to be saved."""
+        self._at_service.discard(attempt_id)
+        self._unsaved.add(attempt_id)
         self.changed()
 
     def left(self, attempt_id: int) -> None:
         """A transcript is saved, or came to nothing."""
         self._at_service.discard(attempt_id)
+        self._unsaved.discard(attempt_id)
         self.changed()
 
     # --- the end ------------------------------------------------------------------------------

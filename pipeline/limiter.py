@@ -30,6 +30,7 @@ _DEFAULT_PAUSE_S = 15.0
 _RAMP_WINDOW_S = 15.0
 _RAMP_FIRST = 50
 _RAMP_GROWTH = 1.08
+_RAMP_LAST = 100  # the window from which on nothing more is added: 100,000 submits in 15 s
 
 
 class Limiter:
@@ -125,7 +126,7 @@ class _Ramp:
         window = int((now - self._began) / _RAMP_WINDOW_S)
         if window > self._window:
             self._window, self._given = window, 0
-        if self._given < int(_RAMP_FIRST * _RAMP_GROWTH**window):
+        if self._given < int(_RAMP_FIRST * _RAMP_GROWTH ** min(window, _RAMP_LAST)):
             self._given += 1
             return 0.0
         return self._began + (window + 1) * _RAMP_WINDOW_S - now

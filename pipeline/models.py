@@ -184,6 +184,8 @@ class Pending:
     """Whether a GET has said so already."""
     accepted_at: float
     """Unix time."""
+    result: bytes
+    """Where the result of the recording that it was asked for goes, below the output folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,14 @@ def distinct(path: bytes, identity: bytes) -> bytes:
 
 
 def fold(name: bytes) -> str:
-    """Equal for names that a file system which ignores case or Unicode form takes for one."""
-    return unicodedata.normalize("NFC", name.decode("utf-8", "backslashreplace")).casefold()
+    """
+    Equal for names that a file system which ignores case or Unicode form takes for one.
+
+    Source: https://www.unicode.org/versions/latest/core-spec/chapter-3/, D145, canonical caseless
+    matching.
+    """
+    text = unicodedata.normalize("NFD", name.decode("utf-8", "backslashreplace"))
+    return unicodedata.normalize("NFD", text.casefold())
 
 
 def derived(result: bytes, suffix: str) -> bytes:

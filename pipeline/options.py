@@ -284,7 +284,9 @@ class _Object:
         elif self.takes_others:
             yield from _JSON.problems(path, entry)
         else:
-            near = difflib.get_close_matches(name, list(self.names()), n=1)
+            names = list(self.names())
+            near = [known for known in names if known.endswith(f".{name}")]
+            near = near or difflib.get_close_matches(name, names, n=1)
             meant = f"did you mean `{inside}{near[0]}`?" if near else "see the service's API page."
             sent = f"`{inside}+{name}` is sent unchecked"
             yield Problem(path, f"`{path}` is not an option; {meant} ({sent})")
@@ -722,7 +724,7 @@ _RULES: Final = (
     _Rule(
         ("summary_model", "speaker_labels", "multichannel"),
         _conversation_is_undivided,
-        'the summary model "conversational" needs `speaker_labels` or `multichannel`',
+        '`summary_model` "conversational" needs `speaker_labels` or `multichannel`',
     ),
     # Source: https://www.assemblyai.com/docs/speech-understanding/translation
     *_needs("speaker_labels", f"{_TRANSLATION}.match_original_utterance"),
@@ -731,7 +733,7 @@ _RULES: Final = (
     _Rule(
         (f"{_IDENTIFICATION}.speaker_type",),
         _roles_are_unnamed,
-        f'`{_IDENTIFICATION}` by "role" needs `known_values` or `speakers`',
+        f'`{_IDENTIFICATION}.speaker_type` "role" needs `known_values` or `speakers`',
     ),
     _Rule(
         (f"{_IDENTIFICATION}.speakers", f"{_IDENTIFICATION}.speaker_type"),

@@ -15,16 +15,17 @@ recording: `Tally` holds counts, and the phase of what is under way.
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Self, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.events import (
     Completed,
@@ -129,7 +130,7 @@ class TerminalProgress:
         self._tally = Tally()
         self._live = Live(
             console=console,
-            get_renderable=self._block,
+            get_renderable=self.block,
             refresh_per_second=_FRAMES_PER_S,
             transient=True,
         )
@@ -144,13 +145,17 @@ class TerminalProgress:
     def __call__(self, event: Event) -> None:
         self._tally(event)
 
-    def _block(self) -> RenderableType:
+    def block(self) -> RenderableType:
+        """What is shown now."""
         tally, now = self._tally, datetime.now(UTC)
-        bar = ProgressBar(total=max(tally.total, 1), completed=tally.done, width=30)
-        block = Table.grid(padding=(0, 1))
-        block.add_row(bar, " · ".join(_pace(tally, now)))
-        block.add_row("", " · ".join(_phases(tally)))
-        return block
+        head = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=max(tally.total, 1), completed=tally.done, width=20)
+        head.add_row(bar, _line(_pace(tally, now)))
+        return Group(head, _line(_phases(tally)))
+
+
+def _line(words: Iterable[str]) -> Text:
+    return Text(" · ".join(words), no_wrap=True, overflow="ellipsis")
 
 
 class PlainProgress:
@@ -185,7 +190,7 @@ class PlainProgress:
 
 def _pace(tally: Tally, now: datetime) -> Iterator[str]:
     yield f"{tally.done:,}/{tally.total:,} done"
-    yield f"{tally.audio_s / 3600:,.1f} h of audio"
+    yield f"{tally.audio_s / 3600:,.2f} h of audio"
     elapsed_s = tally.elapsed_s(now)
     if elapsed_s and tally.audio_s:
         yield f"{tally.audio_s / elapsed_s:,.0f}x real time"
@@ -301,13 +306,13 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
         if summary.cost_usd is not None:
             spent.append(f"about ${summary.cost_usd:,.2f}")
         yield ", ".join(spent)
-    for count, words in (
-        (summary.collected, "collected for recordings that were not asked for this time"),
-        (summary.rendered, "rendered from results that were there"),
-        (summary.ignored, "ignored, since they are no recordings"),
+    for count, noun, words in (
+        (summary.collected, "result", "collected for recordings that were not asked for this time"),
+        (summary.rendered, "file", "rendered from results that were there"),
+        (summary.ignored, "file", "ignored, since they are no recordings"),
     ):
         if count:
-            yield f"{_count(count, 'file')} {words}"
+            yield f"{_count(count, noun)} {words}"
     requests = sum(summary.requests.values())
     yield f"{_count(requests, 'request')} in {_span(summary.elapsed_s)}, run {summary.run_id}"
     if summary.reason:

@@ -354,14 +354,14 @@ def _lines(words: Sequence[Word]) -> list[str]:
         return [whole]
 
     def cost(at: int) -> tuple[bool, int]:
-        first, second = _width(_joined(words[:at])), _width(_joined(words[at:]))
-        is_too_long = (
-            max(first if at > 1 else 0, second if at + 1 < len(words) else 0) > _LINE_WIDTH
+        widths = [_width(_joined(part)) for part in (words[:at], words[at:])]
+        is_too_wide = (widths[0] > _LINE_WIDTH and at > 1) or (
+            widths[1] > _LINE_WIDTH and at + 1 < len(words)
         )
         ends = words[at - 1].text
         is_after_mark = _SENTENCE_END.search(ends) or _CLAUSE_END.search(ends)
         # A break after a mark is worth lines that differ by half a line, no more.
-        return is_too_long, abs(first - second) - (_LINE_WIDTH // 2 if is_after_mark else 0)
+        return is_too_wide, abs(widths[0] - widths[1]) - bool(is_after_mark) * _LINE_WIDTH // 2
 
     at = min(range(1, len(words)), key=cost)
     return [_joined(words[:at]), _joined(words[at:])]

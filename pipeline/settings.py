@@ -194,7 +194,7 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
 
 def _part_pattern(part: str) -> str:
     made = ""
-    for token in re.findall(r"\[!?.[^\]]*\]|\*+|.", part, re.DOTALL):
+    for token in re.findall(r"\[(?:!.|[^!])[^\]]*\]|\*+|.", part, re.DOTALL):
         if token[0] == "*":
             made += "[^/]*"
         elif token == "?":
@@ -202,7 +202,7 @@ def _part_pattern(part: str) -> str:
         elif len(token) == 1:
             made += re.escape(token)
         else:
-            negated = token[1] == "!" and len(token) > 3
+            negated = token[1] == "!"
             members = token[1 + negated : -1]
             made += f"[{'^/' if negated else ''}{re.escape(members)}]".replace(r"\-", "-")
     return made

@@ -60,6 +60,8 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SERVER_FAULT = re.compile(r"server error", re.IGNORECASE)
 _LOST_UPLOAD = re.compile(r"download error", re.IGNORECASE)
 _LONGEST_EXCERPT = 300
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a body that is not the JSON that it should be raises, whatever is wrong with it."""
 
 
 class _Upload(msgspec.Struct):
@@ -151,7 +153,7 @@ def parse_upload(body: bytes) -> str:
     """
     try:
         upload_url = msgspec.json.decode(body, type=_Upload).upload_url
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise ServiceUnavailable(f"upload answered with {_excerpt(body)!r}") from error
     if not upload_url:
         raise ServiceUnavailable("upload answered with an empty upload_url")
@@ -167,7 +169,7 @@ def parse_list(body: bytes) -> list[Row]:
     """
     try:
         return msgspec.json.decode(body, type=_Rows).transcripts
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise ServiceUnavailable(f"list answered with {_excerpt(body)!r}") from error
 
 
@@ -180,7 +182,7 @@ def parse_head(body: bytes | memoryview) -> Head:
     """
     try:
         return msgspec.json.decode(body, type=Head)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise ServiceUnavailable(f"transcript answered with {_excerpt(body)!r}") from error
 
 
@@ -195,7 +197,7 @@ def submission(status: int, headers: Mapping[str, str], body: bytes, upload_url:
         if head.audio_url is not None and head.audio_url != upload_url:
             return Ambiguous("submit was answered for another audio_url")
         return Accepted(check_id(head.id))
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return Ambiguous(f"submit answered with HTTP {status} and {_excerpt(body)!r}")
     except AnswerUnusable as error:
         return Ambiguous(str(error))
@@ -260,7 +262,7 @@ def _sentence(body: bytes) -> str:
     """What an error body says, whatever its type."""
     try:
         return msgspec.json.decode(body, type=_Error).error[:_LONGEST_EXCERPT]
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return _excerpt(body)
 
 

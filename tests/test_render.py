@@ -240,6 +240,21 @@ def test_titles_before_names_end_no_sentence() -> None:
     assert _texts(f"{first} {second}") == [first, second]
 
 
+def test_sentences_too_quick_to_read_join_another() -> None:
+    """A sentence of less than 0.83 s shares a caption rather than pass unseen."""
+    first = "Yes. When the wind turned north we all stayed,"
+    second = "and when it fell we sailed for home."
+
+    assert _texts(f"{first} {second}") == [first, second]
+
+
+def test_no_caption_outlasts_seven_seconds() -> None:
+    """A word that is said to last longer is taken from the screen after 7 s."""
+    (caption,) = captions([Turn("", [Word("", "Om.", 1_000, 31_000)])])
+
+    assert (caption.start, caption.end) == (1_000, 8_000)
+
+
 def test_a_caption_waits_for_the_one_that_is_read() -> None:
     """When two talk at once, the later caption comes up to a second late, so the other is read."""
     long = Turn("1", [Word("", "x" * 40, 0, 5_000)])
@@ -257,7 +272,7 @@ _TIMINGS = ["00:00:01.000 --> 00:00:02.000", "00:00:01,000"]
 _BREAKS = ["\n\n", "\r", "\0", "\u2028", "\u202e", "a\tb"]
 _SCRIPTS = ["שלום", "🙂", "世界", "Dr."]
 _HOSTILE = st.sampled_from(_SYNTAX + _TIMINGS + _BREAKS + _SCRIPTS)
-_ANY = st.text(st.characters(exclude_characters="\u2060"), max_size=60)
+_ANY = st.text(st.characters(codec="utf-8", exclude_characters="\u2060"), max_size=60)
 _TEXT = st.one_of(_HOSTILE, _ANY, st.text("ab,.", min_size=1, max_size=9))
 _TIME = st.one_of(
     st.none(), st.integers(-5_000, 100_000), st.floats(-1e3, 1e5), st.integers(0, 36_000_000)

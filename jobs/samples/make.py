@@ -9,12 +9,11 @@ import subprocess
 import wave
 from array import array
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-PAUSE_S = 0.5
-"""Seconds between the turns of a conversation: longer than a pause inside a sentence."""
+PAUSE_S = 0.3
+"""Seconds of silence before the first turn and after each: people do not start at zero either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ SAMPLES = (
         turns=(
             Turn(
                 voice="slt",
-                text="Good evening, night desk, Anna speaking. How can I help you?",
+                text="Good evening, this is the night desk. How can I help you?",
             ),
             Turn(
                 voice="rms",
@@ -65,7 +64,7 @@ SAMPLES = (
             ),
             Turn(
                 voice="slt",
-                text="I have found it. You will get a copy before breakfast.",
+                text="I have found it. I will send you a copy in the morning.",
             ),
             Turn(
                 voice="rms",
@@ -87,8 +86,8 @@ SAMPLES = (
         ),
     ),
     Sample(
-        path="field/harbour.webm",
-        encoding="-c:a libopus -b:a 32k",
+        path="field/harbour.wma",
+        encoding="-ar 16000 -c:a wmav2 -b:a 48k",
         turns=(
             Turn(
                 voice="rms",
@@ -103,19 +102,19 @@ SAMPLES = (
         turns=(
             Turn(
                 voice="de",
-                text="Mein Vater war Fischer. Am Abend hat er uns Geschichten erzählt. Im Winter"
-                " war es sehr kalt, aber in der Küche stand ein großer Ofen.",
+                text="Mein Vater war Fischer. Am Abend hat er uns Geschichten erzählt. In der Küche"
+                " stand ein großer Tisch.",
             ),
         ),
     ),
     Sample(
-        path="interviews/island.wma",
-        encoding="-ar 16000 -c:a wmav2 -b:a 32k",
+        path="interviews/island.webm",
+        encoding="-c:a libopus -b:a 32k",
         turns=(
             Turn(
                 voice="es",
-                text="Buenos días. Hoy hablamos de la vida en el mar. Por la noche viene el"
-                " viento, y los barcos salen.",
+                text="Buenos días. Hoy hablamos de la vida en el mar. Por la noche hace mucho"
+                " viento.",
             ),
         ),
     ),
@@ -150,8 +149,8 @@ SPEAKERS = {
     "slt": "flite -voice slt",
     "rms": "flite -voice rms",
     "awb": "flite -voice awb --setf duration_stretch=1.1",
-    "de": "espeak-ng -v de -s 150",
-    "es": "espeak-ng -v es -s 130",
+    "de": "espeak-ng -v de -s 140",
+    "es": "espeak-ng -v es -s 150",
 }
 
 
@@ -169,17 +168,17 @@ def speak(turn: Turn, folder: Path) -> "tuple[array[int], int]":
 
 def mix(sample: Sample, path: Path) -> None:
     """One turn after the other as a WAV: each on its own channel, silence on the others."""
-    interleaved = array("h")
     spoken = [speak(turn, path.parent) for turn in sample.turns]
-    if any(one != other for (_, one), (_, other) in pairwise(spoken)):
+    rates = {rate for _, rate in spoken}
+    if len(rates) > 1:
         raise ValueError(f"the voices of {sample.path} differ in their sample rate")
-    rate = spoken[0][1]
+    rate = rates.pop()
+    pause = array("h", [0]) * (int(PAUSE_S * rate) * sample.channels)
+    interleaved = pause[:]
     for turn, (samples, _) in zip(sample.turns, spoken, strict=True):
-        if interleaved:
-            interleaved.extend([0] * (int(PAUSE_S * rate) * sample.channels))
         frames = array("h", [0]) * (len(samples) * sample.channels)
         frames[turn.channel :: sample.channels] = samples
-        interleaved.extend(frames)
+        interleaved += frames + pause
     with wave.open(str(path), "wb") as mixed:
         mixed.setnchannels(sample.channels)
         mixed.setsampwidth(2)

@@ -89,8 +89,10 @@ async def serve(
         EngineUnavailable: The extra is not installed, the weights are missing or not the
             pinned ones, the model is not found, the state folder is in use by another
             engine or cannot be written, or the address is taken.
-        ValueError: No key, or an empty one.
+        ValueError: No key, an empty one, or less than one worker.
     """
+    if workers is not None and workers < 1:
+        raise ValueError("the engine needs at least one worker")
     if not keys or not all(keys):
         raise ValueError("the engine needs at least one key, and none may be empty")
     # Imported in a thread: numpy, PyAV and the model's runtime take half a second.

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.engine.listen import Heard
 from pipeline.engine.options import whisper_language
 from pipeline.engine.speech import Word
-from pipeline.engine.store import DELETED_URL, Status, Transcript
+from pipeline.engine.store import DELETED_URL, Row, Status, Transcript
 from pipeline.engine.wording import joined, turns
 
 __all__ = ["completed", "deleted", "failed", "list_item", "unfinished"]
@@ -171,16 +171,16 @@ _ALWAYS_BOOLEAN = (
 """Never null in a deleted transcript, in the service's example of one."""
 
 
-def list_item(transcript: Transcript, base_url: str) -> dict[str, Any]:
+def list_item(row: Row, base_url: str) -> dict[str, Any]:
     """A transcript as the list has it; `base_url` is that of the request."""
     return {
-        "id": transcript.id,
-        "resource_url": f"{base_url}/v2/transcript/{transcript.id}",
-        "status": transcript.status,
-        "created": transcript.created,
-        "completed": transcript.finished if transcript.status == "completed" else None,
-        "audio_url": transcript.audio_url,
-        "error": transcript.error,
+        "id": row.id,
+        "resource_url": f"{base_url}/v2/transcript/{row.id}",
+        "status": row.status,
+        "created": row.created,
+        "completed": row.finished if row.status == "completed" else None,
+        "audio_url": row.audio_url,
+        "error": row.error,
     }
 
 

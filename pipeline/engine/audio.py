@@ -9,7 +9,7 @@ which keeps all later times right.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -248,7 +248,8 @@ def _decode(path: Path, split_channels: bool) -> Generator[_Chunk, None, None]:
                 except av.FFmpegError:
                     damaged = True
                     yield from converter.silence(packet.duration, packet.time_base)
-            yield from converter.flush()
+            with suppress(av.FFmpegError):
+                yield from converter.flush()
             if damaged and not converter.channels:
                 raise _not_audio(path, kind)
 

@@ -18,7 +18,7 @@ from anyio import CapacityLimiter, Event, create_task_group, to_thread
 from pipeline.engine import answers
 from pipeline.engine.audio import Unusable
 from pipeline.engine.listen import listen
-from pipeline.engine.speech import RecognitionError, Recognizer, Stopped
+from pipeline.engine.speech import Recognizer, Stopped
 from pipeline.engine.store import Store, Transcript
 
 __all__ = ["Runner", "dumped"]
@@ -92,7 +92,9 @@ class Runner:
                 f"Download error, unable to download {transcript.audio_url}. "
                 "Please make sure the file exists and is accessible from the internet."
             )
-        except (RecognitionError, OSError, MemoryError):
+        # RecognitionError, a full disk, what a decoder or model raised that nobody foresaw:
+        # it is this recording's trouble, and must not end the engine for all others.
+        except Exception:
             _log.exception("transcript %s failed", transcript.id)
             error = "Server error, developers have been alerted."
         else:

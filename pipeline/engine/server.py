@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import anyio
 from aiohttp import web
@@ -48,6 +48,7 @@ MOST_WORKERS = 4
 """More gain nothing with a small model: memory bandwidth is what they share."""
 
 _PAGE, _LONGEST_PAGE = 10, 200
+_QUERY = ("limit", "status", "created_on", "throttled_only", "before_id", "after_id")
 _PHRASE_WORDS = 5
 _GRACE_S = 1.0
 
@@ -192,6 +193,11 @@ class _Service:
             )
         except UploadTooLarge:
             return _refusal(413, _TOO_LARGE)
+        except ConnectionError:
+            # Nobody reads this answer: the client is gone.
+            return _refusal(400, "The upload was broken off")
+        except OSError as error:
+            return _refusal(500, f"The upload cannot be stored: {error.strerror}")
         return _json({"upload_url": upload_url})
 
     async def submit(self, request: web.Request) -> web.Response:
@@ -221,15 +227,12 @@ class _Service:
         if before is not None and after is not None and after <= before:
             raise Refused("'after_id' must be a newer transcript than 'before_id'")
         throttled_only = _boolean(query.get("throttled_only", "false"), "throttled_only")
-        base_url = f"{request.scheme}://{request.host}"
-        filters = {
-            name: value
-            for name, value in query.items()
-            if name in ("status", "created_on", "throttled_only")
-        }
+        base_url = f"{request.scheme}://{quote(request.host, safe=':[]', errors='replace')}"
+        asked = {name: query[name] for name in _QUERY if name in query}
 
         def url(**cursor: str) -> str:
-            return f"{base_url}/v2/transcript?" + urlencode({"limit": limit, **filters, **cursor})
+            kept = {name: value for name, value in asked.items() if not name.endswith("_id")}
+            return f"{base_url}/v2/transcript?{urlencode({'limit': limit, **kept, **cursor})}"
 
         # Nothing is ever throttled here.
         page = await self._store.page(
@@ -239,13 +242,13 @@ class _Service:
             before=before,
             after=after,
         )
-        rows = page.transcripts
+        rows = page.rows
         return _json(
             {
                 "page_details": {
                     "limit": limit,
                     "result_count": len(rows),
-                    "current_url": f"{base_url}{request.raw_path}",
+                    "current_url": f"{base_url}/v2/transcript?{urlencode(asked)}".rstrip("?"),
                     # To the older page, and to the newer one: not the other way round.
                     "prev_url": url(before_id=rows[-1].id) if page.has_older else None,
                     "next_url": url(after_id=rows[0].id) if page.has_newer else None,

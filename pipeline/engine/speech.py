@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -122,9 +123,8 @@ class Whisper:
                 "machine already or the hub in reach, a folder must hold a CTranslate2 model; "
                 "without `--engine-model` the packaged model is used"
             ) from error
-        self.name = (
-            f"whisper-{model.rstrip('/').rpartition('/')[2].removeprefix('faster-whisper-')}"
-        )
+        size = Path(model).name.removeprefix("faster-").removeprefix("whisper-")
+        self.name = f"whisper-{size}"
         self.languages: Collection[str] = frozenset(self._model.supported_languages)
 
     def find_speech(self, samples: Samples) -> list[Span]:

@@ -35,6 +35,7 @@ __all__ = [
     "STATUSES",
     "UPLOAD_MAX_BYTES",
     "Page",
+    "Row",
     "Status",
     "Store",
     "Transcript",
@@ -85,6 +86,9 @@ CREATE INDEX IF NOT EXISTS by_upload ON transcripts (audio_url);
 """
 
 
+_ROW = "sequence, id, status, audio_url, created, finished, error"
+
+
 class UploadEmpty(Exception):
     """The body of an upload held nothing."""
 
@@ -94,19 +98,25 @@ class UploadTooLarge(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Transcript:
-    """One row."""
+class Row:
+    """A transcript as the list needs it: an hour's words are a megabyte, a page has 200."""
 
     sequence: int
     id: str
     status: Status
     audio_url: str
-    options: Mapping[str, Any]
-    """As requested, without `audio_url` and without nulls."""
     created: str
     """UTC, `YYYY-MM-DDTHH:MM:SS.ffffff`."""
     finished: str | None
     error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript(Row):
+    """A transcript with all that is kept of it."""
+
+    options: Mapping[str, Any]
+    """As requested, without `audio_url` and without nulls."""
     document: str | None
     """JSON text of the answer once the transcript is final; null before."""
     deleted: bool
@@ -121,7 +131,7 @@ class Transcript:
 class Page:
     """A page of the list, and whether there is more of it at either end."""
 
-    transcripts: list[Transcript]
+    rows: list[Row]
     """Newest first."""
     has_older: bool
     has_newer: bool
@@ -241,6 +251,8 @@ class Store:
             " deleted = 1 WHERE id = ? RETURNING *",
             (DELETED_URL, document, transcript_id),
         )
+        # The log of the database holds the words as well, until it is worked in.
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         path = self.upload_path(before.audio_url)
         if path is not None and not self._is_needed(before.audio_url):
             path.unlink(missing_ok=True)
@@ -274,16 +286,12 @@ class Store:
             wanted.append("substr(created, 1, 10) = ?")
             values.append(created_on)
 
-        def rows(*more: tuple[str, int | None], order: str, limit: int) -> list[Transcript]:
+        def rows(*more: tuple[str, int | None], order: str, limit: int) -> list[Row]:
             asked = [(clause, value) for clause, value in more if value is not None]
             where = " AND ".join([*wanted, *(clause for clause, _ in asked)])
-            return [
-                _transcript(row)
-                for row in self._db.execute(
-                    f"SELECT * FROM transcripts WHERE {where} ORDER BY sequence {order} LIMIT ?",
-                    [*values, *(value for _, value in asked), limit],
-                )
-            ]
+            sql = f"SELECT {_ROW} FROM transcripts WHERE {where} ORDER BY sequence {order} LIMIT ?"
+            found = self._db.execute(sql, [*values, *(value for _, value in asked), limit])
+            return [Row(**row) for row in found]
 
         bounds = ("sequence < ?", before), ("sequence > ?", after)
         if after is not None and before is None:

@@ -273,7 +273,7 @@ class Ledger(Store):
             # The result is gone or cut: what was paid is fetched again.
             key, generation = row["result_key"], row["result_generation"]
         else:
-            same = key == row["request_key"]
+            same = key == row["request_key"] and not redo.force
             generation = row["generation"] if same else self._latest(key, redo.force)
         self.db.execute(
             "UPDATE recordings SET run_id = ?, options = ?, request_key = ?, generation = ?,"
@@ -734,8 +734,9 @@ class Ledger(Store):
         """Every transcript at this address that is accepted and not saved, oldest first."""
         rows = self.ro.execute(
             "SELECT a.attempt_id, a.transcript_id, a.upload_url, t.state = 'completed',"
-            " a.accepted_at "
+            " a.accepted_at, r.result "
             "FROM transcripts t CROSS JOIN attempts a USING (request_key, generation) "
+            "JOIN recordings r USING (recording_id) "
             "WHERE t.state IN ('submitted', 'completed') AND t.parked IS NULL "
             "AND a.state = 'accepted' AND a.outcome IS NOT 'error' AND a.base_url = ? "
             "ORDER BY a.attempt_id",
@@ -746,8 +747,8 @@ class Ledger(Store):
     @transition
     def record_completed(
         self, attempt_id: int, model_used: str | None, duration_s: float | None, price: float | None
-    ) -> None:
-        """Note that a transcript is paid: from here on it is only ever fetched."""
+    ) -> Delivery:
+        """Note that a transcript is paid, and from here on only ever fetched; who waits for it."""
         row = self.db.execute(
             "UPDATE attempts SET outcome = 'completed', finished_at = ?, model_used = ?,"
             " duration_s = ?, price_usd = ? WHERE attempt_id = ? AND outcome IS NULL RETURNING *",
@@ -755,34 +756,12 @@ class Ledger(Store):
         ).fetchone()
         if row is not None:
             self._set_transcript(row["request_key"], row["generation"], "completed")
+        return _delivery(self.db, attempt_id)
 
     @reading
     def delivery(self, attempt_id: int) -> Delivery:
         """Who waits for a transcript, and a result of it that is already on disk, if any."""
-        key, generation, by = self.ro.execute(
-            "SELECT request_key, generation, recording_id FROM attempts WHERE attempt_id = ?",
-            (attempt_id,),
-        ).fetchone()
-        rows = self.ro.execute(
-            "SELECT recording_id, root, path, result, result_sha256, 1 FROM recordings "
-            "WHERE request_key = ? AND generation = ? AND state = 'found' ORDER BY recording_id",
-            (key, generation),
-        ).fetchall()
-        recipients = [Recipient(*row) for row in rows]
-        written = self.ro.execute(
-            "SELECT result, result_sha256 FROM recordings "
-            "WHERE result_key = ? AND result_generation = ? AND state = 'written' LIMIT 1",
-            (key, generation),
-        ).fetchone()
-        if not recipients and written is None:
-            # Whoever asked holds other bytes by now: what was paid is kept all the same.
-            row = self.ro.execute(
-                "SELECT recording_id, root, path, result, result_sha256, 0 FROM recordings "
-                "WHERE recording_id = ?",
-                (by,),
-            ).fetchone()
-            recipients = [Recipient(*row)]
-        return Delivery(recipients, copy=written and (written[0], written[1]))
+        return _delivery(self.ro, attempt_id)
 
     @transition
     def record_written(
@@ -933,6 +912,33 @@ class Ledger(Store):
             (self.run.base_url,),
         )
         return [(row[0], row[1]) for row in rows]
+
+
+def _delivery(db: sqlite3.Connection, attempt_id: int) -> Delivery:
+    key, generation, by = db.execute(
+        "SELECT request_key, generation, recording_id FROM attempts WHERE attempt_id = ?",
+        (attempt_id,),
+    ).fetchone()
+    rows = db.execute(
+        "SELECT recording_id, root, path, result, result_sha256, 1 FROM recordings "
+        "WHERE request_key = ? AND generation = ? AND state = 'found' ORDER BY recording_id",
+        (key, generation),
+    ).fetchall()
+    recipients = [Recipient(*row) for row in rows]
+    written = db.execute(
+        "SELECT result, result_sha256 FROM recordings "
+        "WHERE result_key = ? AND result_generation = ? AND state = 'written' LIMIT 1",
+        (key, generation),
+    ).fetchone()
+    if not recipients and written is None:
+        # Whoever asked holds other bytes by now: what was paid is kept all the same.
+        row = db.execute(
+            "SELECT recording_id, root, path, result, result_sha256, 0 FROM recordings "
+            "WHERE recording_id = ?",
+            (by,),
+        ).fetchone()
+        recipients = [Recipient(*row)]
+    return Delivery(recipients, copy=written and (written[0], written[1]))
 
 
 def _differs(row: sqlite3.Row, entry: Entry) -> bool:

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from errno import ENOSPC
 from functools import partial, wraps
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from pipeline.errors import LedgerUnusable
+from pipeline.errors import DiskFull, LedgerUnusable
 
 __all__ = ["SCHEMA_VERSION", "Store", "read_only", "reading", "transition"]
 
@@ -70,9 +71,9 @@ class Store:
         self.ro = read_only(self.path)
 
     def _stop(self) -> None:
+        self.ro.close()  # before the writer, who as the last one puts the log into the file
         self._jobs.put(None)
         self._thread.join()
-        self.ro.close()
 
     def _write(self) -> None:
         try:
@@ -100,6 +101,9 @@ class Store:
                 self.db.execute("SAVEPOINT transition")
                 try:
                     done.append((future, call(), None))
+                except sqlite3.Error as error:
+                    self.db.execute("ROLLBACK TO transition")
+                    done.append((future, None, _meaning(error, self.path)))
                 except Exception as error:
                     self.db.execute("ROLLBACK TO transition")
                     done.append((future, None, error))
@@ -109,8 +113,7 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             with suppress(sqlite3.Error):
                 self.db.execute("ROLLBACK")
-            broken = LedgerUnusable(f"cannot write the ledger {self.path}: {error}")
-            done = [(future, None, broken) for _, future, _ in jobs]
+            done = [(future, None, _meaning(error, self.path)) for _, future, _ in jobs]
         with suppress(RuntimeError):  # the loop is gone: nobody waits any more
             jobs[0][2].call_soon_threadsafe(_resolve, done)
 
@@ -150,9 +153,26 @@ def reading(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P
     @wraps(method)
     async def beside(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         call = partial(method, self, *args, **kwargs)
-        return await to_thread.run_sync(call, limiter=self._readers)
+        try:
+            return await to_thread.run_sync(call, limiter=self._readers)
+        except sqlite3.Error as error:
+            raise _meaning(error, self.path) from error
 
     return beside
+
+
+def _meaning(error: sqlite3.Error | OSError, path: Path) -> Exception:
+    """What an error in the middle of a run means for it: no room, damage, or what it says."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == ENOSPC:
+        return DiskFull(f"no room for the ledger {path}")
+    # Its subclasses say that a rule of the schema was broken, or that SQLite was used wrongly.
+    if (
+        isinstance(error, OSError | sqlite3.OperationalError)
+        or type(error) is sqlite3.DatabaseError
+    ):
+        return LedgerUnusable(f"cannot work with the ledger {path}: {error}")
+    return error
 
 
 def read_only(path: Path) -> sqlite3.Connection:

@@ -24,7 +24,7 @@ async def feed(
     left = context.settings.limit
     async with claims:
         while True:
-            scan_is_done = scanned.is_set()
+            change, scan_is_done = intake.next_change, scanned.is_set()
             most = intake.room if left is None else min(left, intake.room)
             due_in_s = await ledger.next_due() if most else None
             if due_in_s is not None and due_in_s <= 0:
@@ -41,4 +41,4 @@ async def feed(
                 return
             # Not left to signals alone: the clock makes rows due, too.
             with anyio.move_on_after(min(due_in_s or _LONGEST_WAIT_S, _LONGEST_WAIT_S)):
-                await intake.until_changed()
+                await change.wait()

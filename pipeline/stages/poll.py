@@ -75,6 +75,8 @@ async def poll(
                     except anyio.WouldBlock:
                         break  # the next sweep sends the rest: this task never waits for a writer
                     looking.add(look.transcript_id)
+                    if statuses.get(look.transcript_id) in _FINAL:
+                        context.intake.finished(look.attempt_id)
                     asked[look.transcript_id] = now
             else:
                 heard_at = anyio.current_time()
@@ -138,7 +140,7 @@ async def _rest(
     """
     with anyio.move_on_after(context.settings.poll_interval):
         while context.intake.collects and _more_comes(submitted):
-            await context.intake.until_changed()
+            await context.intake.next_change.wait()
             if is_idle:
                 break
     return _more_comes(submitted)

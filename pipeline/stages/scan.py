@@ -137,7 +137,7 @@ class Scan:
         self._settings = settings
         self._roots = roots
         self._listing = listing
-        self._leave_out = {_identity(folder) for folder in leave_out if os.path.isdir(folder)}
+        self._leave_out = list(leave_out)
         self._listed = None if listed is None else list(listed)
         self._include = [glob_pattern(glob) for glob in settings.include]
         self._exclude = [glob_pattern(glob) for glob in settings.exclude]
@@ -153,6 +153,7 @@ class Scan:
     async def run(self, ledger: Ledger, redo: Redo, emit: Emit) -> None:
         """Record every recording under the roots in the ledger."""
         thread = CapacityLimiter(1)
+        self._warn_of_outsiders()
         for root in self._roots:
             walk = self._chunks(root)
             while entries := await to_thread.run_sync(next, walk, None, limiter=thread):
@@ -186,18 +187,19 @@ class Scan:
         if root.only is not None:
             yield b"", [root.only]
             return
-        entered: set[tuple[int, int]] = set()
+        not_again = [root.folder, *self._leave_out]
+        entered = {_identity(folder) for folder in not_again if os.path.isdir(folder)}
         waiting = [b""]
         while waiting:
             folder = waiting.pop()
             below, names = [], []
-            for entry in self._entries(root, folder):
+            for entry in sorted(self._entries(root, folder), key=lambda entry: entry.name):
                 if entry.name.startswith(b"."):
                     continue
                 follow = self._settings.follow_links
                 if entry.is_dir(follow_symlinks=follow):
                     identity = _identity(entry.path)
-                    if identity not in self._leave_out and identity not in entered:
+                    if identity not in entered:
                         entered.add(identity)
                         below.append(folder + entry.name + b"/")
                 elif entry.is_file(follow_symlinks=follow) and self._is_recording(
@@ -206,8 +208,8 @@ class Scan:
                     names.append(entry.name)
                 else:
                     self.ignored += 1
-            yield folder, sorted(names)
-            waiting.extend(sorted(below, reverse=True))
+            yield folder, names
+            waiting.extend(reversed(below))
 
     def _entries(self, root: Root, folder: bytes) -> list["os.DirEntry[bytes]"]:
         try:
@@ -219,16 +221,23 @@ class Scan:
 
     def _listed_folders(self, root: Root) -> Iterator[tuple[bytes, list[bytes]]]:
         """The listed paths under a root, by the folder they are in."""
-        inside = root.folder + b"/"
+        inside = os.path.join(root.folder, b"")
         below = sorted({p.removeprefix(inside) for p in self._listed or () if p.startswith(inside)})
         for folder, paths in groupby(below, key=lambda path: path[: path.rfind(b"/") + 1]):
             yield folder, [path[len(folder) :] for path in paths]
+
+    def _warn_of_outsiders(self) -> None:
+        inside = tuple(os.path.join(root.folder, b"") for root in self._roots)
+        for path in self._listed or ():
+            if not path.startswith(inside):
+                self.incomplete = True
+                self.warnings.append(f"{printable(path)} is listed, and in none of the folders")
 
     def _is_recording(self, path: bytes) -> bool:
         text = os.fsdecode(path)
         if any(pattern.fullmatch(text) for pattern in self._exclude):
             return False
-        suffix = path.rpartition(b".")[2].lower()
+        suffix = os.path.splitext(path)[1][1:].lower()
         return suffix in MEDIA_SUFFIXES or any(pattern.fullmatch(text) for pattern in self._include)
 
     def _entry(self, root: Root, path: bytes) -> Entry | None:

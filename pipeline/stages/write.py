@@ -11,10 +11,13 @@ import errno
 import mmap
 import os
 from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
+from typing import Self
 
 import aiofiles
 import anyio
+from aiofiles.threadpool.binary import AsyncFileIO
 from anyio import to_process
 from anyio.streams.memory import MemoryObjectReceiveStream
 
@@ -48,6 +51,7 @@ __all__ = ["render_lacking", "write"]
 _TRIES = 2
 _YOUNG_S = 60.0
 _RENDER_BATCH = 100
+_HELD_BYTES = 1 << 20
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -60,6 +64,8 @@ async def write(
             try:
                 if await _look(context, pending):
                     context.intake.left(pending.attempt_id)
+                else:
+                    context.intake.entered(pending.attempt_id)
             except BatchError as error:
                 context.intake.end(error)
             except (PipelineError, OSError) as error:
@@ -70,14 +76,11 @@ async def write(
 
 async def _look(context: Context, pending: Pending) -> bool:
     """Whether the transcript is done with."""
-    delivery = await context.ledger.delivery(pending.attempt_id)
-    if pending.completed and await _copy_written(context, pending, delivery):
+    if pending.completed and await _copy_written(context, pending):
         return True
-    place = _place(context, pending, delivery.recipients[0] if delivery.recipients else None)
-    fresh = temporary(place)
-    try:
+    async with _Spool(os.path.join(_output(context), pending.result)) as spool:
         try:
-            head, digest, size = await _fetch(context, pending, fresh)
+            head = await retry(partial(_fetch, context, pending, spool))
         except TranscriptUnknown as error:
             return await _unknown(context, pending, error)
         if head.is_deleted:
@@ -90,32 +93,22 @@ async def _look(context: Context, pending: Pending) -> bool:
             case "completed":
                 if head.text is None:
                     raise AnswerUnusable("the service says `completed` and sends no text")
-                await _completed(context, pending, head)
-                # Asked again: an equal recording may have come to wait for it meanwhile.
-                delivery = await context.ledger.delivery(pending.attempt_id)
-                await _deliver(context, pending, delivery, fresh, digest, size)
+                delivery = await _completed(context, pending, head)
+                await _deliver(context, pending, delivery, spool)
                 return True
         return False  # queued or processing, or a status that nobody knows yet
-    finally:
-        with anyio.CancelScope(shield=True):
-            await remove(fresh)
 
 
-async def _fetch(context: Context, pending: Pending, fresh: bytes) -> tuple[Head, str, int]:
-    """The transcript in a temporary file, and what it says."""
-
-    async def attempt() -> tuple[Head, str, int]:
-        await make_folder_of(fresh)
-        async with aiofiles.open(fresh, "wb") as file:
-            await context.client.fetch(pending.transcript_id, file.write)
-        return await _check(fresh)
-
-    head, digest, size = await retry(attempt)
+async def _fetch(context: Context, pending: Pending, spool: "_Spool") -> Head:
+    """What a transcript says, its bytes in the spool."""
+    await spool.rewind()
+    await context.client.fetch(pending.transcript_id, spool.write)
+    head = await spool.finish()
     if head.id != pending.transcript_id:
         raise AnswerUnusable(f"the service answered with the transcript {head.id}")
     if head.audio_url not in (None, pending.audio_url) and not head.is_deleted:
         raise AnswerUnusable("the service answered with the transcript of another upload")
-    return head, digest, size
+    return head
 
 
 async def _unknown(context: Context, pending: Pending, error: TranscriptUnknown) -> bool:
@@ -153,25 +146,25 @@ async def _tell_failed(context: Context, pending: Pending, reason: str) -> None:
         )
 
 
-async def _completed(context: Context, pending: Pending, head: Head) -> None:
-    if pending.completed:
-        return
+async def _completed(context: Context, pending: Pending, head: Head) -> Delivery:
     price = context.settings.prices.get(head.speech_model_used or "")
     duration_s = head.audio_duration
     cost = None if price is None or duration_s is None else price * duration_s / 3600
-    await context.ledger.record_completed(
+    delivery = await context.ledger.record_completed(
         pending.attempt_id, head.speech_model_used, duration_s, cost
     )
-    delivery = await context.ledger.delivery(pending.attempt_id)
-    context.emit(
-        events.Completed(
-            recording=context.label(delivery.recipients[0].root, delivery.recipients[0].path),
-            transcript_id=pending.transcript_id,
-            audio_duration=duration_s or 0.0,
-            speech_model_used=head.speech_model_used,
-            cost_usd=cost,
+    if not pending.completed and delivery.recipients:
+        asked_for = delivery.recipients[0]
+        context.emit(
+            events.Completed(
+                recording=context.label(asked_for.root, asked_for.path),
+                transcript_id=pending.transcript_id,
+                audio_duration=duration_s or 0.0,
+                speech_model_used=head.speech_model_used,
+                cost_usd=cost,
+            )
         )
-    )
+    return delivery
 
 
 async def _put_off(context: Context, pending: Pending, error: Exception) -> None:
@@ -194,59 +187,47 @@ def _output(context: Context) -> bytes:
     return os.fsencode(context.settings.output)
 
 
-def _place(context: Context, pending: Pending, recipient: Recipient | None) -> bytes:
+def _place(context: Context, pending: Pending, recipient: Recipient) -> bytes:
     """Where the result goes: to its recording, or among the versions if that has changed."""
-    if recipient is not None and recipient.current:
+    if recipient.current:
         return os.path.join(_output(context), recipient.result)
-    name = recipient.result if recipient else pending.transcript_id.encode() + b".json"
-    return os.path.join(_versions(context), version(name, pending.transcript_id))
+    return os.path.join(_versions(context), version(recipient.result, pending.transcript_id))
 
 
 def _versions(context: Context) -> bytes:
     return os.path.join(os.fsencode(context.settings.state_dir), b"versions")
 
 
-async def _copy_written(context: Context, pending: Pending, delivery: Delivery) -> bool:
+async def _copy_written(context: Context, pending: Pending) -> bool:
     """Write from a result that is already here; False when there is none that is intact."""
+    delivery = await context.ledger.delivery(pending.attempt_id)
     if delivery.copy is None:
         return False
     source, digest = os.path.join(_output(context), delivery.copy[0]), delivery.copy[1]
-    recipients = [each for each in delivery.recipients if each.current]
-    fresh = temporary(_place(context, pending, recipients[0] if recipients else None))
-    try:
-        await make_folder_of(fresh)
-        found, size = await copy_whole(source, fresh)
+    async with _Spool(os.path.join(_output(context), pending.result)) as spool:
+        try:
+            found = await spool.copy_from(source)
+        except FileNotFoundError:
+            return False
         if found != digest:
             return False
-        await _deliver(context, pending, delivery, fresh, digest, size)
-    except FileNotFoundError:
-        return False
-    finally:
-        with anyio.CancelScope(shield=True):
-            await remove(fresh)
+        await _deliver(context, pending, delivery, spool)
     return True
 
 
-async def _deliver(
-    context: Context, pending: Pending, delivery: Delivery, fresh: bytes, digest: str, size: int
-) -> None:
-    """Put a whole temporary file wherever it is waited for, then say so in the ledger."""
+async def _deliver(context: Context, pending: Pending, delivery: Delivery, spool: "_Spool") -> None:
+    """Put a whole answer wherever it is waited for, then say so in the ledger."""
     formats = context.settings.formats[1:]
     written = []
-    # The one beside which the file lies comes last: the others get copies of it.
     places = [(_place(context, pending, each), each) for each in delivery.recipients]
-    places.sort(key=lambda pair: temporary(pair[0]) == fresh)
-    for index, (place, recipient) in enumerate(places, start=1):
-        ready = fresh
-        await make_folder_of(place)
-        if index < len(places):
-            ready = temporary(place)
-            await copy_whole(fresh, ready)
-        replaced = recipient.current and recipient.replaces not in (None, digest)
+    # The one that the file lies beside comes last: it is renamed, the others get copies.
+    places.sort(key=lambda pair: pair[0] == spool.place)
+    for place, recipient in places:
+        replaced = recipient.current and recipient.replaces not in (None, spool.digest)
         if replaced:
             old = version(recipient.result, str(recipient.replaces)[:12])
             await keep_version(place, os.path.join(_versions(context), old))
-        await put_in_place(ready, place)
+        await spool.put(place)
         if recipient.current:
             await _render(context, place, formats)
             written.append(recipient.recording_id)
@@ -258,7 +239,98 @@ async def _deliver(
                     replaced=replaced,
                 )
             )
-    await context.ledger.record_written(pending.attempt_id, written, size, digest)
+    await context.ledger.record_written(pending.attempt_id, written, spool.size, spool.digest)
+
+
+class _Spool:
+    """
+    An answer on its way to `place`: small ones in memory, larger ones in a temporary file there.
+
+    Whatever happens, nothing temporary is left behind on leaving.
+    """
+
+    def __init__(self, place: bytes) -> None:
+        self.place = place
+        self.digest = ""
+        """sha256 of the answer, hex."""
+        self.size = 0
+        """Bytes of the answer."""
+        self._fresh = temporary(place)
+        self._held = bytearray()
+        self._file: AsyncFileIO | None = None
+        self._is_on_disk = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.rewind()
+
+    async def rewind(self) -> None:
+        """Begin anew."""
+        self._held.clear()
+        if self._file is not None:
+            await self._file.close()
+            self._file = None
+        if self._is_on_disk:
+            await remove(self._fresh)
+            self._is_on_disk = False
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes of the answer."""
+        self._held += chunk
+        if len(self._held) > _HELD_BYTES:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        if self._file is None:
+            self._is_on_disk = True
+            await make_folder_of(self._fresh)
+            self._file = await aiofiles.open(self._fresh, "wb", buffering=0)
+        await self._file.write(bytes(self._held))
+        self._held.clear()
+
+    async def finish(self) -> Head:
+        """
+        What the answer says, the whole of it having been read.
+
+        Raises:
+            ServiceUnavailable: it is not whole.
+        """
+        if self._file is None:
+            # Only now is it known to be worth a file: most looks end with a single hop.
+            self._is_on_disk = True
+            head, self.digest, self.size = await _save(self._fresh, bytes(self._held))
+        else:
+            await self._flush()
+            await self._file.close()
+            self._file = None
+            head, self.digest, self.size = await _check(self._fresh)
+        return head
+
+    async def copy_from(self, source: bytes) -> str:
+        """Take a file for the answer; the sha256 of what was copied, hex."""
+        self._is_on_disk = True
+        await make_folder_of(self._fresh)
+        self.digest, self.size = await copy_whole(source, self._fresh)
+        return self.digest
+
+    async def put(self, place: bytes) -> None:
+        """Make the answer durable at `place`; its own place must be the last."""
+        if place == self.place:
+            await put_in_place(self._fresh, place)
+            self._is_on_disk = False
+            return
+        copy = temporary(place)
+        await make_folder_of(copy)
+        try:
+            await copy_whole(self._fresh, copy)
+            await put_in_place(copy, place)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await remove(copy)
+            raise
 
 
 async def render_lacking(context: Context) -> int:
@@ -298,10 +370,16 @@ async def _render(context: Context, result: bytes, formats: Sequence[str]) -> in
 
 @in_thread
 def _check(path: bytes) -> tuple[Head, str, int]:
-    """What a whole answer says, its sha256 and its size, without a copy of it in memory."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
-            return parse_head(b""), "", 0
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
-            return parse_head(memoryview(body)), sha256(body).hexdigest(), size
+    """What a whole answer in a file says, its sha256 and its size, without a copy in memory."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
+        return parse_head(memoryview(body)), sha256(body).hexdigest(), len(body)
+
+
+@in_thread
+def _save(path: bytes, body: bytes) -> tuple[Head, str, int]:
+    """The same for an answer in memory, which is written to a file if it is a transcript."""
+    head = parse_head(body)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(body)
+    return head, sha256(body).hexdigest(), len(body)

@@ -149,8 +149,6 @@ class Account:
     """Above it an upload gets 413. Source: AssemblyAI FAQ, 2.2 GB."""
     upload_life_s: float = math.inf
     """Seconds an upload_url is good for; later its transcript ends in a download error."""
-    upload_suffix: Callable[[], str] = lambda: str(uuid.uuid4())
-    """Makes the last part of an upload_url."""
     requests_limit: int | None = None
     """Requests within `requests_window_s` for the whole account; above it 429."""
     requests_window_s: float = 300.0
@@ -276,7 +274,7 @@ class Account:
         self, project: str, content: str, size_bytes: int, beginning: bytes, upload_url: str = ""
     ) -> Upload:
         """Takes in a content under a new upload_url, unless one is given."""
-        url = upload_url or f"{UPLOADS}{self.upload_suffix()}"
+        url = upload_url or f"{UPLOADS}{uuid.uuid4()}"
         upload = Upload(url, project, content, size_bytes, Script.read(beginning), self.now())
         self.uploads[url] = upload
         return upload

@@ -1,0 +1,148 @@
+"""What the engine writes is what was said: word error rates of real speech, over HTTP.
+
+The bounds leave room for what differs between processors: the same model rounds in another
+way on each, and a word or two comes out differently. A decoder, a resampler, a cutter or a
+language that is wrong costs far more than that.
+"""
+
+from collections.abc import AsyncIterator
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.engine.audio import RATE_HZ
+from pipeline.engine.speech import Whisper
+from tests.engine import sounds
+from tests.engine.client import Client, engine
+from tests.support.wer import normalised, word_error_rate
+
+pytestmark = pytest.mark.anyio
+
+SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
+
+DIALOGUE = SAMPLES / "calls" / "night-desk.m4a"
+"""Two voices, a channel each, taking turns: the first, the second, the first, the second."""
+
+FOREIGN = {"fisherman.ogg": "de", "island.webm": "es"}
+"""The samples that are not in English, and their languages."""
+
+TWO_CITIES = (
+    "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age"
+    " of foolishness, it was the epoch of belief, it was the epoch of incredulity, it was the"
+    " season of Light, it was the season of Darkness, it was the spring of hope, it was the winter"
+    " of despair, we had everything before us, we had nothing before us, we were all going direct"
+    " to Heaven, we were all going direct the other way -- in short, the period was so far like"
+    " the present period, that some of its noisiest authorities insisted on its being received,"
+    " for good or for evil, in the superlative degree of comparison only."
+)
+"""Source: Charles Dickens, A Tale of Two Cities (1859), its first sentence."""
+
+
+@pytest.fixture
+async def client(whisper: Whisper, tmp_path: Path) -> AsyncIterator[Client]:
+    """A client of an engine with the packaged model."""
+    async with engine(tmp_path / "state", whisper) as client:
+        yield client
+
+
+@pytest.fixture
+def human() -> Path:
+    """A sentence of 119 words, read by a person in 44 s."""
+    spec = find_spec("moonshine_voice")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("moonshine_voice, whose recording this is, is not installed")
+    return Path(spec.submodule_search_locations[0]) / "assets" / "two_cities.wav"
+
+
+def recordings() -> list[Path]:
+    """The samples, without what is said in them and how they were made."""
+    return sorted(path for path in SAMPLES.glob("*/*") if path.suffix not in (".txt", ".md"))
+
+
+def said(recording: Path) -> list[str]:
+    """What is said in a sample, a text a channel."""
+    return recording.with_suffix(".txt").read_text(encoding="utf-8").splitlines()
+
+
+async def transcribed(client: Client, *paths: Path, **options: Any) -> list[dict[str, Any]]:
+    """The completed transcripts of recordings, worked on side by side."""
+    submitted = [await client.submit(await client.upload(path), **options) for path in paths]
+    transcripts = [await client.finished(transcript_id) for transcript_id in submitted]
+    assert [one["error"] for one in transcripts if one["status"] != "completed"] == []
+    return transcripts
+
+
+def spoken_by(transcript: dict[str, Any], speaker: str) -> str:
+    """All words of one speaker, in the order of the transcript."""
+    return " ".join(word["text"] for word in transcript["words"] if word["speaker"] == speaker)
+
+
+async def test_samples_are_heard_as_they_were_said(client: Client) -> None:
+    """The program's own recordings, whatever their containers: at most one word in 20 is wrong."""
+    one_channel = [path for path in recordings() if path != DIALOGUE]
+    languages = [FOREIGN.get(path.name, "en") for path in one_channel]
+    transcripts = await transcribed(client, *one_channel, language_detection=True)
+    [dialogue] = await transcribed(client, DIALOGUE, multichannel=True)
+    pairs = [
+        (normalised(said(path)[0], language), normalised(transcript["text"], language))
+        for path, language, transcript in zip(one_channel, languages, transcripts, strict=True)
+    ]
+    pairs += zip(said(DIALOGUE), [spoken_by(dialogue, speaker) for speaker in "12"], strict=True)
+
+    assert len({path.suffix for path in recordings()}) >= 5
+    assert word_error_rate(pairs) <= 0.05, pairs
+
+
+@pytest.mark.parametrize("format_", ["wav", "wav-telephone"])
+async def test_human_speech_is_heard(
+    client: Client, human: Path, tmp_path: Path, format_: str
+) -> None:
+    """A long sentence read by a person, also over the telephone: at most one word in 10 wrong."""
+    path = sounds.write(tmp_path / "recording", sounds.read(human), format_)
+    [transcript] = await transcribed(client, path)
+
+    assert transcript["audio_duration"] == 45
+    assert word_error_rate([(TWO_CITIES, transcript["text"])]) <= 0.10, transcript["text"]
+
+
+@pytest.mark.parametrize(("name", "language"), FOREIGN.items())
+async def test_other_languages_are_told_and_heard(client: Client, name: str, language: str) -> None:
+    """The language is found without being named, and at most one word in five is wrong in it."""
+    path = SAMPLES / "interviews" / name
+    [transcript] = await transcribed(client, path, language_detection=True)
+
+    assert transcript["language_code"] == language
+    assert transcript["language_confidence"] > 0.5
+    [truth] = said(path)
+    assert word_error_rate([(truth, transcript["text"])], language) <= 0.20, transcript["text"]
+
+
+async def test_louder_voice_is_heard_over_another(client: Client, tmp_path: Path) -> None:
+    """One voice talking into another's sentence at a third of its level costs few of its words."""
+    front = sounds.read(SAMPLES / "interviews" / "lighthouse.mp3")
+    behind = sounds.read(SAMPLES / "interviews" / "night-shift.flac")[:, : 4 * RATE_HZ] // 3
+    mixed = np.array(front)
+    mixed[:, 3 * RATE_HZ : 7 * RATE_HZ] += behind
+    path = sounds.write(tmp_path / "overlap.wav", mixed)
+    [transcript] = await transcribed(client, path)
+    [truth] = said(SAMPLES / "interviews" / "lighthouse.mp3")
+
+    assert word_error_rate([(truth, transcript["text"])]) <= 0.35, transcript["text"]
+
+
+async def test_each_channel_has_its_own_words(client: Client) -> None:
+    """With `multichannel`, who said what and in which turn is as it was on the channels."""
+    [transcript] = await transcribed(client, DIALOGUE, multichannel=True, language_code="en")
+    turns = [speaker for speaker, _ in groupby(one["speaker"] for one in transcript["utterances"])]
+    heard = [spoken_by(transcript, speaker) for speaker in "12"]
+
+    assert transcript["audio_channels"] == 2
+    assert {word["speaker"] for word in transcript["words"]} == {"1", "2"}
+    assert all(word["channel"] == word["speaker"] for word in transcript["words"])
+    assert turns == ["1", "2", "1", "2"]
+    for truth, text in zip(said(DIALOGUE), heard, strict=True):
+        assert word_error_rate([(truth, text)]) <= 0.10, text

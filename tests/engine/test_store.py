@@ -1,0 +1,185 @@
+"""The state folder: whole uploads, transcripts in order, nothing kept longer than said."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from pipeline.engine import EngineUnavailable, store
+from pipeline.engine.store import Store, UploadEmpty, UploadTooLarge
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def kept(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await anyio.to_thread.run_sync(Store, tmp_path)
+    yield opened
+    await opened.close()
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def received(kept: Store, content: bytes = b"content") -> tuple[str, Path]:
+    """URL and path of a new upload."""
+    url = await kept.receive(chunks(content))
+    path = kept.upload_path(url)
+    assert path is not None
+    return url, path
+
+
+def files(folder: Path) -> Iterator[str]:
+    return (path.name for path in (folder / "uploads").iterdir())
+
+
+async def test_upload_holds_what_came(kept: Store) -> None:
+    """Bytes are kept as they came, also those of several megabytes in odd pieces."""
+    pieces = [bytes([n]) * (n * 9973) for n in range(200)]
+    url = await kept.receive(chunks(*pieces))
+    path = kept.upload_path(url)
+
+    assert path is not None
+    assert await anyio.Path(path).read_bytes() == b"".join(pieces)
+
+
+async def test_upload_without_bytes_leaves_nothing(kept: Store, tmp_path: Path) -> None:
+    """An empty upload is refused, and no file stays."""
+    with pytest.raises(UploadEmpty):
+        await kept.receive(chunks(b"", b""))
+
+    assert list(files(tmp_path)) == []
+
+
+async def test_upload_over_the_limit_leaves_nothing(kept: Store, tmp_path: Path) -> None:
+    """An upload that turns out too large while it comes in is refused, and no file stays."""
+
+    class Endless(bytes):
+        def __len__(self) -> int:
+            return store.UPLOAD_MAX_BYTES // 2
+
+    with pytest.raises(UploadTooLarge):
+        await kept.receive(chunks(Endless(b"x"), Endless(b"x"), Endless(b"x")))
+
+    assert list(files(tmp_path)) == []
+
+
+async def test_upload_broken_off_leaves_nothing(kept: Store, tmp_path: Path) -> None:
+    """An upload whose sender fails, or is given up, leaves no file."""
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x" * 3_000_000
+        raise ConnectionResetError
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 100_000
+            await anyio.lowlevel.checkpoint()
+
+    with pytest.raises(ConnectionResetError):
+        await kept.receive(broken())
+    with anyio.move_on_after(0.05):
+        await kept.receive(endless())
+
+    assert list(files(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/a",
+        "https://engine.invalid/upload/../engine.sqlite3",
+        "https://engine.invalid/upload/",
+        "https://engine.invalid/upload/" + "a" * 32 + "/x",
+        "https://engine.invalid/upload/" + "A" * 32,
+    ],
+)
+async def test_only_our_upload_urls_name_files(kept: Store, url: str) -> None:
+    """No other URL leads to a file, whatever path it holds."""
+    assert kept.upload_path(url) is None
+
+
+async def test_transcripts_survive_a_new_start(tmp_path: Path) -> None:
+    """What was claimed and not finished is queued again, in its old place."""
+    first = await anyio.to_thread.run_sync(Store, tmp_path)
+    created = [await first.create(f"https://example.org/{n}", {"punctuate": n}) for n in range(3)]
+    claimed = await first.claim()
+    await first.close()
+    second = await anyio.to_thread.run_sync(Store, tmp_path)
+    again = [await second.claim() for _ in range(4)]
+    await second.close()
+
+    assert claimed is not None
+    assert claimed.id == created[0].id
+    assert [row.id if row else None for row in again] == [*(row.id for row in created), None]
+    assert [row.options if row else None for row in again][2] == {"punctuate": 2}
+
+
+async def test_part_of_an_upload_is_removed_by_the_next_start(tmp_path: Path) -> None:
+    """What a killed engine had received of an upload does not stay."""
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads" / "0.part").write_bytes(b"x")
+    opened = await anyio.to_thread.run_sync(Store, tmp_path)
+    await opened.close()
+
+    assert list(files(tmp_path)) == []
+
+
+async def test_damaged_state_is_refused(tmp_path: Path) -> None:
+    """A database that is none is an error that names the folder, not a crash."""
+    (tmp_path / "engine.sqlite3").write_bytes(b"not a database" * 1000)
+    with pytest.raises(EngineUnavailable, match="not a database"):
+        await anyio.to_thread.run_sync(Store, tmp_path)
+
+
+async def test_order_is_that_of_creation_though_clocks_tie(kept: Store) -> None:
+    """Pages follow the order of creation, not of times that may be equal."""
+    created = [(await kept.create("https://example.org", {})).id for _ in range(50)]
+    found: list[str] = []
+    page = await kept.page(7)
+    found += [row.id for row in page.rows]
+    while page.has_older:
+        page = await kept.page(7, before=page.rows[-1].sequence)
+        found += [row.id for row in page.rows]
+
+    assert found == created[::-1]
+
+
+async def test_page_after_a_transcript_holds_its_neighbours(kept: Store) -> None:
+    """The newer page is the one that joins, not the newest of all."""
+    created = [await kept.create("https://example.org", {}) for _ in range(6)]
+    page = await kept.page(2, after=created[1].sequence)
+
+    assert [row.id for row in page.rows] == [created[3].id, created[2].id]
+    assert (page.has_older, page.has_newer) == (True, True)
+
+
+async def aged(path: Path, hours: float) -> None:
+    past = (datetime.now(UTC) - timedelta(hours=hours)).timestamp()
+    await anyio.to_thread.run_sync(os.utime, path, (past, past))
+
+
+async def test_sweep_removes_old_uploads_that_nothing_needs(kept: Store) -> None:
+    """A day after its last use an upload goes; a younger one, and one still needed, stays."""
+    _, unused = await received(kept)
+    _, fresh = await received(kept)
+    queued_url, queued = await received(kept)
+    done_url, just_done = await received(kept)
+    await kept.create(queued_url, {})
+    done = await kept.create(done_url, {})
+    await kept.finish(done.id, "completed", "{}")
+    for path in (unused, queued, just_done):
+        await aged(path, hours=25)
+    await kept.sweep()
+
+    assert [path.exists() for path in (unused, fresh, queued, just_done)] == [
+        False,
+        True,
+        True,
+        True,
+    ]

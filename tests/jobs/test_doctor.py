@@ -1,0 +1,150 @@
+"""The doctor: what it finds in order, what not, and what it never says."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from jobs.doctor import Finding, examine
+from pipeline.errors import ExitCode
+from pipeline.settings import Settings, key_fingerprint, load_settings, origins
+
+KEY = "a-key-of-this-test"
+
+
+@contextmanager
+def service(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """A server that gives one answer to everything: its address, and what it was asked for."""
+    seen: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers["Authorization"]))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", seen
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+LIST = b"""{"page_details": {"limit": 1, "result_count": 0, "current_url": "u", "prev_url": null,
+"next_url": null}, "transcripts": []}"""
+
+
+def findings(settings: Settings, **environ: str) -> dict[str, list[Finding]]:
+    """What is found, by subject."""
+    found: dict[str, list[Finding]] = {}
+    for finding in examine(settings, {}, environ):
+        found.setdefault(finding.subject, []).append(finding)
+    return found
+
+
+def test_service_that_takes_the_key_is_in_order(tmp_path: Path) -> None:
+    """One request, with the key, finds that the service answers; the key is named by no finding."""
+    with service(200, LIST) as (url, seen):
+        found = findings(Settings(provider=url, output=tmp_path), ASSEMBLYAI_API_KEY=KEY)
+
+    assert seen == [("/v2/transcript?limit=1", KEY)]
+    assert found["service"][0].exit_code is ExitCode.DONE
+    assert key_fingerprint(KEY) in found["key"][0].text
+    assert KEY not in str(found)
+
+
+def test_refused_key_is_exit_code_4() -> None:
+    """A service that refuses the key is found so."""
+    with service(401, b'{"error": "Authentication error, API token missing/invalid"}') as (url, _):
+        (finding,) = findings(Settings(provider=url), ASSEMBLYAI_API_KEY=KEY)["service"]
+
+    assert finding.exit_code is ExitCode.REFUSED
+    assert str(finding).startswith("!!")
+
+
+def test_service_that_is_not_there_is_exit_code_5() -> None:
+    """An address where nobody listens is found so."""
+    with service(200, LIST) as (url, _):
+        pass
+    (finding,) = findings(Settings(provider=url), ASSEMBLYAI_API_KEY=KEY)["service"]
+
+    assert finding.exit_code is ExitCode.TRY_LATER
+    assert url in finding.text
+
+
+def test_no_key_asks_nothing() -> None:
+    """Without a key no request is sent."""
+    with service(200, LIST) as (url, seen):
+        found = findings(Settings(provider=url))
+
+    assert seen == []
+    assert found["key"][0].exit_code is ExitCode.REFUSED
+    assert "service" not in found
+
+
+def test_local_provider_needs_no_key() -> None:
+    """With the embedded engine there is nothing to ask and no key to miss."""
+    found = findings(Settings(provider="local"))
+
+    assert "key" not in found
+    assert found["service"][0].exit_code is ExitCode.DONE
+
+
+def test_output_that_cannot_be_written_is_exit_code_2(tmp_path: Path) -> None:
+    """A file where the output folder should be is found before a run pays for results."""
+    (tmp_path / "file").touch()
+    found = findings(Settings(provider="local", output=tmp_path / "file"))
+
+    assert found["output"][0].exit_code is ExitCode.USAGE
+
+
+def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
+    """An output folder that is not there yet is not made, and nothing is left where it would be."""
+    found = findings(Settings(provider="local", output=tmp_path / "a" / "b"))
+
+    assert found["output"][0].exit_code is ExitCode.DONE
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_are_shown_with_their_origin(tmp_path: Path) -> None:
+    """What is not a default is shown with where it comes from; a key command is not shown."""
+    (tmp_path / "overnight.toml").write_text("[timeouts]\nstall = 9\n[prices]\nmine = 1\n")
+    flags = {"api_key_command": "echo hunter22", "set": ["punctuate=true"], "provider": "local"}
+    settings = load_settings(flags, environ={}, cwd=tmp_path)
+    lines = [
+        str(finding)
+        for finding in examine(settings, origins(flags, environ={}, cwd=tmp_path), {})
+        if finding.subject == "setting"
+    ]
+
+    file = tmp_path / "overnight.toml"
+    for shown in (
+        f"timeouts.stall = 9.0, from {file}",
+        f"prices.mine = 1.0, from {file}",
+        "transcript.punctuate = True, from --set",
+        "provider = local, from --provider",
+        "api_key_command = (not shown), from --api-key-command",
+    ):
+        assert any(line.endswith(shown) for line in lines), shown
+    assert "hunter22" not in "".join(lines)
+
+
+def test_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy in use is named by its address alone."""
+    monkeypatch.setenv("http_proxy", "http://me:hunter22@127.0.0.1:9")
+    found = findings(Settings(provider="http://service.invalid"))
+
+    assert found["proxy"][0].text == "http://127.0.0.1:9"
+    assert "hunter22" not in str(found)

@@ -1,0 +1,539 @@
+"""Transitions of the ledger: what is paid once, what a crash leaves, and what is written down."""
+
+import json
+import re
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from enum import StrEnum
+from hashlib import sha256
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from pipeline.errors import ServiceUnavailable
+from pipeline.ledger import UPLOAD_LIFETIME_S, Ledger, Redo, read_only
+from pipeline.models import AttemptState, RecordingState, TranscriptState, request_key
+from tests.ledger.ledgers import HERE, Clock, Steps, entry, ledger_at, reading
+
+pytestmark = pytest.mark.anyio
+
+LATER = replace(HERE, run_id="run-2")
+SCHEMA = files("pipeline.ledger").joinpath("schema.sql").read_text("utf-8")
+DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
+
+
+def rows(folder: Path, query: str) -> list[Any]:
+    """What stands on disk."""
+    with closing(read_only(folder / "ledger.sqlite3")) as db:
+        found = [tuple(row) for row in db.execute(query)]
+    return [row[0] if len(row) == 1 else row for row in found]
+
+
+async def standing(folder: Path, query: str) -> list[Any]:
+    """The same, from a coroutine."""
+    return await anyio.to_thread.run_sync(rows, folder, query)
+
+
+# --- one drawing, one enum, one constraint ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "states"),
+    [
+        ("recordings", RecordingState),
+        ("transcripts", TranscriptState),
+        ("attempts", AttemptState),
+    ],
+)
+def test_states_are_said_once(table: str, states: type[StrEnum]) -> None:
+    """The CHECK of each table's `state` allows exactly the values of its enum."""
+    body = SCHEMA[SCHEMA.index(f"CREATE TABLE {table} ") :]
+    found = re.search(r"CHECK \(state IN \(([^)]*)\)\)", body)
+
+    assert found
+    assert set(re.findall(r"'(\w+)'", found[1])) == {state.value for state in states}
+
+
+@pytest.mark.skipif(not DESIGN.exists(), reason="a built package has no docs")
+@pytest.mark.parametrize("states", [RecordingState, TranscriptState, AttemptState])
+def test_every_state_is_drawn(states: type[StrEnum]) -> None:
+    """The design page names every state of the ledger as code or in its drawing."""
+    drawn = set(re.findall(r"\b[a-z_]+\b", DESIGN.read_text("utf-8")))
+
+    assert {state.value for state in states} <= drawn
+
+
+def test_every_state_says_what_it_means() -> None:
+    """Each state is documented below itself."""
+    source = files("pipeline").joinpath("models.py").read_text("utf-8")
+
+    for states in (RecordingState, TranscriptState, AttemptState):
+        for state in states:
+            assert re.search(rf'^    {state.name} = "{state.value}"\n    """', source, re.MULTILINE)
+
+
+# --- paying once ---------------------------------------------------------------------------------
+
+
+async def test_two_attempts_at_one_content_and_one_wins(tmp_path: Path) -> None:
+    """Of two equal recordings that were uploaded side by side, one may be submitted."""
+    async with ledger_at(tmp_path) as ledger:
+        first, second = Steps(ledger, b"a.wav"), Steps(ledger, b"b.wav")
+        claims = [await first.claim(), await second.claim()]
+        for index, claim in enumerate(claims):
+            assert await ledger.record_uploaded(claim, reading(), f"upload:{index}")
+
+        won = [await ledger.claim_submit(claim.attempt_id, None) for claim in claims]
+
+        assert won == [True, False]
+        assert await standing(tmp_path, "SELECT state FROM attempts ORDER BY attempt_id") == [
+            "submitting",
+            "not_accepted",
+        ]
+
+
+async def test_racing_claims_let_one_through(tmp_path: Path) -> None:
+    """Asked for at the same moment, twenty attempts at one content lead to one submit."""
+    async with ledger_at(tmp_path) as ledger:
+        won: list[int] = []
+
+        async def race(attempt_id: int) -> None:
+            if await ledger.claim_submit(attempt_id, None):
+                won.append(attempt_id)
+
+        attempts = []
+        for number in range(20):
+            claim = await Steps(ledger, b"%02d.wav" % number).claim()
+            attempts.append(claim.attempt_id)
+            assert await ledger.record_uploaded(claim, reading(), f"upload:{number}")
+        async with anyio.create_task_group() as group:
+            for attempt_id in attempts:
+                group.start_soon(race, attempt_id)
+
+        assert len(won) == 1
+
+
+@pytest.mark.parametrize(
+    "alive", [AttemptState.SUBMITTING, AttemptState.AMBIGUOUS, AttemptState.ACCEPTED]
+)
+async def test_the_file_itself_holds_one_live_attempt(tmp_path: Path, alive: AttemptState) -> None:
+    """Also SQL that forgets every rule cannot make a second live attempt at one request key."""
+    async with ledger_at(tmp_path) as ledger:
+        await Steps(ledger).reach(alive)
+
+    def forget_the_rules() -> None:
+        with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as db:
+            db.execute(
+                "INSERT INTO attempts (recording_id, request_key, generation, state, owner,"
+                " base_url, key_fingerprint, upload_url, started_at) SELECT recording_id,"
+                " request_key, generation, 'submitting', owner, base_url, key_fingerprint,"
+                " 'another', 0 FROM attempts"
+            )
+
+    with pytest.raises(sqlite3.IntegrityError, match="attempts.request_key"):
+        await anyio.to_thread.run_sync(forget_the_rules)
+
+
+async def test_an_upload_url_serves_one_attempt(tmp_path: Path) -> None:
+    """An `upload_url` that was handed out before is no upload, even for another content."""
+    async with ledger_at(tmp_path) as ledger:
+        await Steps(ledger, b"a.wav").reach(AttemptState.ACCEPTED)
+        claim = await Steps(ledger, b"b.wav", b"two").claim()
+
+        with pytest.raises(ServiceUnavailable, match="twice"):
+            await ledger.record_uploaded(claim, reading(b"two"), "upload:1")
+
+        assert await ledger.record_uploaded(claim, reading(b"two"), "upload:new")
+
+
+async def test_a_transcript_belongs_to_one_attempt(tmp_path: Path) -> None:
+    """An id that another attempt has is not taken a second time, by submit or by reconciler."""
+    async with ledger_at(tmp_path) as ledger:
+        first = await Steps(ledger, b"a.wav").reach(AttemptState.ACCEPTED)
+        second = await Steps(ledger, b"b.wav", b"two").reach(AttemptState.SUBMITTING)
+        third = await Steps(ledger, b"c.wav", b"three").reach(AttemptState.AMBIGUOUS)
+
+        assert not await ledger.record_accepted(second, f"id-{first}")
+        assert not await ledger.adopt(third, f"id-{first}")
+        assert await ledger.adopt(third, "another-id")
+
+
+async def test_what_is_asked_for_is_the_identity() -> None:
+    """A request key depends on content, options and provider kind, and on each of them."""
+    keys = {
+        request_key("content", "{}", "assemblyai"),
+        request_key("other", "{}", "assemblyai"),
+        request_key("content", '{"punctuate":false}', "assemblyai"),
+        request_key("content", "{}", "custom"),
+    }
+
+    assert len(keys) == 4
+    assert request_key("content", "{}", "custom") in keys
+
+
+async def test_no_address_is_in_the_identity(tmp_path: Path) -> None:
+    """Another host and another key ask for nothing anew: the request key is the same."""
+    async with ledger_at(tmp_path) as ledger:
+        await Steps(ledger).reach(AttemptState.ACCEPTED)
+    moved = replace(LATER, base_url="http://there", key_fingerprint="rotated")
+    async with ledger_at(tmp_path, moved) as ledger:
+        await Steps(ledger).find()
+
+        assert await ledger.next_due() is None
+        assert await ledger.pending() == []
+        assert await ledger.elsewhere() == [("http://here", 1)]
+
+
+# --- after a crash -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "transcript"),
+    [
+        (AttemptState.UPLOADING, AttemptState.NOT_ACCEPTED, None),
+        (AttemptState.UPLOADED, AttemptState.UPLOADED, TranscriptState.WANTED),
+        (AttemptState.SUBMITTING, AttemptState.AMBIGUOUS, TranscriptState.OPEN),
+        (AttemptState.AMBIGUOUS, AttemptState.AMBIGUOUS, TranscriptState.OPEN),
+        (AttemptState.ACCEPTED, AttemptState.ACCEPTED, TranscriptState.SUBMITTED),
+        (AttemptState.REFUSED, AttemptState.REFUSED, TranscriptState.FAILED),
+        (AttemptState.NOT_ACCEPTED, AttemptState.NOT_ACCEPTED, TranscriptState.WANTED),
+    ],
+)
+async def test_every_state_survives_a_crash(
+    tmp_path: Path, before: AttemptState, after: AttemptState, transcript: TranscriptState | None
+) -> None:
+    """What the next run makes of an attempt that was left in each of the states."""
+    async with ledger_at(tmp_path) as ledger:
+        await Steps(ledger).reach(before)
+    async with ledger_at(tmp_path, LATER):
+        pass
+
+    assert await standing(tmp_path, "SELECT state FROM attempts") == [after]
+    found = await standing(tmp_path, "SELECT state FROM transcripts")
+    assert found == ([transcript] if transcript else [])
+    assert await standing(tmp_path, "SELECT claim FROM recordings") == [None]
+
+
+async def test_an_upload_is_used_by_the_next_run(tmp_path: Path) -> None:
+    """Bytes that the service has already are not sent a second time within their lifetime."""
+    clock = Clock()
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        await Steps(ledger).reach(AttemptState.UPLOADED)
+    clock.now += UPLOAD_LIFETIME_S - 1
+    async with ledger_at(tmp_path, LATER, clock) as ledger:
+        claim = await Steps(ledger).claim()
+
+        assert claim.uploaded
+        assert claim.uploaded.upload_url == "upload:1"
+
+
+@pytest.mark.parametrize(
+    ("later", "after_s"),
+    [
+        (LATER, UPLOAD_LIFETIME_S + 1.0),
+        (replace(LATER, base_url="http://there"), 0.0),
+        (replace(LATER, key_fingerprint="rotated"), 0.0),
+    ],
+    ids=["too old", "another address", "another key"],
+)
+async def test_an_upload_that_may_be_gone_is_not_used(
+    tmp_path: Path, later: Any, after_s: float
+) -> None:
+    """An upload that is old, or of another address or key, is made again: it is free."""
+    clock = Clock()
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        await Steps(ledger).reach(AttemptState.UPLOADED)
+    clock.now += after_s
+    async with ledger_at(tmp_path, later, clock) as ledger:
+        claim = await Steps(ledger).claim()
+
+        assert claim.uploaded is None
+
+
+async def test_a_lost_answer_blocks_its_content(tmp_path: Path) -> None:
+    """Until somebody knows what became of it, nothing of this content is due or can be asked."""
+    async with ledger_at(tmp_path) as ledger:
+        await Steps(ledger, b"a.wav").reach(AttemptState.SUBMITTING)
+    async with ledger_at(tmp_path, LATER) as ledger:
+        await Steps(ledger, b"a.wav").find()
+
+        assert await ledger.next_due() is None
+        assert [each.upload_url for each in await ledger.unresolved()] == ["upload:1"]
+        assert await ledger.unfinished() == 1
+
+
+async def test_an_anchor_outlives_the_crash(tmp_path: Path) -> None:
+    """What was the newest listed transcript before the submit is known to the next run."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.UPLOADED)
+        await ledger.claim_submit(attempt_id, "newest-then")
+    async with ledger_at(tmp_path, LATER) as ledger:
+        (lost,) = await ledger.unresolved()
+
+        assert (lost.attempt_id, lost.anchor) == (attempt_id, "newest-then")
+
+
+async def test_not_listed_is_due_again_without_an_upload_that_is_spent(tmp_path: Path) -> None:
+    """What was not accepted after all is wanted again, with an upload of its own."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.AMBIGUOUS)
+        await ledger.record_not_accepted(attempt_id)
+        claim = await Steps(ledger).claim()
+
+        assert claim.attempt_id != attempt_id
+        assert claim.uploaded is None
+
+
+async def test_parking_lasts_for_one_run(tmp_path: Path) -> None:
+    """A parked attempt is nobody's in this run, and the reconciler's again in the next one."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.AMBIGUOUS)
+        await ledger.park([attempt_id], "the list is down")
+
+        assert await ledger.unresolved() == []
+        assert await ledger.unfinished() == 0
+        assert list(await ledger.standing()) == [("parked", "the list is down")]
+    async with ledger_at(tmp_path, LATER) as ledger:
+        assert len(await ledger.unresolved()) == 1
+
+
+# --- what is paid ------------------------------------------------------------------------------
+
+
+async def completed(ledger: Ledger, **steps: Any) -> int:
+    """An attempt that was paid."""
+    attempt_id = await Steps(ledger, **steps).reach(AttemptState.ACCEPTED)
+    await ledger.record_completed(attempt_id, "universal-2", 60.0, 0.0025)
+    return attempt_id
+
+
+async def test_what_is_paid_is_never_failed(tmp_path: Path) -> None:
+    """Once a transcript completed, no later `error` makes it failed, nor due again."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await completed(ledger)
+
+        assert not await ledger.record_error(attempt_id, "Server error", again=True, tries=2)
+        assert await standing(tmp_path, "SELECT state FROM transcripts") == ["completed"]
+        assert await ledger.next_due() is None
+
+
+async def test_retry_failed_leaves_paid_ones_alone(tmp_path: Path) -> None:
+    """`--retry-failed` wants what failed again, and nothing that has a result or will have one."""
+    async with ledger_at(tmp_path) as ledger:
+        await Steps(ledger, b"refused.wav").reach(AttemptState.REFUSED)
+        await completed(ledger, path=b"paid.wav", content=b"two")
+    async with ledger_at(tmp_path, LATER) as ledger:
+        for path, content in ((b"refused.wav", b"one"), (b"paid.wav", b"two")):
+            await Steps(ledger, path, content).find(Redo(failed=True))
+        claims = await ledger.claim(10)
+
+        assert [claim.path for claim in claims] == [b"refused.wav"]
+
+
+async def test_a_failure_of_the_service_is_asked_once_more(tmp_path: Path) -> None:
+    """An error that is the service's own fault is due again, a bounded number of times."""
+    async with ledger_at(tmp_path) as ledger:
+        outcomes = []
+        for _ in range(2):
+            attempt_id = await Steps(ledger).reach(AttemptState.ACCEPTED)
+            outcomes.append(
+                await ledger.record_error(attempt_id, "Server error", again=True, tries=2)
+            )
+
+        assert outcomes == [True, False]
+        assert await standing(tmp_path, "SELECT state, reason FROM transcripts") == [
+            ("failed", "Server error")
+        ]
+
+
+async def test_price_and_model_are_written_down(tmp_path: Path) -> None:
+    """Each paid attempt says what it came to: model, seconds, dollars, address, key, time."""
+    async with ledger_at(tmp_path) as ledger:
+        await completed(ledger)
+
+    (found,) = await standing(
+        tmp_path,
+        "SELECT outcome, model_used, duration_s, price_usd, base_url, key_fingerprint, owner"
+        " FROM attempts",
+    )
+    assert found == (
+        *("completed", "universal-2", 60.0, 0.0025),
+        *("http://here", "fingerprint", "run-1"),
+    )
+
+
+async def test_one_more_recording_of_a_saved_content_waits_for_a_copy(tmp_path: Path) -> None:
+    """A recording that turns out to be equal to a saved one is not wanted: it gets that result."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await completed(ledger)
+        assert await ledger.record_written(attempt_id, [1], 10, "digest")
+        claim = await Steps(ledger, b"b.wav").claim()
+
+        assert not await ledger.recognise(claim, reading())
+        (pending,) = await ledger.pending()
+        delivery = await ledger.delivery(pending.attempt_id)
+        assert [each.path for each in delivery.recipients] == [b"b.wav"]
+        assert delivery.copy == (b"a.wav.json", "digest")
+
+
+async def test_who_comes_late_is_not_forgotten(tmp_path: Path) -> None:
+    """A recording that attaches while the result is being written keeps the transcript open."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await completed(ledger)
+        claim = await Steps(ledger, b"b.wav").claim()
+        assert not await ledger.recognise(claim, reading())
+
+        assert not await ledger.record_written(attempt_id, [1], 10, "digest")
+        assert await ledger.unfinished() == 1
+        assert await ledger.record_written(attempt_id, [1, 2], 10, "digest")
+        assert await ledger.unfinished() == 0
+
+
+async def test_a_result_without_a_recording_still_goes_somewhere(tmp_path: Path) -> None:
+    """Where the recording has other bytes by now, what was paid is delivered all the same."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await completed(ledger)
+        changed = replace(entry(), size=4, mtime_ns=2)
+        await ledger.record_found("root", [changed], lambda _: None, (), Redo())
+        delivery = await ledger.delivery(attempt_id)
+
+        assert [(each.path, each.current) for each in delivery.recipients] == [(b"a.wav", False)]
+
+
+# --- attempts.ndjson ---------------------------------------------------------------------------
+
+
+async def test_the_journal_has_what_a_lost_ledger_needs(tmp_path: Path) -> None:
+    """Each accepted attempt is a line of its own: id, upload, identity, account and path."""
+    path, content = b"caf\xc3\xa9 \xff\n.wav", b"one"
+    async with ledger_at(tmp_path) as ledger:
+        found = entry(path, options='{"punctuate":false}')
+        await ledger.record_found("root", [found], lambda _: None, (), Redo())
+        (claim,) = await ledger.claim(1)
+        assert await ledger.record_uploaded(claim, reading(content), "upload:1")
+        assert await ledger.claim_submit(claim.attempt_id, None)
+        assert await ledger.record_accepted(claim.attempt_id, "id-1")
+
+    (line,) = (tmp_path / "run-1.ndjson").read_bytes().splitlines()
+    digest = sha256(content).hexdigest()
+    told = json.loads(line)
+    assert bytes.fromhex(told.pop("path_hex")) == path
+    assert told == {
+        "transcript_id": "id-1",
+        "upload_url": "upload:1",
+        "request_key": request_key(digest, '{"punctuate":false}', "custom"),
+        "generation": 1,
+        "content": digest,
+        "options": {"punctuate": False},
+        "provider": "custom",
+        "base_url": "http://here",
+        "key_fingerprint": "fingerprint",
+        "root": "root",
+        "path": "café \\xff\n.wav",
+        "accepted_at": Clock().now,
+    }
+
+
+async def test_adopted_attempts_are_in_the_journal(tmp_path: Path) -> None:
+    """Whatever way the id became known, it is written down outside of the ledger, too."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.AMBIGUOUS)
+        await ledger.adopt(attempt_id, "found-in-the-list")
+
+    (line,) = (tmp_path / "run-1.ndjson").read_bytes().splitlines()
+    assert json.loads(line)["transcript_id"] == "found-in-the-list"
+
+
+# --- generations -------------------------------------------------------------------------------
+
+
+async def written(ledger: Ledger, path: bytes = b"a.wav") -> None:
+    """A recording with its result."""
+    attempt_id = await completed(ledger, path=path)
+    (row,) = (await ledger.delivery(attempt_id)).recipients
+    await ledger.record_written(attempt_id, [row.recording_id], 10, "digest")
+
+
+async def find_written(ledger: Ledger, redo: Redo, options: str = "{}") -> None:
+    """A scan that sees the recording and its result, as they were."""
+    found = entry(options=options)
+    await ledger.record_found("root", [found], lambda _: 10, (), redo)
+
+
+async def test_force_is_a_generation_of_its_own(tmp_path: Path) -> None:
+    """`--force` asks for a written recording once more, as generation 2 and not as 1 again."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, LATER) as ledger:
+        await find_written(ledger, Redo(force=True))
+        (claim,) = await ledger.claim(10)
+        assert await ledger.record_uploaded(claim, reading(), "upload:2")
+
+        assert await ledger.claim_submit(claim.attempt_id, None)
+        assert await ledger.claim(10) == []
+
+    query = "SELECT generation FROM attempts ORDER BY attempt_id"
+    generations = await standing(tmp_path, query)
+    assert all(one < two for one, two in pairwise(generations))
+
+
+async def test_consent_is_kept_for_what_was_claimed(tmp_path: Path) -> None:
+    """A redo that was claimed and interrupted goes on without the flag; an unclaimed one does not."""
+    changed = '{"punctuate":false}'
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-2")) as ledger:
+        await find_written(ledger, Redo(changed=True), changed)
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-3")) as ledger:
+        await find_written(ledger, Redo(), changed)
+        assert await ledger.claim(10) == []
+        assert list(await ledger.standing()) == [("kept", None)]
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-4")) as ledger:
+        await find_written(ledger, Redo(changed=True), changed)
+        assert len(await ledger.claim(10)) == 1
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-5")) as ledger:
+        await find_written(ledger, Redo(), changed)
+
+        assert len(await ledger.claim(10)) == 1
+
+
+async def test_missing_is_asked_for_with_force_only(tmp_path: Path) -> None:
+    """A transcript that is gone at the service stays missing until `--force` asks for another."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await completed(ledger)
+        await ledger.record_missing(attempt_id, "gone")
+    for number, redo in enumerate((Redo(), Redo(failed=True), Redo(changed=True))):
+        async with ledger_at(tmp_path, replace(HERE, run_id=f"again-{number}")) as ledger:
+            await Steps(ledger).find(redo)
+            assert await ledger.claim(10) == []
+            assert list(await ledger.standing()) == [("failed", "gone")]
+    async with ledger_at(tmp_path, LATER) as ledger:
+        await Steps(ledger).find(Redo(force=True))
+        claims = await ledger.claim(10)
+
+        assert len(claims) == 1
+        assert await ledger.record_uploaded(claims[0], reading(), "upload:2")
+        assert await ledger.claim_submit(claims[0].attempt_id, None)
+
+
+# --- names of results --------------------------------------------------------------------------
+
+
+async def test_results_never_share_a_name(tmp_path: Path) -> None:
+    """Names that some file system takes for one get eight hex digits to tell them apart."""
+    paths = [b"Call.wav", b"call.wav", "caf\u00e9.wav".encode(), "cafe\u0301.wav".encode()]
+    async with ledger_at(tmp_path) as ledger:
+        await ledger.record_found(
+            "root", [entry(path) for path in paths], lambda _: None, (), Redo()
+        )
+
+    results = await standing(tmp_path, "SELECT result FROM recordings ORDER BY recording_id")
+    assert results[0] == b"Call.wav.json"
+    assert re.fullmatch(rb"call\.wav~[0-9a-f]{8}\.json", results[1])
+    assert results[2] == "caf\u00e9.wav.json".encode()
+    assert re.fullmatch("cafe\u0301\\.wav~[0-9a-f]{8}\\.json", results[3].decode())

@@ -1,0 +1,82 @@
+"""One run at a time: who has the lock, who is told so, and who may wait."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from pipeline.errors import ExitCode, Locked
+from pipeline.ledger.lock import lock
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_second_is_told_who_has_it(tmp_path: Path) -> None:
+    """The text of the lock names the machine and the process that holds it, and what to do."""
+    async with lock(tmp_path / "lock", wait=False):
+        with pytest.raises(Locked, match="--wait-lock") as caught:
+            async with lock(tmp_path / "lock", wait=False):
+                pytest.fail("two hold one lock")
+
+    assert f"{socket.gethostname()} {os.getpid()}" in str(caught.value)
+    assert caught.value.exit_code == ExitCode.LOCKED
+
+
+async def test_it_is_free_again(tmp_path: Path) -> None:
+    """A lock that was left can be taken, and names nobody meanwhile."""
+    async with lock(tmp_path / "lock", wait=False):
+        pass
+
+    assert (tmp_path / "lock").read_text() == ""
+    async with lock(tmp_path / "lock", wait=False):
+        pass
+
+
+async def test_waiting_ends_when_it_is_free(tmp_path: Path) -> None:
+    """Who waits gets it once the holder has left."""
+    order: list[str] = []
+
+    async def wait_for_it() -> None:
+        async with lock(tmp_path / "lock", wait=True):
+            order.append("waited")
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            async with lock(tmp_path / "lock", wait=False):
+                group.start_soon(wait_for_it)
+                await anyio.wait_all_tasks_blocked()
+                order.append("held")
+
+    assert order == ["held", "waited"]
+
+
+async def test_it_dies_with_its_holder(tmp_path: Path) -> None:
+    """A process that was killed holds nothing: no stale lock has to be cleaned up by hand."""
+    program = (
+        "import anyio, sys\n"
+        "from pathlib import Path\n"
+        "from pipeline.ledger.lock import lock\n"
+        "async def hold():\n"
+        "    async with lock(Path(sys.argv[1]), wait=False):\n"
+        "        sys.stdout.write('held'); sys.stdout.flush()\n"
+        "        await anyio.sleep_forever()\n"
+        "anyio.run(hold)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "lock")]
+    async with await anyio.open_process(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        with anyio.fail_after(20):
+            assert await holder.stdout.receive() == b"held"
+        with pytest.raises(Locked, match=str(holder.pid)):
+            async with lock(tmp_path / "lock", wait=False):
+                pass
+        holder.send_signal(signal.SIGKILL)
+        await holder.wait()
+
+        async with lock(tmp_path / "lock", wait=False):
+            pass

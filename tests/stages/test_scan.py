@@ -1,0 +1,427 @@
+"""The scan: what counts as a recording, whatever it is called and wherever it lies."""
+
+import os
+import time
+import unicodedata
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio import to_thread
+
+from pipeline.errors import ExitCode, SettingsError
+from pipeline.events import Event, RecordingFound, Skipped, Warned
+from pipeline.ledger import Ledger, Redo
+from pipeline.models import MAX_UPLOAD_BYTES
+from pipeline.settings import Settings
+from pipeline.stages.scan import MEDIA_SUFFIXES, Listing, Scan, find_roots
+from tests.ledger.ledgers import ledger_at
+from tests.support.runs import recording
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Looked:
+    """What a scan told."""
+
+    scan: Scan
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def found(self) -> list[str]:
+        return [each.recording for each in self.events if isinstance(each, RecordingFound)]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        return {e.recording: e.reason for e in self.events if isinstance(e, Skipped)}
+
+    @property
+    def warned(self) -> list[str]:
+        return [each.message for each in self.events if isinstance(each, Warned)]
+
+
+@dataclass
+class Eye:
+    """Looks at the folder `in`, and knows of the output folder `out`."""
+
+    root: Path
+    ledger: Ledger
+
+    async def look(
+        self, *names: str, listed: list[Path] | None = None, **settings: Any
+    ) -> Looked:
+        folders = [str(self.root / name) for name in names or ("in",)]
+        roots = await to_thread.run_sync(find_roots, folders)
+        output = os.fsencode(self.root / "out")
+        looked = Looked(
+            Scan(
+                Settings(output=self.root / "out", **settings),
+                roots,
+                listing=Listing(output, time.time()),
+                leave_out=[output],
+                listed=None if listed is None else [os.fsencode(path) for path in listed],
+            )
+        )
+        await looked.scan.run(self.ledger, Redo(), looked.events.append)
+        return looked
+
+    def add(self, name: str | bytes, content: bytes = b"sound", age_s: float = 3600.0) -> None:
+        recording(os.fsencode(self.root / "in") + b"/" + os.fsencode(name), content, age_s=age_s)
+
+
+@pytest.fixture
+async def eye(tmp_path: Path) -> AsyncIterator[Eye]:
+    (tmp_path / "in").mkdir()
+    async with ledger_at(tmp_path) as ledger:
+        yield Eye(tmp_path, ledger)
+
+
+# --- what counts -------------------------------------------------------------------------------
+
+
+async def test_media_suffixes_in_any_case(eye: Eye) -> None:
+    """A recording is known by its suffix, in any case; what else lies there is only counted."""
+    for name in ("a.wav", "B.MP3", "c.tar.Flac", "notes.txt", "README", "d.wav.part", "wav"):
+        eye.add(name)
+
+    looked = await eye.look()
+
+    assert looked.found == ["B.MP3", "a.wav", "c.tar.Flac"]
+    assert looked.scan.ignored == 4
+
+
+async def test_suffixes_of_the_service_are_taken(eye: Eye) -> None:
+    """Containers that the service lists, and their usual relatives, need no `--include`."""
+    usual = "wav mp3 m4a flac ogg opus webm mp4 mov wma aac aiff amr mkv avi 3gp".split()
+
+    assert {suffix.encode() for suffix in usual} <= MEDIA_SUFFIXES
+
+
+async def test_hidden_things_are_not_recordings(eye: Eye) -> None:
+    """Neither a hidden file nor anything in a hidden folder is sent."""
+    for name in (".a.wav", "._b.wav", ".cache/c.wav", "open/.deep/d.wav", "open/e.wav"):
+        eye.add(name)
+
+    assert (await eye.look()).found == ["open/e.wav"]
+
+
+async def test_links_are_not_followed(eye: Eye) -> None:
+    """Links to files and to folders, loops among them, are left alone unless asked for."""
+    eye.add("real/a.wav")
+    os.symlink("real/a.wav", eye.root / "in/link.wav")
+    os.symlink("..", eye.root / "in/real/loop")
+    os.symlink("nowhere", eye.root / "in/broken.wav")
+    os.symlink("itself.wav", eye.root / "in/itself.wav")
+
+    looked = await eye.look()
+
+    assert looked.found == ["real/a.wav"]
+    assert not looked.scan.incomplete
+
+
+async def test_a_loop_of_links_ends(eye: Eye) -> None:
+    """Asked to follow links, the scan enters each folder once, so that a loop ends."""
+    eye.add("real/a.wav")
+    os.symlink("..", eye.root / "in/real/loop")
+    os.symlink("real", eye.root / "in/zz-same")
+    os.symlink("real/a.wav", eye.root / "in/link.wav")
+
+    looked = await eye.look(follow_links=True)
+
+    assert sorted(looked.found) == ["link.wav", "real/a.wav"]
+
+
+async def test_only_regular_files(eye: Eye) -> None:
+    """A FIFO, a socket's name or a folder that is called like a recording is none, and no trap."""
+    os.mkfifo(eye.root / "in/pipe.wav")
+    eye.add("folder.wav/inner.wav")
+
+    assert (await eye.look()).found == ["folder.wav/inner.wav"]
+
+
+async def test_include_adds_and_exclude_wins(eye: Eye) -> None:
+    """`--include` takes other suffixes in, `--exclude` leaves out what either would take."""
+    for name in ("a.wav", "b.raw", "old/c.raw", "old/d.wav", "new/deep/e.wav", "f.txt"):
+        eye.add(name)
+
+    looked = await eye.look(include=["*.raw"], exclude=["old/**", "**/e.wav"])
+
+    assert looked.found == ["a.wav", "b.raw"]
+
+
+async def test_globs_are_relative_to_the_root(eye: Eye) -> None:
+    """A glob with a slash counts from the root, `**` is any number of folders."""
+    for name in ("a/x.wav", "b/a/x.wav", "b/x.wav"):
+        eye.add(name)
+
+    assert (await eye.look(exclude=["a/x.wav"])).found == ["b/x.wav", "b/a/x.wav"]
+    assert (await eye.look(exclude=["**/a/*.wav"])).found == ["b/x.wav"]
+
+
+async def test_order_is_that_of_names(eye: Eye) -> None:
+    """Two looks at one folder tell the same, in the order of names within each folder."""
+    for name in ("z.wav", "b/2.wav", "b/1.wav", "a/9.wav", "m.wav"):
+        eye.add(name)
+
+    looked = await eye.look()
+
+    assert looked.found == ["m.wav", "z.wav", "a/9.wav", "b/1.wav", "b/2.wav"]
+
+
+# --- names -------------------------------------------------------------------------------------
+
+NAMES = [
+    unicodedata.normalize("NFC", "Ünïcødé 日本.wav").encode(),
+    unicodedata.normalize("NFD", "Ünïcødé 日本.wav").encode(),
+    b"with some  spaces .wav",
+    b"two\nlines.wav",
+    b"-rf.wav",
+    b"--output.wav",
+    b"n" * 246 + b".wav",
+    ("ü" * 123).encode() + b".wav",
+    b"not \xff\xfe utf-8.wav",
+    b"quote'\"`$(id).wav",
+    b"same.mp3",
+    b"same.wav",
+    b"%s%n.wav",
+    b"CON.wav",
+    b"~tilde.wav",
+]
+
+
+async def test_every_name_is_a_name(eye: Eye) -> None:
+    """Whatever bytes a name is made of, the recording is found under it, and has a result name."""
+    for name in NAMES:
+        eye.add(name)
+
+    looked = await eye.look()
+
+    assert len(looked.found) == len(NAMES)
+    known = await to_thread.run_sync(_paths, eye.root)
+    assert {path for path, _ in known} == set(NAMES)
+    assert len({result for _, result in known}) == len(NAMES)
+    assert all(len(os.path.basename(result)) <= 255 for _, result in known)
+
+
+def _paths(folder: Path) -> list[tuple[bytes, bytes]]:
+    from pipeline.ledger import read_only
+
+    db = read_only(folder / "ledger.sqlite3")
+    try:
+        return [tuple(row) for row in db.execute("SELECT path, result FROM recordings")]
+    finally:
+        db.close()
+
+
+# --- what is skipped ---------------------------------------------------------------------------
+
+
+async def test_what_the_service_cannot_take_is_skipped(eye: Eye) -> None:
+    """Empty recordings and those over 2.2 GB are not sent, each with its reason."""
+    eye.add("empty.wav", b"")
+    eye.add("fits.wav")
+    eye.add("huge.wav")
+    os.truncate(eye.root / "in/huge.wav", MAX_UPLOAD_BYTES + 1)
+    eye.add("just.wav")
+    os.truncate(eye.root / "in/just.wav", MAX_UPLOAD_BYTES)
+
+    looked = await eye.look()
+
+    assert looked.found == ["fits.wav", "just.wav"]
+    assert "empty" in looked.skipped["empty.wav"]
+    assert "2,200,000,000" in looked.skipped["huge.wav"]
+
+
+async def test_age_and_size_leave_out(eye: Eye) -> None:
+    """Too young, too old, too small, too large: each is skipped for just that."""
+    eye.add("young.wav", b"x" * 100, age_s=1)
+    eye.add("old.wav", b"x" * 100, age_s=90_000)
+    eye.add("small.wav", b"x")
+    eye.add("large.wav", b"x" * 1000)
+    eye.add("right.wav", b"x" * 100)
+
+    looked = await eye.look(min_age="1m", max_age="1d", min_size="10", max_size="500")
+
+    assert looked.found == ["right.wav"]
+    flags = {name: flag for name, reason in looked.skipped.items() for flag in [reason.split("`")]}
+    assert {name: parts[1] for name, parts in flags.items()} == {
+        "young.wav": "--min-age",
+        "old.wav": "--max-age",
+        "small.wav": "--min-size",
+        "large.wav": "--max-size",
+    }
+
+
+async def test_a_skipped_recording_is_looked_at_again(eye: Eye) -> None:
+    """What was skipped by one scan is found by the next that has nothing against it."""
+    eye.add("a.wav", b"x" * 100)
+
+    assert (await eye.look(min_size="1k")).found == []
+    assert (await eye.look()).found == ["a.wav"]
+    assert (await eye.look(max_size="10")).found == []
+
+
+# --- what cannot be looked at ------------------------------------------------------------------
+
+
+async def test_a_folder_that_is_gone_is_told(eye: Eye) -> None:
+    """A folder that cannot be listed is a warning that names it, and the rest is found."""
+    eye.add("a.wav")
+    eye.add("gone/b.wav")
+    roots = await to_thread.run_sync(find_roots, [str(eye.root / "in")])
+    scan = Scan(Settings(), roots, listing=Listing(b"/nowhere", 0.0))
+    await to_thread.run_sync(os.rename, eye.root / "in", eye.root / "moved")
+    looked = Looked(scan)
+
+    await scan.run(eye.ledger, Redo(), looked.events.append)
+
+    assert looked.found == []
+    assert scan.incomplete
+    assert len(looked.warned) == 1
+    assert str(eye.root / "in") in looked.warned[0]
+
+
+# --- the output folder -------------------------------------------------------------------------
+
+
+async def test_output_inside_input_is_never_entered(eye: Eye) -> None:
+    """The output folder may lie in the input: what is in it is no input."""
+    eye.add("a.wav")
+    recording(eye.root / "in/out/nested.wav", b"x")
+    roots = await to_thread.run_sync(find_roots, [str(eye.root / "in")])
+    looked = Looked(
+        Scan(
+            Settings(output=eye.root / "in/out"),
+            roots,
+            listing=Listing(b"/nowhere", 0.0),
+            leave_out=[os.fsencode(eye.root / "in/out")],
+        )
+    )
+
+    await looked.scan.run(eye.ledger, Redo(), looked.events.append)
+
+    assert looked.found == ["a.wav"]
+
+
+# --- roots -------------------------------------------------------------------------------------
+
+
+async def test_one_folder_mirrors_its_tree(eye: Eye) -> None:
+    """With one folder, results lie where the recordings lie, without the folder's name."""
+    (root,) = find_roots_of(eye.root / "in")
+
+    assert (root.name, root.prefix, root.only) == ("in", b"", None)
+
+
+def find_roots_of(*paths: Path) -> list[Any]:
+    """The roots of these, outside of the loop's thread rules."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(find_roots, [str(path) for path in paths]).result()
+
+
+def test_two_folders_lead_with_their_names(tmp_path: Path) -> None:
+    """With several folders, each one's name leads the path of its results."""
+    (tmp_path / "calls").mkdir()
+    (tmp_path / "talks").mkdir()
+
+    roots = find_roots([str(tmp_path / "calls"), str(tmp_path / "talks/")])
+
+    assert [(root.name, root.prefix) for root in roots] == [
+        ("calls", b"calls/"),
+        ("talks", b"talks/"),
+    ]
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Folders whose results would mix are an error, before anything is looked at."""
+    (tmp_path / "a/calls").mkdir(parents=True)
+    (tmp_path / "b/calls").mkdir(parents=True)
+
+    with pytest.raises(SettingsError, match="calls") as caught:
+        find_roots([str(tmp_path / "a/calls"), str(tmp_path / "b/calls")])
+
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_the_same_folder_twice_is_one(tmp_path: Path) -> None:
+    """A folder that is named twice, however spelled, is looked at once."""
+    (tmp_path / "calls").mkdir()
+    (tmp_path / "link").symlink_to("calls")
+
+    roots = find_roots([f"{tmp_path}/calls", f"{tmp_path}/./calls/", f"{tmp_path}/link"])
+
+    assert [root.folder for root in roots] == [os.fsencode(tmp_path / "calls")]
+
+
+@pytest.mark.parametrize("kind", ["nothing", "fifo"])
+def test_what_is_no_folder_is_refused(tmp_path: Path, kind: str) -> None:
+    """A folder that is not there, or is something else, is an error that names it."""
+    place = tmp_path / "calls"
+    if kind == "fifo":
+        os.mkfifo(place)
+
+    with pytest.raises(SettingsError, match="calls"):
+        find_roots([str(place)])
+
+
+async def test_a_file_can_be_named(eye: Eye) -> None:
+    """A single file is taken whatever its suffix, and nothing beside it."""
+    eye.add("a.wav")
+    eye.add("talk.bin")
+
+    assert (await eye.look("in/talk.bin")).found == ["talk.bin"]
+
+
+async def test_several_files_of_a_folder_can_be_named(eye: Eye) -> None:
+    """Files of one folder, named one by one, have no name before their results."""
+    for name in ("a.wav", "b.wav", "c.wav"):
+        eye.add(name)
+
+    assert (await eye.look("in/a.wav", "in/c.wav")).found == ["a.wav", "c.wav"]
+
+
+# --- a list ------------------------------------------------------------------------------------
+
+
+async def test_a_list_says_what_is_taken(eye: Eye) -> None:
+    """With a list, just what it names is looked at, each once."""
+    for name in ("a.wav", "sub/b.wav", "c.wav"):
+        eye.add(name)
+    inside = eye.root / "in"
+
+    looked = await eye.look(listed=[inside / "sub/b.wav", inside / "a.wav", inside / "a.wav"])
+
+    assert sorted(looked.found) == ["a.wav", "sub/b.wav"]
+
+
+async def test_what_a_list_names_in_vain_is_told(eye: Eye) -> None:
+    """A listed file that is not there, or lies under no folder of the run, is told by its name."""
+    eye.add("a.wav")
+    recording(eye.root / "elsewhere/b.wav", b"x")
+    listed = [eye.root / "in/a.wav", eye.root / "in/gone.wav", eye.root / "elsewhere/b.wav"]
+
+    looked = await eye.look(listed=listed)
+
+    assert looked.found == ["a.wav"]
+    assert looked.scan.incomplete
+    assert any("gone.wav" in message for message in looked.warned)
+    assert any("elsewhere/b.wav" in message for message in looked.warned)
+
+
+# --- leftovers ---------------------------------------------------------------------------------
+
+
+async def test_temporary_files_of_a_dead_run_are_removed(eye: Eye) -> None:
+    """A temporary file that a killed run left beside a result is gone after the next scan."""
+    eye.add("sub/a.wav")
+    recording(eye.root / "out/sub/.a.wav.json~overnight", b"half")
+    recording(eye.root / "out/sub/other.json", b"theirs")
+
+    await eye.look()
+
+    assert [path.name for path in (eye.root / "out/sub").iterdir()] == ["other.json"]

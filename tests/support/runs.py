@@ -1,0 +1,211 @@
+"""
+Runs of the program over a small archive: in, recordings and settings; out, what it came to.
+
+An `Archive` is a folder of recordings, the folder of their results, and the scripted account that
+they are sent to. `run` is a run in the test's own loop, `command` the real command in a process of
+its own, `started` the same while it is under way. All of them are bounded in time.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from typing import Any, TypeVar
+
+import anyio
+from anyio.abc import Process
+
+from jobs.folder import run_folder
+from pipeline.events import Event, Summary
+from pipeline.ledger import read_only
+from pipeline.settings import Settings
+from tests.support.service import ScriptedService
+
+__all__ = ["COMMAND", "Archive", "Ended", "Outcome", "opened", "recording"]
+
+COMMAND = str(Path(sys.executable).with_name("overnight"))
+"""The installed command."""
+
+_LONGEST_S = 60.0
+_OLD_S = 3600.0
+
+E = TypeVar("E", bound=Event)
+
+
+def recording(path: Path | bytes, content: bytes, *, age_s: float = _OLD_S) -> None:
+    """A file that was last changed `age_s` seconds ago, in folders made as needed."""
+    where = os.fsencode(path)
+    os.makedirs(os.path.dirname(where), exist_ok=True)
+    with open(where, "wb") as file:
+        file.write(content)
+    changed = time.time() - age_s
+    os.utime(where, (changed, changed))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run in the test's own loop told."""
+
+    summary: Summary
+    events: list[Event]
+
+    def of(self, kind: type[E]) -> list[E]:
+        """The events of one kind, in their order."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left behind."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What `--json` wrote."""
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The last line of `--json`."""
+        return self.lines[-1]
+
+
+@dataclass
+class Archive:
+    """Recordings, their results, and the account that they are sent to."""
+
+    root: Path
+    service: ScriptedService
+    environ: dict[str, str] = field(default_factory=dict)
+    """Variables of commands, beside the usual ones."""
+
+    @property
+    def recordings(self) -> Path:
+        """The folder that is transcribed."""
+        return self.root / "recordings"
+
+    @property
+    def output(self) -> Path:
+        """The folder of the results."""
+        return self.root / "transcripts"
+
+    @property
+    def state(self) -> Path:
+        """The folder of the ledger."""
+        return self.output / ".overnight"
+
+    def add(self, name: str | bytes, content: bytes, *, age_s: float = _OLD_S) -> None:
+        """One more recording."""
+        where = os.fsencode(self.recordings) + b"/" + os.fsencode(name)
+        recording(where, content, age_s=age_s)
+
+    def settings(self, **given: Any) -> Settings:
+        """Settings that are quick about it, as a file would spell them."""
+        key = self.root / "key"
+        key.write_text(self.service.key)
+        quick = {
+            "output": self.output,
+            "provider": self.service.url,
+            "api_key_file": key,
+            "poll_interval": "20ms",
+            "settle": "500ms",
+        }
+        return Settings(**(quick | given))
+
+    async def run(self, *folders: Path, **given: Any) -> Outcome:
+        """A whole run in this loop."""
+        events: list[Event] = []
+        with anyio.fail_after(_LONGEST_S):
+            summary = await run_folder(
+                folders or (self.recordings,), self.settings(**given), emit=events.append
+            )
+        return Outcome(summary, events)
+
+    @asynccontextmanager
+    async def started(self, *arguments: str | Path, stdin: int = DEVNULL) -> AsyncIterator[Process]:
+        """The command while it runs; killed when the block ends before it."""
+        usual = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        environ = usual | {"ASSEMBLYAI_API_KEY": self.service.key} | self.environ
+        process = await anyio.open_process(
+            [COMMAND, *map(os.fsdecode, arguments)],
+            stdin=stdin,
+            stdout=PIPE,
+            stderr=PIPE,
+            cwd=self.root,
+            env=environ,
+        )
+        async with process:
+            try:
+                yield process
+            finally:
+                if process.returncode is None:
+                    process.kill()
+
+    async def ended(self, process: Process) -> Ended:
+        """What it says until its end, and how it ends."""
+        said: dict[str, bytes] = {}
+
+        async def listen(name: str, stream: Any) -> None:
+            said[name] = b"".join([chunk async for chunk in stream])
+
+        with anyio.fail_after(_LONGEST_S):
+            async with anyio.create_task_group() as group:
+                group.start_soon(listen, "stdout", process.stdout)
+                group.start_soon(listen, "stderr", process.stderr)
+            code = await process.wait()
+        return Ended(code, said["stdout"], said["stderr"].decode())
+
+    async def command(self, *arguments: str | Path) -> Ended:
+        """Any command line, to its end."""
+        async with self.started(*arguments) as process:
+            return await self.ended(process)
+
+    def run_line(self, *more: str | Path) -> list[str | Path]:
+        """The command line of a run over the recordings, quick about it."""
+        return [
+            "run",
+            self.recordings,
+            *("--output", self.output),
+            *("--provider", self.service.url),
+            *("--poll-interval", "50ms"),
+            *("--settle", "1s"),
+            *more,
+        ]
+
+    def results(self) -> dict[str, bytes]:
+        """Every file in the output folder but the state, by its path."""
+        return {
+            str(path.relative_to(self.output)): path.read_bytes()
+            for path in sorted(self.output.rglob("*"))
+            if path.is_file() and self.state not in path.parents
+        }
+
+    def versions(self) -> dict[str, bytes]:
+        """The replaced results, by their path in `versions/`."""
+        kept = self.state / "versions"
+        return {
+            str(path.relative_to(kept)): path.read_bytes()
+            for path in sorted(kept.rglob("*"))
+            if path.is_file()
+        }
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What stands in the ledger."""
+        with closing(read_only(self.state / "ledger.sqlite3")) as db:
+            return [tuple(row) for row in db.execute(query)]
+
+
+@asynccontextmanager
+async def opened(root: Path, **settings: Any) -> AsyncIterator[Archive]:
+    """An archive without recordings, and its account; settings are those of the service."""
+    quick = {"transcript_seconds": 0.05}
+    async with ScriptedService(**(quick | settings)) as service:
+        yield Archive(root, service)

@@ -1,0 +1,469 @@
+"""What the service's answers mean, on bytes alone."""
+
+import json
+from email.utils import format_datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import wire
+from pipeline.errors import (
+    AnswerUnusable,
+    BalanceNegative,
+    KeyRefused,
+    OptionsRefused,
+    PipelineError,
+    RateLimited,
+    RequestRejected,
+    ServiceUnavailable,
+    TranscriptUnknown,
+    TransientError,
+)
+from pipeline.wire import Accepted, Ambiguous, Head, NotAccepted, Row
+
+UPLOAD_URL = "https://cdn.assemblyai.com/upload/aa11"
+ACCEPTED: dict[str, Any] = {"id": "6f0b-2c1e_5d1a", "status": "queued", "audio_url": UPLOAD_URL}
+COMPLETED: dict[str, Any] = ACCEPTED | {"status": "completed", "text": "Hello.", "words": []}
+
+CERTAIN = [400, 401, 402, 403, 404, 405, 413, 415, 422, 429]
+UNCERTAIN = [*range(300, 400), *(s for s in range(400, 600) if s not in CERTAIN)]
+
+NOT_THE_JSON = {
+    "nothing": b"",
+    "HTML": b"<html><body>It works!</body></html>",
+    "half": json.dumps(COMPLETED).encode()[:-20],
+    "two documents": json.dumps(COMPLETED).encode() * 2,
+    "a list": b"[]",
+    "null": b"null",
+    "a number": b"1e999",
+    "not UTF-8": b'{"id": "\xff", "upload_url": "\xff", "transcripts": [{"id": "\xff"}]}',
+    "half a surrogate": rb'{"id": "\ud800", "upload_url": "\ud800", "transcripts": "\ud800"}',
+    "far too deep": b"[" * 200_000,
+    "deep inside": b'{"id": "a", "x": ' + b'{"a":' * 200_000,
+    "UTF-16": json.dumps(COMPLETED).encode("utf-16"),
+}
+
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+known_keys = st.sampled_from(
+    ["id", "status", "audio_url", "error", "text", "audio_duration", "transcripts", "upload_url"]
+)
+bodies = st.binary() | st.dictionaries(known_keys, any_json).map(json.dumps).map(str.encode)
+
+
+# --- what became of a submit ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 299])
+def test_a_whole_2xx_with_an_id_is_accepted(status: int) -> None:
+    """Any 2xx counts that is whole and has an id; older services answered 201."""
+    answer = wire.submission(status, {}, json.dumps(ACCEPTED).encode(), UPLOAD_URL)
+
+    assert answer == Accepted("6f0b-2c1e_5d1a")
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"status": "completed"},
+        {"status": "never heard of"},
+        {"audio_url": None},
+        {"words": [], "x_new": {"deep": [1, 2.5, None]}, "webhook_auth": False},
+        {"status": 7, "text": 7},
+    ],
+    ids=str,
+)
+def test_what_else_is_in_it_does_no_harm(patch: dict[str, Any]) -> None:
+    """Statuses and fields that nobody knows do not put an acceptance in doubt."""
+    answer = wire.submission(200, {}, json.dumps(ACCEPTED | patch).encode(), UPLOAD_URL)
+
+    assert answer == Accepted("6f0b-2c1e_5d1a")
+
+
+def test_an_acceptance_need_not_echo() -> None:
+    """An answer with an id and no `audio_url` at all is an acceptance."""
+    assert wire.submission(200, {}, b'{"id": "a"}', UPLOAD_URL) == Accepted("a")
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"audio_url": "https://cdn.assemblyai.com/upload/other"},
+        {"audio_url": ""},
+        {"audio_url": 5},
+        {"id": None},
+        {"id": 5},
+        {"id": ""},
+        {"id": "a/../b"},
+        {"id": "."},
+        {"id": "a b"},
+        {"id": "a\n"},
+        {"id": "ä"},
+        {"id": "a" * 65},
+    ],
+    ids=str,
+)
+def test_a_2xx_for_something_else_is_ambiguous(patch: dict[str, Any]) -> None:
+    """A foreign `audio_url`, or an id that cannot be one, leaves it open what was made."""
+    answer = wire.submission(200, {}, json.dumps(ACCEPTED | patch).encode(), UPLOAD_URL)
+
+    assert isinstance(answer, Ambiguous)
+
+
+def test_a_2xx_without_id_is_ambiguous() -> None:
+    """Without an id there is nothing to fetch, and yet it may have been accepted."""
+    answer = wire.submission(200, {}, json.dumps({"status": "queued"}).encode(), UPLOAD_URL)
+
+    assert isinstance(answer, Ambiguous)
+
+
+@pytest.mark.parametrize("body", NOT_THE_JSON.values(), ids=NOT_THE_JSON)
+def test_a_2xx_that_cannot_be_read_is_ambiguous(body: bytes) -> None:
+    """A 2xx whose body is cut, garbled or of another kind leaves doubt, and raises nothing."""
+    assert isinstance(wire.submission(200, {}, body, UPLOAD_URL), Ambiguous)
+
+
+@pytest.mark.parametrize("body", [b'{"error": "no"}', b"", b"<html>", b"\xff", b"[" * 200_000])
+@pytest.mark.parametrize("status", CERTAIN)
+def test_the_closed_list_of_certain_refusals(status: int, body: bytes) -> None:
+    """These statuses of a whole answer say that nothing was made, whatever the body is."""
+    answer = wire.submission(status, {}, body, UPLOAD_URL)
+
+    assert isinstance(answer, NotAccepted)
+
+
+@pytest.mark.parametrize("status", UNCERTAIN)
+def test_every_other_status_is_ambiguous(status: int) -> None:
+    """Redirects, 408, 409, 425, 5xx and all the rest leave doubt, even with an id in the body."""
+    answer = wire.submission(status, {}, json.dumps(ACCEPTED).encode(), UPLOAD_URL)
+
+    assert isinstance(answer, Ambiguous)
+    assert str(status) in answer.reason
+
+
+@given(st.integers(100, 599), bodies)
+def test_a_submission_always_has_an_outcome(status: int, body: bytes) -> None:
+    """Whatever is answered is one of three outcomes; it is accepted only for a 2xx with an id."""
+    answer = wire.submission(status, {}, body, UPLOAD_URL)
+
+    assert isinstance(answer, NotAccepted) == (status in CERTAIN)
+    if isinstance(answer, Accepted):
+        assert 200 <= status < 300
+        assert answer.transcript_id == json.loads(body)["id"]
+
+
+def test_the_body_of_a_submit() -> None:
+    """The request holds the `audio_url` and the options, and nothing else."""
+    body = wire.submit_body(UPLOAD_URL, {"speech_models": ["universal-2"], "punctuate": False})
+
+    assert json.loads(body) == {
+        "audio_url": UPLOAD_URL,
+        "speech_models": ["universal-2"],
+        "punctuate": False,
+    }
+
+
+# --- errors by what to do about them --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["upload", "submit", "get", "list", "delete"])
+@pytest.mark.parametrize(
+    ("status", "said", "expected"),
+    [
+        (400, "format_text must be a Boolean", RequestRejected),
+        (400, "Transcript creation error, audio_url not found", RequestRejected),
+        (400, "Your current account balance is negative. Please top up.", BalanceNegative),
+        (402, "Payment required", BalanceNegative),
+        (400, "Transcript lookup error, transcript id not found", TranscriptUnknown),
+        (404, "Transcript lookup error, transcript id not found", TranscriptUnknown),
+        (401, "Authentication error, API token missing/invalid", KeyRefused),
+        (403, "Cannot access uploaded file", RequestRejected),
+        (404, "Not found", RequestRejected),
+        (405, "Method not allowed", RequestRejected),
+        (413, "Request body is too large", RequestRejected),
+        (415, "Unsupported media type", RequestRejected),
+        (429, "Too Many Requests", RateLimited),
+        (302, "Moved", ServiceUnavailable),
+        (408, "Request timeout", ServiceUnavailable),
+        (409, "Conflict", ServiceUnavailable),
+        (425, "Too early", ServiceUnavailable),
+        (500, "Internal Server Error", ServiceUnavailable),
+        (503, "Service unavailable", ServiceUnavailable),
+        (504, "Gateway timeout", ServiceUnavailable),
+        (599, "Whatever", ServiceUnavailable),
+    ],
+)
+def test_an_error_is_told_by_what_to_do(
+    call: str, status: int, said: str, expected: type[PipelineError]
+) -> None:
+    """Each status and sentence becomes one error, the same whether its body is JSON or text."""
+    for body in (json.dumps({"error": said, "status": "error"}).encode(), said.encode()):
+        error = wire.error_from(call, status, {}, body)
+
+        assert type(error) is expected
+        assert said in str(error)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [("upload", ServiceUnavailable), ("submit", RequestRejected), ("get", RequestRejected)],
+)
+def test_422_is_a_hiccup_of_an_upload_alone(call: str, expected: type[PipelineError]) -> None:
+    """A 422 is worth trying again for an upload, since a recording is never empty there."""
+    body = b"Upload failed, please try again. If you continue to have issues please reach out"
+
+    assert type(wire.error_from(call, 422, {}, body)) is expected
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'speech_model is deprecated. Use "speech_models" instead.',
+        '"speech_models" must be a non-empty list containing one or more of: "universal-2"',
+        'The "universal-3-pro" speech model(s) have been deprecated. Use speech_models: [...]',
+    ],
+)
+def test_a_refused_speech_model_concerns_all(said: str) -> None:
+    """A 400 about `speech_models` would come for every recording: it is no recording's fault."""
+    error = wire.error_from("submit", 400, {}, json.dumps({"error": said}).encode())
+
+    assert type(error) is OptionsRefused
+
+
+def test_a_rejection_carries_its_status() -> None:
+    """What refused for good can be asked for the HTTP status."""
+    error = wire.error_from("get", 413, {}, b"")
+
+    assert isinstance(error, RequestRejected)
+    assert error.status_code == 413
+
+
+@given(st.integers(300, 599), bodies)
+def test_any_error_body_becomes_a_short_sentence(status: int, body: bytes) -> None:
+    """No body is too odd to be told, none makes a message of many lines or pages."""
+    message = str(wire.error_from("get", status, {}, body))
+
+    assert len(message) < 400
+
+
+# --- Retry-After ----------------------------------------------------------------------------------
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("30", 30.0), (" 7 ", 7.0), ("0", 0.0)])
+def test_retry_after_in_seconds(value: str, expected: float) -> None:
+    """The documented form is a number of seconds."""
+    assert wire.retry_after_s({"Retry-After": value}) == expected
+
+
+@pytest.mark.parametrize("our_clock_is_off", [timedelta(0), timedelta(days=400)])
+@pytest.mark.parametrize(("later_s", "expected"), [(90, 90.0), (0, 0.0), (-5, 0.0)])
+def test_retry_after_as_a_date(our_clock_is_off: timedelta, later_s: int, expected: float) -> None:
+    """A date is read against the answer's own `Date`, however wrong our clock is."""
+    sent = NOON + our_clock_is_off
+    headers = {
+        "Date": format_datetime(sent, usegmt=True),
+        "Retry-After": format_datetime(sent + timedelta(seconds=later_s), usegmt=True),
+    }
+
+    assert wire.retry_after_s(headers) == expected
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Retry-After": ""},
+        {"Retry-After": "soon"},
+        {"Retry-After": "-5"},
+        {"Retry-After": "1.5e"},
+        {"Retry-After": "Fri, 20 Nov 2026 12:01:00 GMT"},
+        {"Retry-After": "Fri, 20 Nov 2026 12:01:00 GMT", "Date": "today"},
+        {"Retry-After": "Fri, 20 Nov 2026 12:01:00 -0000", "Date": format_datetime(NOON)},
+    ],
+    ids=str,
+)
+def test_a_retry_after_that_says_nothing(headers: dict[str, str]) -> None:
+    """Without a number, or a date and the date to read it against, nothing is known."""
+    assert wire.retry_after_s(headers) is None
+
+
+@given(st.text(), st.text())
+def test_no_retry_after_is_too_odd(value: str, date: str) -> None:
+    """Whatever stands in the header, the answer is a pause or none."""
+    pause_s = wire.retry_after_s({"Retry-After": value, "Date": date})
+
+    assert pause_s is None or pause_s >= 0
+
+
+def test_a_429_carries_the_pause() -> None:
+    """What the service asked for travels with the error, None when it did not say."""
+    told = wire.error_from("get", 429, {"Retry-After": "30"}, b"")
+    untold = wire.error_from("get", 429, {}, b"")
+
+    assert isinstance(told, RateLimited)
+    assert isinstance(untold, RateLimited)
+    assert (told.retry_after_s, untold.retry_after_s) == (30.0, None)
+
+
+# --- what else is answered ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "good", ["6f0b2c1e-5d1a-4f0e-9a55-0f3b1c7e1a01", "62npeahu2b-a8ea", "A_b", "x" * 64]
+)
+def test_ids_of_every_known_form_pass(good: str) -> None:
+    """An id is opaque: UUIDs and the older forms are taken as they are."""
+    assert wire.check_id(good) == good
+
+
+@given(st.text())
+def test_only_what_is_safe_in_a_path_passes(text: str) -> None:
+    """Nothing but 1 to 64 letters, digits, `-` and `_` ever enters a path."""
+    try:
+        passed = wire.check_id(text)
+    except AnswerUnusable:
+        return
+    assert passed == text
+    assert text.isascii()
+    assert text.replace("-", "x").replace("_", "x").isalnum()
+    assert 1 <= len(text) <= 64
+
+
+@pytest.mark.parametrize("bad", ["", ".", "..", "a/b", "a%2Fb", "a?b", "a#b", "a\n", "a" * 65])
+def test_ids_that_would_change_a_path_are_refused(bad: str) -> None:
+    """What could lead a request elsewhere is no id."""
+    with pytest.raises(AnswerUnusable):
+        wire.check_id(bad)
+
+
+def test_an_upload_url_is_taken_as_it_is() -> None:
+    """The `upload_url` is opaque, and what stands beside it does no harm."""
+    body = json.dumps({"x_new": [1], "upload_url": UPLOAD_URL}).encode()
+
+    assert wire.parse_upload(body) == UPLOAD_URL
+
+
+@pytest.mark.parametrize("body", [*NOT_THE_JSON.values(), b"{}", b'{"upload_url": ""}'])
+def test_an_upload_without_its_url_is_tried_again(body: bytes) -> None:
+    """An answer to an upload that has no `upload_url` is no success."""
+    with pytest.raises(ServiceUnavailable):
+        wire.parse_upload(body)
+
+
+def test_a_page_of_the_list() -> None:
+    """Rows come newest first as they stand, deleted and unknown ones too."""
+    rows = [
+        {"id": "b", "status": "never heard of", "audio_url": None, "x_new": 1},
+        {"id": "a", "status": "completed", "audio_url": wire.DELETED_AUDIO_URL, "error": None},
+        {"id": "0"},
+    ]
+    body = json.dumps({"page_details": {"limit": "odd"}, "transcripts": rows}).encode()
+
+    assert wire.parse_list(body) == [
+        Row("b", "never heard of"),
+        Row("a", "completed", "http://deleted_by_user"),
+        Row("0"),
+    ]
+
+
+@pytest.mark.parametrize("body", [*NOT_THE_JSON.values(), b'{"transcripts": [{}]}'])
+def test_what_is_no_page_proves_nothing(body: bytes) -> None:
+    """A list that cannot be read is an error, never an empty list."""
+    with pytest.raises(ServiceUnavailable):
+        wire.parse_list(body)
+
+
+def test_the_head_of_a_transcript() -> None:
+    """The fields to act on are read, whatever else the document holds."""
+    document = COMPLETED | {"audio_duration": 2, "speech_model_used": "u2", "x_new": {"y": []}}
+
+    assert wire.parse_head(json.dumps(document).encode()) == Head(
+        id="6f0b-2c1e_5d1a",
+        status="completed",
+        audio_url=UPLOAD_URL,
+        text="Hello.",
+        audio_duration=2.0,
+        speech_model_used="u2",
+    )
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"status": "never heard of"},
+        {"status": "error", "error": None, "text": None},
+        {"audio_url": None},
+        {"audio_duration": 2.5},
+        {"text": ""},
+    ],
+    ids=str,
+)
+def test_odd_transcripts_can_be_read(patch: dict[str, Any]) -> None:
+    """Nulls, floats, silence and new statuses are no reason to lose a transcript."""
+    head = wire.parse_head(json.dumps(COMPLETED | patch).encode())
+
+    assert all(getattr(head, name) == value for name, value in patch.items())
+
+
+@pytest.mark.parametrize("body", NOT_THE_JSON.values(), ids=NOT_THE_JSON)
+def test_what_is_no_whole_transcript_is_asked_for_again(body: bytes) -> None:
+    """The whole document is checked: one that is cut or garbled anywhere is not saved."""
+    with pytest.raises(ServiceUnavailable):
+        wire.parse_head(body)
+
+
+def test_a_transcript_in_shared_memory_is_read_where_it_is() -> None:
+    """A memory map can be parsed without a copy."""
+    assert wire.parse_head(memoryview(json.dumps(COMPLETED).encode())).id == COMPLETED["id"]
+
+
+def test_the_last_of_doubled_keys_counts() -> None:
+    """A doubled key is read as most parsers read it, by its last value, in every place."""
+    body = b'{"id": "a", "id": "b", "status": "queued", "status": "completed"}'
+
+    assert wire.parse_head(body) == Head(id="b", status="completed")
+    assert wire.submission(200, {}, body, UPLOAD_URL) == Accepted("b")
+
+
+@given(bodies)
+def test_nothing_else_is_raised_by_any_body(body: bytes) -> None:
+    """Arbitrary bytes are read, or raise what says to try again; nothing else."""
+    for parse in (wire.parse_head, wire.parse_list, wire.parse_upload):
+        try:
+            parse(body)
+        except TransientError:
+            pass
+
+
+def test_a_deleted_transcript_is_known_by_its_url() -> None:
+    """What says `completed` and was deleted is told apart, by the URL and not by the text."""
+    deleted = Head(id="a", status="completed", audio_url="http://deleted_by_user", text="x")
+    spoken = Head(id="a", status="completed", audio_url=UPLOAD_URL, text="Deleted by user.")
+
+    assert deleted.is_deleted
+    assert not spoken.is_deleted
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("Server error, developers have been alerted.", True),
+        ("Internal server error. Please retry your request.", True),
+        ("Download error, unable to download https://x. Please make sure the file exists", True),
+        ("File does not appear to contain audio. File type is text/html.", False),
+        ("Audio duration is too short.", False),
+        ("language_detection cannot be performed on files with no spoken audio.", False),
+        ("", False),
+    ],
+)
+def test_the_services_own_faults_are_worth_asking_again(reason: str, expected: bool) -> None:
+    """A failure is asked for again where its sentence blames the service, and only there."""
+    assert wire.is_server_fault(reason) is expected
