@@ -193,8 +193,12 @@ def _run(folders: Sequence[Path], settings: "Settings", *, sample: bool) -> int:
     from jobs.folder import run_folder
     from pipeline.progress import render_summary
 
+    environ = dict(os.environ)
     with _listeners(settings) as emit:
-        summary = anyio.run(partial(run_folder, folders, settings, sample=sample, emit=emit))
+        os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
+        summary = anyio.run(
+            partial(run_folder, folders, settings, sample=sample, emit=emit, environ=environ)
+        )
     if not (settings.json_lines or settings.quiet):
         _say(render_summary(summary))
     return summary.exit_code
@@ -205,12 +209,13 @@ def _listeners(settings: "Settings") -> "Iterator[Emit]":
     """Everybody who listens to a run, on a terminal, in a log of a scheduler, or in a pipe."""
     from rich.console import Console
 
+    from pipeline.logs import log_event
     from pipeline.progress import JsonLines, PlainProgress, TerminalProgress, WarningLines
 
     console = Console(stderr=True)
     is_live = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
     with _logs(settings, console), ExitStack() as stack:
-        listeners: list[Emit] = []
+        listeners: list[Emit] = [log_event]
         if settings.json_lines:
             listeners.append(stack.enter_context(JsonLines(sys.stdout.buffer)))
         if not settings.quiet:

@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,10 +65,17 @@ def sample_folder() -> Path:
 
 
 async def run_folder(
-    folders: Sequence[Path], settings: Settings, *, sample: bool = False, emit: Emit
+    folders: Sequence[Path],
+    settings: Settings,
+    *,
+    sample: bool = False,
+    emit: Emit,
+    environ: Mapping[str, str] = os.environ,
 ) -> Summary:
     """
     Transcribe the folders, and tell how it went; every fact goes to `emit` as it happens.
+
+    `environ` is where the API key may be.
 
     SIGINT and SIGTERM stop the intake and leave within `stop_grace`; a second one leaves now.
 
@@ -85,6 +92,7 @@ async def run_folder(
     if not given and listed is None:
         raise SettingsError("which recordings? Name a folder, or `--sample`")
     roots = await to_thread.run_sync(find_roots, [str(folder) for folder in given or [Path()]])
+    settings, key = _with_model(settings), ""
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     async with AsyncExitStack() as stack:
         if settings.dry_run:
@@ -93,15 +101,16 @@ async def run_folder(
             await to_thread.run_sync(_copy_ledger, settings, state)
         else:
             if settings.provider != "local":
-                await to_thread.run_sync(require_key, settings, os.environ)
+                key = await to_thread.run_sync(require_key, settings, environ)
             state = settings.state_dir
             started_at = await to_thread.run_sync(_prepare, settings, state)
             await stack.enter_async_context(lock(state / "lock", wait=settings.wait_lock))
+            await to_thread.run_sync(_sweep, os.fsencode(state / "versions"), started_at)
         folder = state / "runs" / run_id
         await to_thread.run_sync(lambda: folder.mkdir(parents=True))
         facts = await stack.enter_async_context(_beside(EventFile, folder / "events.ndjson"))
         totals = _Totals(emit, facts)
-        service = await stack.enter_async_context(_service(settings, state))
+        service = await stack.enter_async_context(_service(settings, state, key))
         hide(service.key)
         run = Run(
             run_id=run_id,
@@ -128,6 +137,7 @@ async def run_folder(
             int(settings.requests.count * settings.share),
             settings.requests.window_s,
             ramp=settings.ramps,
+            earlier=await ledger.earlier_requests(settings.requests.window_s),
         )
         client = await stack.enter_async_context(
             Client(
@@ -167,6 +177,7 @@ async def run_folder(
         else:
             await _until_stopped(context, scan, redo)
             rendered = await render_lacking(context) if context.intake.is_open else 0
+        await ledger.record_requests(limiter.take_unrecorded(), settings.requests.window_s)
         summary = await _summary(context, scan, totals)
         summary.run_id = run_id
         summary.rendered = rendered
@@ -314,6 +325,22 @@ def _prepare(settings: Settings, state: Path) -> float:
     return started_at
 
 
+def _sweep(versions: bytes, started_at: float) -> None:
+    """Remove what a run that was killed left unfinished among the replaced results."""
+    listing = Listing(versions, started_at)
+    for folder, _, _ in os.walk(versions):
+        listing.load(folder)
+
+
+def _with_model(settings: Settings) -> Settings:
+    """With a chosen engine model among the options: other words come out, other identity."""
+    chosen = {"speech_models": [settings.engine_model], **settings.transcript}
+    is_default = settings.engine_model == Settings.model_fields["engine_model"].default
+    if settings.provider != "local" or is_default:
+        return settings
+    return settings.model_copy(update={"transcript": chosen})
+
+
 def _copy_ledger(settings: Settings, state: Path) -> None:
     """A dry run works on a copy, and leaves no trace."""
     for name in ("ledger.sqlite3", "ledger.sqlite3-wal"):
@@ -342,12 +369,11 @@ def _listed(files_from: str | None) -> list[bytes] | None:
 
 
 @asynccontextmanager
-async def _service(settings: Settings, state: Path) -> AsyncIterator[_Service]:
+async def _service(settings: Settings, state: Path, key: str) -> AsyncIterator[_Service]:
     """The provider, started for this run if it is the embedded engine."""
     if settings.dry_run:
         yield _Service("http://127.0.0.1", settings.base_url or "local", "none")
     elif settings.base_url is not None:
-        key = await to_thread.run_sync(require_key, settings, os.environ)
         yield _Service(settings.base_url, settings.base_url, key)
     else:
         from pipeline.engine import EngineUnavailable, serve, stored_key

@@ -1,0 +1,34 @@
+"""
+Transcribe folders of recordings through the AssemblyAI API: pay once, lose nothing.
+
+    folders ─► scan ─► ledger ─► feed ─► upload ─► submit ─► poll ─► write ─► results
+                         ▲                                             │
+                         └─── what is due again is a row, no message ──┘
+
+Modules in the order in which they are best read. Each imports only from those below it; the
+contracts in pyproject.toml hold that.
+
+    batch        the stages wired top to bottom in one task group: a whole run on one screen
+    stages       scan, feed, upload, submit, poll, write: one coroutine a step
+    reconcile    what became of requests whose answer was lost
+    report       what stands in the ledger, for people and programs
+    progress     who listens while a run goes on: terminal, log, pipe, file
+    client       the service over HTTP: one method a call, one request a method
+    ledger       durable state and queue: SQLite, one writer thread, group commit
+    render       a saved answer as txt, srt, vtt, md, tsv; pure
+    wire         what is in the messages; no I/O
+    limiter      the request budget, and one pause for all
+    retry        whether, when and how often a call is made again
+    intake       how much may be under way, and whether more is taken in
+    files        files that are whole or absent
+    settings     every setting: unit, default, reason, and where its value comes from
+    events       what happened, as facts
+    logs         where log lines go, without secrets
+    options      what may be asked of the service, checked before it is sent
+    models       the things that flow, and the states that they are in
+    names        what files in the output folder are called
+    errors       the error tree by consequence, and the exit codes
+    engine       apart: a server with a speech model that speaks the service's protocol
+
+docs/design.md says why it is so, docs/output.md what other programs may rely on.
+"""

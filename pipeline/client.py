@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Self
 from urllib.parse import urlsplit
@@ -34,9 +35,10 @@ from pipeline.wire import Ambiguous, NotAccepted, Row, Submission
 __all__ = ["Client", "Handover", "Write"]
 
 Write = Callable[[bytes], Awaitable[object]]
-"""Takes the next bytes of a body."""
+"""Takes the next bytes of a body; what it raises comes through as it is."""
 
 _IDLE_SUBMIT_S = 2.0  # a server closes idle connections: a POST on a stale one is in doubt
+_MAX_AUDIO_BYTES = 4 << 30  # ten hours of 16 bit sound at 48 kHz
 _MAX_SMALL_ANSWER_BYTES = 8 << 20  # pages, errors, submits: all but transcripts
 
 
@@ -100,6 +102,7 @@ class Client:
                 total=None, connect=self._connect_s, sock_read=self._stall_s
             ),
             trace_configs=[trace],
+            middlewares=[_once],
             proxy=_system_proxy(self._base_url),
         )
 
@@ -151,6 +154,8 @@ class Client:
                     data=body,
                     headers={**self._headers, "Content-Type": "application/json"},
                     allow_redirects=False,
+                    # `fail_after` is the only limit: giving up earlier makes doubt of nothing.
+                    timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_s),
                     trace_request_ctx=handover,
                 ) as response:
                     payload = await _bounded(response, _MAX_SMALL_ANSWER_BYTES)
@@ -173,7 +178,26 @@ class Client:
             AnswerUnusable: it is longer than `max_answer_bytes`, or the id is none.
         """
         async with self._get("get", f"/v2/transcript/{wire.check_id(transcript_id)}") as response:
-            await self._pour("get", response, write)
+            await self._pour("get", response, write, self._max_answer_bytes)
+
+    async def redacted_audio(self, transcript_id: str) -> str | None:
+        """
+        The address of the audio without what was redacted; None while it is being made.
+
+        Raises:
+            RequestRejected: there is none, or not any more.
+        """
+        path = f"/v2/transcript/{wire.check_id(transcript_id)}/redacted-audio"
+        async with self._get("redacted-audio", path) as response:
+            body = await self._whole("redacted-audio", response)
+            return None if response.status == 202 else wire.parse_redacted_audio(body)
+
+    async def download(self, url: str, write: Write) -> None:
+        """Pass on the bytes of a file at an address that the service gave, without the key."""
+        with self._translated("download"):
+            response = await self._http.get(url, allow_redirects=False)
+        async with response:
+            await self._pour("download", response, write, _MAX_AUDIO_BYTES)
 
     async def list(self, *, limit: int = wire.PAGE_ROWS, before_id: str | None = None) -> list[Row]:
         """The newest rows of the list, or the newest before a transcript; newest first."""
@@ -204,29 +228,38 @@ class Client:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         await self._permit(call)
         with self._translated(call):
-            async with self._http.get(
+            response = await self._http.get(
                 self._base_url + path, params=query, headers=self._headers, allow_redirects=False
-            ) as response:
-                yield response
+            )
+        async with response:
+            yield response
 
     async def _whole(self, call: str, response: aiohttp.ClientResponse) -> bytes:
         """The body of a success; any other answer is raised as what it stands for."""
-        body = await _bounded(response, _MAX_SMALL_ANSWER_BYTES)
+        with self._translated(call):
+            body = await _bounded(response, _MAX_SMALL_ANSWER_BYTES)
         if 200 <= response.status < 300:
             return body
         error = wire.error_from(call, response.status, response.headers, body)
         self._heed(error)
         raise error
 
-    async def _pour(self, call: str, response: aiohttp.ClientResponse, write: Write) -> None:
+    async def _pour(
+        self, call: str, response: aiohttp.ClientResponse, write: Write, most: int
+    ) -> None:
         if not 200 <= response.status < 300:
             await self._whole(call, response)
         taken = 0
-        async for chunk in response.content.iter_any():
+        while True:
+            # Only the reading: an error of `write` is none of the connection.
+            with self._translated(call):
+                chunk = await response.content.readany()
+            if not chunk:
+                return
             taken += len(chunk)
-            if taken > self._max_answer_bytes:
+            if taken > most:
                 raise AnswerUnusable(
-                    f"{call}: the answer is longer than {self._max_answer_bytes} bytes;"
+                    f"{call}: the answer is longer than {most} bytes;"
                     " raise `max_answer` if it is meant to be"
                 )
             await write(chunk)
@@ -263,6 +296,18 @@ class Client:
                 error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
             )
             raise ConnectionLost(f"{call}: {_describe(error)}", connected=connected) from error
+
+
+async def _once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keeps aiohttp from sending a request that may be repeated a second time, uncounted."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise  # never repeated
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(_describe(error)) from error
 
 
 async def _note_handover(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
@@ -310,6 +355,14 @@ def _system_proxy(base_url: str) -> str | None:
     """
     parts = urlsplit(base_url)
     host = parts.hostname or ""
-    if host in ("127.0.0.1", "::1", "localhost") or proxy_bypass(host):
+    if _is_this_machine(host) or proxy_bypass(host):
         return None
-    return getproxies().get(parts.scheme)
+    proxy = getproxies().get(parts.scheme)
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

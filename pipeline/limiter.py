@@ -57,6 +57,7 @@ class Limiter:
         self._log = deque((now - age_s for age_s in sorted(earlier, reverse=True)), self._count)
         self._paused_until = -math.inf
         self._turn = anyio.Lock()
+        self._unrecorded: list[float] = []
         self._ramp = _Ramp(clock) if ramp else None
         self.stopped: ServiceUnusable | None = None
 
@@ -76,6 +77,7 @@ class Limiter:
             if self.stopped is not None:
                 raise self.stopped
             self._log.append(self._clock())
+            self._unrecorded.append(self._log[-1])
 
     async def _sleep_while(self, wait_s: Callable[[], float]) -> None:
         # Looked at again after each sleep: a 429 may have come in meanwhile.
@@ -95,11 +97,11 @@ class Limiter:
             seconds = 0.0
         self._paused_until = max(self._paused_until, self._clock() + seconds)
 
-    @property
-    def ages_s(self) -> list[float]:
-        """How long ago each request of the last window was sent, seconds, for the next run."""
-        now = self._clock()
-        return [now - sent for sent in self._log if now - sent < self._window_s]
+    def take_unrecorded(self) -> list[float]:
+        """How long ago each request was sent since this was last called, seconds."""
+        now, sent = self._clock(), self._unrecorded
+        self._unrecorded = []
+        return [now - at for at in sent]
 
     def _wait_s(self) -> float:
         until = self._paused_until

@@ -26,8 +26,9 @@ from rich.text import Text
 from structlog.typing import EventDict, WrappedLogger
 
 from pipeline.errors import SettingsError
+from pipeline.events import Event, as_dict
 
-__all__ = ["LineWriter", "configure_logs", "hide"]
+__all__ = ["LineWriter", "configure_logs", "hide", "log_event"]
 
 _SHORTEST_SECRET = 6
 """Characters. No service gives out a shorter key, and masking one would eat ordinary words."""
@@ -122,6 +123,15 @@ def configure_logs(
 
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+
+
+def log_event(event: Event) -> None:
+    """Tell a fact of a run to the log, if the log tells what happens."""
+    log = structlog.get_logger()
+    if log.is_enabled_for(logging.INFO):
+        facts = as_dict(event)
+        del facts["time"]  # the log has its own
+        log.info(f"run.{facts.pop('type')}", **facts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ __all__ = ["retry"]
 
 R = TypeVar("R")
 
+# Made now: at the first retry stamina would import what they need on the event loop.
+stamina.instrumentation.get_on_retry_hooks()
+
 
 async def retry(
     call: Callable[[], Awaitable[R]], *, attempts: int = 5, timeout_s: float | None = 120.0
@@ -33,6 +36,7 @@ async def retry(
     Raises:
         AttemptsExhausted: the last attempt failed too; its `TransientError` is the cause.
     """
+    tried = 0
     try:
         async for attempt in stamina.retry_context(
             on=_wait_before_next,
@@ -41,10 +45,12 @@ async def retry(
             wait_initial=0.5,
             wait_max=30.0,
         ):
+            tried = attempt.num
             with attempt:
                 return await call()
     except TransientError as error:
-        raise AttemptsExhausted(f"{error} (tried {attempts} times)") from error
+        times = "once" if tried == 1 else f"{tried} times"
+        raise AttemptsExhausted(f"{error} (tried {times})") from error
     raise AssertionError("stamina either returns or raises")
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "is_server_fault",
     "parse_head",
     "parse_list",
+    "parse_redacted_audio",
     "parse_upload",
     "submission",
     "submit_body",
@@ -66,6 +67,10 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 class _Upload(msgspec.Struct):
     upload_url: str
+
+
+class _RedactedAudio(msgspec.Struct):
+    redacted_audio_url: str
 
 
 class _Error(msgspec.Struct):
@@ -95,6 +100,8 @@ class Head(msgspec.Struct):
     audio_duration: float | None = None
     """Seconds."""
     speech_model_used: str | None = None
+    redact_pii_audio: bool | None = None
+    redact_pii_audio_quality: str | None = None
 
     @property
     def is_deleted(self) -> bool:
@@ -171,6 +178,19 @@ def parse_list(body: bytes) -> list[Row]:
         return msgspec.json.decode(body, type=_Rows).transcripts
     except _UNREADABLE as error:
         raise ServiceUnavailable(f"list answered with {_excerpt(body)!r}") from error
+
+
+def parse_redacted_audio(body: bytes) -> str:
+    """
+    The address of a redacted audio file, which is not the service's own: never send it the key.
+
+    Raises:
+        ServiceUnavailable: there is none.
+    """
+    try:
+        return msgspec.json.decode(body, type=_RedactedAudio).redacted_audio_url
+    except _UNREADABLE as error:
+        raise ServiceUnavailable(f"redacted-audio answered with {_excerpt(body)!r}") from error
 
 
 def parse_head(body: bytes | memoryview) -> Head:

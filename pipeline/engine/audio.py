@@ -96,8 +96,6 @@ class Recording:
     """Only what lies between these is searched for speech. Times stay those of the file."""
 
     channels: int = field(default=0, init=False)
-    """Channels of the file."""
-    planes: int = field(default=0, init=False)
     """Channels searched: those of the file, or one where they are mixed."""
     samples: int = field(default=0, init=False)
     """Length of the file, in samples of one channel."""
@@ -117,20 +115,21 @@ class Recording:
         start = _samples(self.start_ms)
         end = _samples(self.end_ms) if self.end_ms is not None else LONGEST_S * RATE_HZ
         cutters: list[_Cutter] = []
-        with closing(_decode(self.path, self.split_channels)) as chunks:
-            for chunk in chunks:
+        with closing(_decode(self.path, self.split_channels)) as decoded:
+            for planes in decoded:
                 if not cutters:
-                    self.channels, self.planes = chunk.channels, chunk.planes.shape[0]
+                    self.channels = planes.shape[0]
                     cutters = [
-                        _Cutter(channel, start, self.find_speech) for channel in range(self.planes)
+                        _Cutter(channel, start, self.find_speech)
+                        for channel in range(self.channels)
                     ]
                 first = self.samples
-                self.samples += chunk.planes.shape[1]
+                self.samples += planes.shape[1]
                 if self.samples > LONGEST_S * RATE_HZ:
                     raise Unusable("Audio duration is too long")
                 wanted = slice(max(start - first, 0), max(end - first, 0))
-                self.searched += chunk.planes[0, wanted].size
-                for cutter, plane in zip(cutters, chunk.planes, strict=True):
+                self.searched += planes[0, wanted].size
+                for cutter, plane in zip(cutters, planes, strict=True):
                     yield from cutter.feed(plane[wanted])
             if self.searched < _samples(SHORTEST_MS):
                 raise Unusable("Audio duration is too short.")
@@ -196,7 +195,7 @@ def _cut(window: Samples, spans: Sequence[Span]) -> int:
     if not spans:
         # What is left may hold the first breath of a word that the next window completes.
         return window.size - _samples(_TAIL_MS)
-    edges = [*spans, (window.size, window.size)]
+    edges = [(0, 0), *spans, (window.size, window.size)]
     half = window.size // 2
     gaps = [
         (after - max(before, half), max(before, half), after)
@@ -215,15 +214,11 @@ def _cut(window: Samples, spans: Sequence[Span]) -> int:
 # --- decoding ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    planes: NDArray[np.int16]
-    """Shape (channels, samples); one channel where they are mixed."""
-    channels: int
-    """Channels of the file."""
+_Planes = NDArray[np.int16]
+"""16 kHz, shape (channels, samples); one channel where they are mixed."""
 
 
-def _decode(path: Path, split_channels: bool) -> Generator[_Chunk, None, None]:
+def _decode(path: Path, split_channels: bool) -> Generator[_Planes, None, None]:
     with path.open("rb") as file:
         try:
             container = _open(file)
@@ -329,7 +324,7 @@ class _Converter:
         self._resampler: av.AudioResampler | None = None
         self.channels = 0
 
-    def convert(self, frame: av.AudioFrame) -> Iterator[_Chunk]:
+    def convert(self, frame: av.AudioFrame) -> Iterator[_Planes]:
         # Some files change format on the way, and a resampler knows but one.
         format_ = (frame.format.name, frame.layout.name, frame.sample_rate)
         if format_ != self._format:
@@ -344,17 +339,17 @@ class _Converter:
         frame.pts = None
         yield from self._resample(frame)
 
-    def silence(self, duration: int | None, time_base: Fraction | None) -> Iterator[_Chunk]:
+    def silence(self, duration: int | None, time_base: Fraction | None) -> Iterator[_Planes]:
         """Silence as long as a lost packet, once there is a track that it is missing from."""
         if self.channels and duration and time_base:
             lost_s = min(float(duration * time_base), _LONGEST_PACKET_S)
             planes = self.channels if self._split_channels else 1
-            yield _Chunk(np.zeros((planes, int(lost_s * RATE_HZ)), np.int16), self.channels)
+            yield np.zeros((planes, int(lost_s * RATE_HZ)), np.int16)
 
-    def flush(self) -> Iterator[_Chunk]:
+    def flush(self) -> Iterator[_Planes]:
         yield from self._resample(None)
 
-    def _resample(self, frame: av.AudioFrame | None) -> Iterator[_Chunk]:
+    def _resample(self, frame: av.AudioFrame | None) -> Iterator[_Planes]:
         if self._resampler is None:
             return
         try:
@@ -367,7 +362,7 @@ class _Converter:
             planes = np.asarray(converted.to_ndarray(), np.int16).reshape(-1, self.channels).T
             if not self._split_channels:
                 planes = planes.mean(axis=0, keepdims=True, dtype=np.float32).astype(np.int16)
-            yield _Chunk(planes, self.channels)
+            yield planes
 
 
 def _not_audio(path: Path, kind: str) -> Unusable:

@@ -136,7 +136,7 @@ class _Listener:
 
     def heard(self, recording: Recording) -> Heard:
         """All words in their places, once every block is done."""
-        share = recording.speech / (recording.searched * recording.planes)
+        share = recording.speech / (recording.searched * recording.channels)
         if share < (wanted := self.options.get("speech_threshold", 0)):
             raise Unusable(
                 f"Audio speech threshold {share:.4f} is below the requested "
@@ -144,7 +144,7 @@ class _Listener:
             )
         if not self.language:
             self.language = self._language_of_silence()
-        channels: list[list[Word]] = [[] for _ in range(recording.planes)]
+        channels: list[list[Word]] = [[] for _ in range(recording.channels)]
         for (channel, offset), words in sorted(self.words.items()):
             _place(words, offset * 1000 // RATE_HZ, channels[channel])
         return Heard(

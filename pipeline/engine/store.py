@@ -67,6 +67,8 @@ _WRITE_BYTES = 1 << 20
 Status = Literal["queued", "processing", "completed", "error"]
 STATUSES: tuple[Status, ...] = ("queued", "processing", "completed", "error")
 
+_VERSION = 1
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS transcripts (
     sequence  INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of creation; clocks have ties
@@ -170,30 +172,37 @@ class Store:
         self._disk = CapacityLimiter(16)
         self._uploads = state / "uploads"
         try:
-            self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for part in self._uploads.glob("*.part"):
-                part.unlink()
+            # Transcripts are nobody's business but the owner's.
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._uploads.mkdir(mode=0o700, exist_ok=True)
             self._db = sqlite3.connect(
                 state / "engine.sqlite3", timeout=1, isolation_level=None, check_same_thread=False
             )
-            self._db.row_factory = sqlite3.Row
-            # Exclusive before WAL: no shared memory then, so any file system will do.
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            # What a client deleted is overwritten, not only forgotten.
-            self._db.execute("PRAGMA secure_delete = ON")
-            self._db.executescript(_SCHEMA)
-            self._db.execute("UPDATE transcripts SET status = 'queued' WHERE status = 'processing'")
-        except sqlite3.OperationalError as error:
-            raise EngineUnavailable(
-                f"the engine's state in `{state}` cannot be used ({error}): "
-                "another engine may be running on it; stop that one, or name another folder"
-            ) from error
-        except (OSError, sqlite3.DatabaseError) as error:
-            raise EngineUnavailable(
-                f"the engine's state in `{state}` cannot be used ({error}): name another folder"
-            ) from error
+        except (OSError, sqlite3.Error) as error:
+            raise _unusable(state, error) from error
+        try:
+            self._take()
+        except (OSError, sqlite3.Error) as error:
+            self._db.close()
+            raise _unusable(state, error) from error
+
+    def _take(self) -> None:
+        self._db.row_factory = sqlite3.Row
+        # Exclusive before WAL: no shared memory then, so any file system will do.
+        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        # What a client deleted is overwritten, not only forgotten.
+        self._db.execute("PRAGMA secure_delete = ON")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > _VERSION:
+            raise sqlite3.DatabaseError(f"made by a newer program, version {version}")
+        self._db.executescript(_SCHEMA)
+        self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        # Only now is the folder ours: another engine's half uploads are not to be touched.
+        self._db.execute("UPDATE transcripts SET status = 'queued' WHERE status = 'processing'")
+        for part in self._uploads.glob("*.part"):
+            part.unlink()
 
     @_in_thread
     def close(self) -> None:
@@ -393,6 +402,15 @@ class Store:
 def _transcript(row: sqlite3.Row) -> Transcript:
     return Transcript(
         **{**row, "options": json.loads(row["options"]), "deleted": bool(row["deleted"])}
+    )
+
+
+def _unusable(state: Path, error: Exception) -> EngineUnavailable:
+    in_use = isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+    return EngineUnavailable(
+        f"the engine's state in `{state}` cannot be used ({error}): "
+        + ("another engine is running on it; stop that one, or " if in_use else "")
+        + "name another folder"
     )
 
 

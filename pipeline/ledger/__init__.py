@@ -192,7 +192,7 @@ class Ledger(Store):
             if row is None:
                 self._insert(root, entry)
             elif redo.checksum or _differs(row, entry):
-                self._reset(row["recording_id"], entry)
+                self._reset(row, entry, size_of, formats)
             else:
                 done = self._look_again(row, entry, size_of, formats, redo)
                 if done is not None:
@@ -224,17 +224,26 @@ class Ledger(Store):
             ),
         )
 
-    def _reset(self, recording_id: int, entry: Entry) -> None:
+    def _reset(
+        self,
+        row: sqlite3.Row,
+        entry: Entry,
+        size_of: Callable[[bytes], int | None],
+        formats: Iterable[str],
+    ) -> None:
         """The bytes may be others: what it was attached to is no longer its own."""
+        has_result = _has_result(row, size_of)
         self.db.execute(
             "UPDATE recordings SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, settled = ?,"
             " options = ?, content = NULL, request_key = NULL, generation = 1, state = ?,"
-            " reason = ?, kept = 0, redo = 0, lacking = NULL, tries = 0, due_at = 0, run_id = ? "
-            "WHERE recording_id = ?",
+            " reason = ?, result_size = ?, lacking = ?, kept = 0, redo = 0, tries = 0, due_at = 0,"
+            " run_id = ? WHERE recording_id = ?",
             (
                 *(entry.size, entry.mtime_ns, entry.ctime_ns, entry.inode, entry.settled),
                 *(entry.options, "skipped" if entry.skip else "found", entry.skip),
-                *(self.run.run_id, recording_id),
+                row["result_size"] if has_result else None,
+                _lacking(row, size_of, formats) if has_result else None,
+                *(self.run.run_id, row["recording_id"]),
             ),
         )
 
@@ -250,9 +259,8 @@ class Ledger(Store):
         recording_id, content = row["recording_id"], row["content"]
         key = content and request_key(content, entry.options, self.run.provider_kind)
         if row["state"] == "written":
-            if size_of(row["result"]) == row["result_size"]:
-                result = row["result"]
-                lacking = [f for f in formats if size_of(derived(result, f)) is None]
+            if _has_result(row, size_of):
+                lacking = _lacking(row, size_of, formats)
                 changed = key != row["result_key"]
                 again = redo.force or (redo.changed and changed)
                 if again:
@@ -260,7 +268,7 @@ class Ledger(Store):
                         "UPDATE recordings SET options = ? WHERE recording_id = ?",
                         (entry.options, recording_id),
                     )
-                marks = (changed, again, ",".join(lacking) or None, recording_id)
+                marks = (changed, again, lacking, recording_id)
                 done = (self.run.run_id, *marks)
                 if not again:
                     return done
@@ -328,18 +336,20 @@ class Ledger(Store):
     # --- feed ---------------------------------------------------------------------------------
 
     @transition
-    def claim(self, limit: int) -> list[Claim]:
+    def claim(self, limit: int, *, anew: bool = True) -> list[Claim]:
         """
         Take the next recordings to be uploaded, in the order of their paths; at most `limit`.
 
         Each has an attempt of its own, `uploading`, or brings an upload that is still good.
+        Without `anew` only those are taken that this run has taken before.
         """
-        rows = self.db.execute(_DUE + " ORDER BY r.root, r.path LIMIT :limit", self._due(limit))
+        due = self._due(anew) | {"limit": limit}
+        rows = self.db.execute(_DUE + " ORDER BY r.root, r.path LIMIT :limit", due)
         claims = [self._claim(row) for row in rows.fetchall()]
         return [claim for claim in claims if claim is not None]
 
-    def _due(self, limit: int = 1) -> dict[str, Any]:
-        return {"run": self.run.run_id, "now": self.now(), "limit": limit}
+    def _due(self, anew: bool) -> dict[str, Any]:
+        return {"run": self.run.run_id, "now": self.now(), "anew": anew}
 
     def _claim(self, row: sqlite3.Row) -> Claim | None:
         recording_id, content, key = row["recording_id"], row["content"], row["request_key"]
@@ -404,10 +414,14 @@ class Ledger(Store):
         )
 
     @reading
-    def next_due(self) -> float | None:
-        """Seconds until a recording is due, 0 or less for now, None when none ever will be."""
+    def next_due(self, *, anew: bool = True) -> float | None:
+        """
+        Seconds until a recording is due, 0 or less for now, None when none ever will be.
+
+        Without `anew` only those count that this run has taken before.
+        """
         query = f"SELECT min(max(due_at, t_due_at)) FROM ({_DUE})"
-        soon = self.ro.execute(query, self._due() | {"now": float("inf")}).fetchone()[0]
+        soon = self.ro.execute(query, self._due(anew) | {"now": float("inf")}).fetchone()[0]
         return None if soon is None else soon - self.now()
 
     @reading
@@ -431,12 +445,30 @@ class Ledger(Store):
     @reading
     def seen_before(self, size: int, edges: str) -> bool:
         """Whether a recording of this size with these first and last 64 KiB was read before."""
-        query = "SELECT 1 FROM recordings WHERE size = ? AND edges = ? AND content IS NOT NULL"
+        query = "SELECT 1 FROM recordings WHERE size = ? AND edges = ?"
         return self.ro.execute(query, (size, edges)).fetchone() is not None
 
     @transition
-    def recognise(self, claim: Claim, read: Reading) -> bool:
+    def recognise(self, claim: Claim, read: Reading, redo: Redo) -> bool:
         """Note what a recording holds; whether it has to be uploaded, or is under way or done."""
+        row = self.db.execute(
+            "SELECT r.* FROM recordings r JOIN transcripts t"
+            " ON t.request_key = r.result_key AND t.generation = r.result_generation"
+            " WHERE r.recording_id = ? AND t.content = ? AND r.result_size IS NOT NULL",
+            (claim.recording_id, read.content),
+        ).fetchone()
+        if row is not None:
+            # Only its times are new. They are no consent to pay for what else is new.
+            key = request_key(read.content, row["options"], self.run.provider_kind)
+            changed = key != row["result_key"]
+            self._drop(claim.attempt_id, "it was transcribed before")
+            self._note(claim, read, row["result_key"], row["result_generation"])
+            self.db.execute(
+                "UPDATE recordings SET state = 'written', kept = ?, redo = ? "
+                "WHERE recording_id = ?",
+                (changed, redo.force or (redo.changed and changed), claim.recording_id),
+            )
+            return False
         key, generation, state = self._attach(claim, read)
         if state == "wanted":
             self._set_transcript(key, generation, "open")
@@ -529,6 +561,15 @@ class Ledger(Store):
         ).fetchone()
         key = request_key(read.content, row["options"], self.run.provider_kind)
         generation = row["generation"] if key == row["request_key"] else self._latest(key, False)
+        self._note(claim, read, key, generation)
+        self.db.execute(
+            "UPDATE attempts SET content = ?, request_key = ?, generation = ? WHERE attempt_id = ?",
+            (read.content, key, generation, claim.attempt_id),
+        )
+        state = self._wait_for(key, generation, read.content, row["options"])
+        return key, generation, state
+
+    def _note(self, claim: Claim, read: Reading, key: str, generation: int) -> None:
         self.db.execute(
             "UPDATE recordings SET content = ?, edges = ?, size = ?, mtime_ns = ?, ctime_ns = ?,"
             " inode = ?, settled = ?, request_key = ?, generation = ? WHERE recording_id = ?",
@@ -537,12 +578,6 @@ class Ledger(Store):
                 *(read.settled, key, generation, claim.recording_id),
             ),
         )
-        self.db.execute(
-            "UPDATE attempts SET content = ?, request_key = ?, generation = ? WHERE attempt_id = ?",
-            (read.content, key, generation, claim.attempt_id),
-        )
-        state = self._wait_for(key, generation, read.content, row["options"])
-        return key, generation, state
 
     def _drop(self, attempt_id: int, reason: str) -> None:
         """End an attempt that was never submitted, and let go of its recording."""
@@ -867,6 +902,33 @@ class Ledger(Store):
             [(recording_id,) for recording_id in recording_ids],
         )
 
+    # --- the budget ---------------------------------------------------------------------------
+
+    @transition
+    def record_requests(self, ages_s: Sequence[float], window_s: float) -> None:
+        """Note requests by how long ago they were sent; forget those before the last window."""
+        now, here = self.now(), self.run.base_url
+        seconds = Counter(int(now - age_s) for age_s in ages_s)
+        self.db.execute(
+            "DELETE FROM requests WHERE base_url = ? AND second < ?", (here, int(now - window_s))
+        )
+        self.db.executemany(
+            "INSERT INTO requests (base_url, second, count) VALUES (?,?,?) "
+            "ON CONFLICT DO UPDATE SET count = count + excluded.count",
+            [(here, second, count) for second, count in seconds.items()],
+        )
+
+    @reading
+    def earlier_requests(self, window_s: float) -> list[float]:
+        """How long ago each request of earlier runs in the last window was sent, at the most."""
+        now = self.now()
+        rows = self.ro.execute(
+            "SELECT second, count FROM requests WHERE base_url = ? AND second >= ?",
+            (self.run.base_url, int(now - window_s)),
+        )
+        # The end of the second: never taken for older than it is.
+        return [max(0.0, now - second - 1) for second, count in rows for _ in range(count)]
+
     # --- the end of a run ---------------------------------------------------------------------
 
     @reading
@@ -949,6 +1011,18 @@ def _differs(row: sqlite3.Row, entry: Entry) -> bool:
     )
 
 
+def _has_result(row: sqlite3.Row, size_of: Callable[[bytes], int | None]) -> bool:
+    """Whether a result of the size that was written is on disk."""
+    return row["result_size"] is not None and size_of(row["result"]) == row["result_size"]
+
+
+def _lacking(
+    row: sqlite3.Row, size_of: Callable[[bytes], int | None], formats: Iterable[str]
+) -> str | None:
+    """The derived files that a result lacks, None when it lacks none."""
+    return ",".join(f for f in formats if size_of(derived(row["result"], f)) is None) or None
+
+
 _DUE = """
 SELECT r.*, coalesce(t.due_at, 0) AS t_due_at
 FROM recordings r LEFT JOIN transcripts t USING (request_key, generation)
@@ -956,4 +1030,5 @@ WHERE r.run_id = :run AND r.claim IS NULL AND r.reason IS NULL
   AND r.due_at <= :now AND coalesce(t.due_at, 0) <= :now
   AND (r.state = 'found' OR r.redo) AND (r.redo OR coalesce(t.state, 'wanted') = 'wanted')
   AND t.parked IS NULL
+  AND (:anew OR r.recording_id IN (SELECT recording_id FROM attempts WHERE owner = :run))
 """

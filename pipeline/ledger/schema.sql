@@ -39,7 +39,7 @@ CREATE TABLE recordings (
 ) STRICT;
 
 CREATE INDEX recordings_by_key ON recordings (request_key, generation);
-CREATE INDEX recordings_by_edges ON recordings (size, edges) WHERE content IS NOT NULL;
+CREATE INDEX recordings_by_edges ON recordings (size, edges);
 CREATE INDEX recordings_due ON recordings (root, path) WHERE claim IS NULL AND (state = 'found' OR redo);
 CREATE INDEX recordings_lacking ON recordings (recording_id) WHERE lacking IS NOT NULL;
 
@@ -96,5 +96,14 @@ CREATE TABLE attempts (
 CREATE UNIQUE INDEX attempts_alive ON attempts (request_key, generation)
   WHERE state IN ('submitting', 'ambiguous') OR (state = 'accepted' AND outcome IS NOT 'error');
 
+-- Requests by the second in which they were sent, as far back as the account's limit looks.
+CREATE TABLE requests (
+  base_url TEXT    NOT NULL,
+  second   INTEGER NOT NULL,
+  count    INTEGER NOT NULL,
+  PRIMARY KEY (base_url, second)
+) STRICT, WITHOUT ROWID;
+
 CREATE INDEX attempts_by_state ON attempts (state) WHERE state IN ('uploading', 'uploaded', 'submitting', 'ambiguous');
+CREATE INDEX attempts_by_owner ON attempts (owner, recording_id);
 CREATE INDEX attempts_by_key ON attempts (request_key, generation);

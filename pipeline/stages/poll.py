@@ -52,6 +52,7 @@ async def poll(
         context.intake.entered(leftover.attempt_id)
     async with submitted, looks:
         while context.intake.collects:
+            await _record_requests(context)
             pending = await context.ledger.pending()
             if not pending and not more_comes:
                 return
@@ -82,6 +83,15 @@ async def poll(
                 heard_at = anyio.current_time()
             asked = {each.transcript_id: asked.get(each.transcript_id, 0.0) for each in pending}
             more_comes = await _rest(context, submitted, is_idle=not pending)
+        # Nothing is fetched any more; what is accepted meanwhile is in the ledger.
+        async for _ in submitted:
+            pass
+
+
+async def _record_requests(context: Context) -> None:
+    """Keep the budget beyond this run: what a crash forgets is one interval's requests."""
+    if sent := context.client.limiter.take_unrecorded():
+        await context.ledger.record_requests(sent, context.settings.requests.window_s)
 
 
 async def _sweep(

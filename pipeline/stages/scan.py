@@ -37,6 +37,7 @@ MEDIA_SUFFIXES = frozenset(
 """Suffixes, in lower case, of what is taken for a recording."""
 
 _CHUNK = 1000
+_OURS = (b".redacted.mp3", b".redacted.wav")  # written beside the results, perhaps among the input
 
 
 def find_roots(folders: Sequence[str]) -> list[Root]:
@@ -235,7 +236,7 @@ class Scan:
 
     def _is_recording(self, path: bytes) -> bool:
         text = os.fsdecode(path)
-        if any(pattern.fullmatch(text) for pattern in self._exclude):
+        if path.endswith(_OURS) or any(pattern.fullmatch(text) for pattern in self._exclude):
             return False
         suffix = os.path.splitext(path)[1][1:].lower()
         return suffix in MEDIA_SUFFIXES or any(pattern.fullmatch(text) for pattern in self._include)

@@ -49,24 +49,33 @@ async def submit(
 
 async def _submit(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> bool:
     """Whether the service has one more transcript of ours."""
+    intake, attempt_id = context.intake, uploaded.attempt_id
+    if not await intake.until_slot():
+        await context.ledger.set_aside(attempt_id)
+        return False
+    # Before anything else is awaited, so that nobody takes the same place; and kept until the
+    # answer is there: a lost one may well be at the service, too.
+    intake.entered(attempt_id)
+    if await _ask_if_open(context, reconciler, uploaded):
+        return True
+    intake.left(attempt_id)
+    reconciler.wake()
+    return False
+
+
+async def _ask_if_open(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> bool:
+    """The permit, the ledger's leave, and the request."""
     ledger, intake, attempt_id = context.ledger, context.intake, uploaded.attempt_id
-    if await intake.until_slot():
-        try:
-            await context.client.limiter.permit("submit")
-        except BatchError as error:
-            intake.end(error)
+    try:
+        await context.client.limiter.permit("submit")
+    except BatchError as error:
+        intake.end(error)
     if not intake.is_open:
         await ledger.set_aside(attempt_id)
         return False
-    if not await ledger.claim_submit(attempt_id, reconciler.newest_listed):
-        return False
-    # Counted before the answer: a lost one may well be at the service, too.
-    intake.entered(attempt_id)
-    accepted = await _ask(context, uploaded)
-    if not accepted:
-        intake.left(attempt_id)
-        reconciler.wake()
-    return accepted
+    return await ledger.claim_submit(attempt_id, reconciler.newest_listed) and await _ask(
+        context, uploaded
+    )
 
 
 async def _ask(context: Context, uploaded: Uploaded) -> bool:

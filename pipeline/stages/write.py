@@ -28,6 +28,7 @@ from pipeline.errors import (
     BatchError,
     DiskFull,
     PipelineError,
+    RequestRejected,
     TranscriptUnknown,
 )
 from pipeline.events import printable
@@ -78,7 +79,7 @@ async def _look(context: Context, pending: Pending) -> bool:
     """Whether the transcript is done with."""
     if pending.completed and await _copy_written(context, pending):
         return True
-    async with _Spool(os.path.join(_output(context), pending.result)) as spool:
+    async with _spool(context, pending) as spool:
         try:
             head = await retry(partial(_fetch, context, pending, spool))
         except TranscriptUnknown as error:
@@ -94,6 +95,10 @@ async def _look(context: Context, pending: Pending) -> bool:
                 if head.text is None:
                     raise AnswerUnusable("the service says `completed` and sends no text")
                 delivery = await _completed(context, pending, head)
+                if head.redact_pii_audio and not await _save_redacted(
+                    context, pending, delivery, head.redact_pii_audio_quality or "mp3"
+                ):
+                    return False  # not ready: its link is given out once, with the transcript
                 await _deliver(context, pending, delivery, spool)
                 return True
         return False  # queued or processing, or a status that nobody knows yet
@@ -194,6 +199,12 @@ def _place(context: Context, pending: Pending, recipient: Recipient) -> bytes:
     return os.path.join(_versions(context), version(recipient.result, pending.transcript_id))
 
 
+def _spool(context: Context, pending: Pending, suffix: str | None = None) -> "_Spool":
+    """For the JSON of a transcript, or for a file that belongs to it."""
+    place = os.path.join(_output(context), pending.result)
+    return _Spool(derived(place, suffix) if suffix else place, pending.transcript_id)
+
+
 def _versions(context: Context) -> bytes:
     return os.path.join(os.fsencode(context.settings.state_dir), b"versions")
 
@@ -204,7 +215,7 @@ async def _copy_written(context: Context, pending: Pending) -> bool:
     if delivery.copy is None:
         return False
     source, digest = os.path.join(_output(context), delivery.copy[0]), delivery.copy[1]
-    async with _Spool(os.path.join(_output(context), pending.result)) as spool:
+    async with _spool(context, pending) as spool:
         try:
             found = await spool.copy_from(source)
         except FileNotFoundError:
@@ -212,6 +223,33 @@ async def _copy_written(context: Context, pending: Pending) -> bool:
         if found != digest:
             return False
         await _deliver(context, pending, delivery, spool)
+    return True
+
+
+async def _save_redacted(
+    context: Context, pending: Pending, delivery: Delivery, suffix: str
+) -> bool:
+    """Save the redacted audio beside the results, before they are; False while it is made."""
+    try:
+        url = await retry(partial(context.client.redacted_audio, pending.transcript_id))
+    except RequestRejected as error:
+        message = f"no redacted audio for transcript {pending.transcript_id}: {error}"
+        context.emit(events.Warned(message=message))
+        return True
+    if url is None:
+        return False
+    places = [_place(context, pending, each) for each in delivery.recipients]
+    async with _spool(context, pending, f"redacted.{suffix}") as spool:
+
+        async def attempt() -> None:
+            await spool.rewind()
+            await context.client.download(url, spool.write)
+            await spool.close()
+
+        await retry(attempt)
+        audio = [derived(place, f"redacted.{suffix}") for place in places]
+        for place in sorted(audio, key=lambda place: place == spool.place):
+            await spool.put(place)
     return True
 
 
@@ -246,16 +284,18 @@ class _Spool:
     """
     An answer on its way to `place`: small ones in memory, larger ones in a temporary file there.
 
+    The file's name has `tag` in it, since an older answer may be on its way to the same place.
     Whatever happens, nothing temporary is left behind on leaving.
     """
 
-    def __init__(self, place: bytes) -> None:
+    def __init__(self, place: bytes, tag: str) -> None:
         self.place = place
         self.digest = ""
         """sha256 of the answer, hex."""
         self.size = 0
         """Bytes of the answer."""
-        self._fresh = temporary(place)
+        self._tag = tag
+        self._fresh = temporary(version(place, tag))
         self._held = bytearray()
         self._file: AsyncFileIO | None = None
         self._is_on_disk = False
@@ -291,6 +331,13 @@ class _Spool:
         await self._file.write(bytes(self._held))
         self._held.clear()
 
+    async def close(self) -> None:
+        """Write out what is still in memory."""
+        await self._flush()
+        if self._file is not None:
+            await self._file.close()
+            self._file = None
+
     async def finish(self) -> Head:
         """
         What the answer says, the whole of it having been read.
@@ -303,9 +350,7 @@ class _Spool:
             self._is_on_disk = True
             head, self.digest, self.size = await _save(self._fresh, bytes(self._held))
         else:
-            await self._flush()
-            await self._file.close()
-            self._file = None
+            await self.close()
             head, self.digest, self.size = await _check(self._fresh)
         return head
 
@@ -322,7 +367,7 @@ class _Spool:
             await put_in_place(self._fresh, place)
             self._is_on_disk = False
             return
-        copy = temporary(place)
+        copy = temporary(version(place, self._tag))
         await make_folder_of(copy)
         try:
             await copy_whole(self._fresh, copy)

@@ -7,6 +7,7 @@ from pathlib import Path
 import aiohttp
 import anyio
 import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from pipeline.engine.audio import BLOCK_S, RATE_HZ
 from tests.engine import sounds
@@ -162,11 +163,12 @@ async def test_killed_engine_finishes_its_work_when_started_again(
     )
     async with process, aiohttp.ClientSession() as session:
         assert process.stdout is not None
-        client = Client(session, (await process.stdout.receive()).decode().strip())
+        lines = BufferedByteReceiveStream(process.stdout)
+        client = Client(session, (await lines.receive_until(b"\n", 200)).decode())
         upload_url = await client.upload(upload)
         at_work = await client.submit(upload_url)
         waiting = [await client.submit(upload_url) for _ in range(3)]
-        assert (await process.stdout.receive()).decode().strip() == "at work"
+        assert await lines.receive_until(b"\n", 200) == b"at work"
         assert (await client.get(at_work))["status"] == "processing"
         process.kill()
     recognizer = ScriptedRecognizer()

@@ -1,7 +1,9 @@
 """The state folder: whole uploads, transcripts in order, nothing kept longer than said."""
 
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -128,6 +130,36 @@ async def test_part_of_an_upload_is_removed_by_the_next_start(tmp_path: Path) ->
     await opened.close()
 
     assert list(files(tmp_path)) == []
+
+
+async def test_refused_engine_touches_nothing(kept: Store, tmp_path: Path) -> None:
+    """A second engine is refused before it changes what the first one is working with."""
+    row = await kept.create("https://example.org", {})
+    await kept.claim()
+    (tmp_path / "uploads" / "1.part").write_bytes(b"x")
+    with pytest.raises(EngineUnavailable, match="another engine"):
+        await anyio.to_thread.run_sync(Store, tmp_path)
+    found = await kept.find(row.id)
+
+    assert list(files(tmp_path)) == ["1.part"]
+    assert found is not None
+    assert found.status == "processing"
+
+
+async def test_state_of_a_newer_program_is_refused(tmp_path: Path) -> None:
+    """What this program does not know it does not write to."""
+    with closing(sqlite3.connect(tmp_path / "engine.sqlite3")) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(EngineUnavailable, match="newer program"):
+        await anyio.to_thread.run_sync(Store, tmp_path)
+
+
+async def test_state_is_its_owners_only(tmp_path: Path) -> None:
+    """The folder of transcripts and recordings cannot be read by others."""
+    opened = await anyio.to_thread.run_sync(Store, tmp_path / "new" / "state")
+    await opened.close()
+
+    assert (tmp_path / "new" / "state").stat().st_mode & 0o777 == 0o700
 
 
 async def test_damaged_state_is_refused(tmp_path: Path) -> None:

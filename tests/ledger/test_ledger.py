@@ -374,7 +374,7 @@ async def test_one_more_recording_of_a_saved_content_waits_for_a_copy(tmp_path: 
         assert await ledger.record_written(attempt_id, [1], 10, "digest")
         claim = await Steps(ledger, b"b.wav").claim()
 
-        assert not await ledger.recognise(claim, reading())
+        assert not await ledger.recognise(claim, reading(), Redo())
         (pending,) = await ledger.pending()
         delivery = await ledger.delivery(pending.attempt_id)
         assert [each.path for each in delivery.recipients] == [b"b.wav"]
@@ -386,7 +386,7 @@ async def test_who_comes_late_is_not_forgotten(tmp_path: Path) -> None:
     async with ledger_at(tmp_path) as ledger:
         attempt_id = await completed(ledger)
         claim = await Steps(ledger, b"b.wav").claim()
-        assert not await ledger.recognise(claim, reading())
+        assert not await ledger.recognise(claim, reading(), Redo())
 
         assert not await ledger.record_written(attempt_id, [1], 10, "digest")
         assert await ledger.unfinished() == 1

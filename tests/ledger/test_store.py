@@ -171,7 +171,9 @@ async def test_newer_schema_is_refused(tmp_path: Path) -> None:
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION + 1,)
 
 
-@pytest.mark.parametrize("damage", ["not a database at all" * 100, "SQLite format 3\0" + "x" * 4096])
+@pytest.mark.parametrize(
+    "damage", ["not a database at all" * 100, "SQLite format 3\0" + "x" * 4096]
+)
 async def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, damage: str) -> None:
     """Damage is told as what it is, and what is there is not written over."""
     path = tmp_path / "ledger"

@@ -50,9 +50,7 @@ class Eye:
     root: Path
     ledger: Ledger
 
-    async def look(
-        self, *names: str, listed: list[Path] | None = None, **settings: Any
-    ) -> Looked:
+    async def look(self, *names: str, listed: list[Path] | None = None, **settings: Any) -> Looked:
         folders = [str(self.root / name) for name in names or ("in",)]
         roots = await to_thread.run_sync(find_roots, folders)
         output = os.fsencode(self.root / "out")

@@ -10,14 +10,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from ctypes import CDLL
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any, TypeVar
 
 import anyio
+from anyio import to_thread
 from anyio.abc import Process
 
 from jobs.folder import run_folder
@@ -26,13 +28,14 @@ from pipeline.ledger import read_only
 from pipeline.settings import Settings
 from tests.support.service import ScriptedService
 
-__all__ = ["COMMAND", "Archive", "Ended", "Outcome", "opened", "recording"]
+__all__ = ["COMMAND", "Archive", "Ended", "Outcome", "opened", "recording", "watched"]
 
 COMMAND = str(Path(sys.executable).with_name("overnight"))
 """The installed command."""
 
 _LONGEST_S = 60.0
 _OLD_S = 3600.0
+_IN_OPEN, _EVENT_BYTES = 0x20, 16
 
 E = TypeVar("E", bound=Event)
 
@@ -197,10 +200,14 @@ class Archive:
             if path.is_file()
         }
 
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
+    async def rows(self, query: str) -> list[tuple[Any, ...]]:
         """What stands in the ledger."""
-        with closing(read_only(self.state / "ledger.sqlite3")) as db:
-            return [tuple(row) for row in db.execute(query)]
+
+        def read() -> list[tuple[Any, ...]]:
+            with closing(read_only(self.state / "ledger.sqlite3")) as db:
+                return [tuple(row) for row in db.execute(query)]
+
+        return await to_thread.run_sync(read)
 
 
 @asynccontextmanager
@@ -209,3 +216,24 @@ async def opened(root: Path, **settings: Any) -> AsyncIterator[Archive]:
     quick = {"transcript_seconds": 0.05}
     async with ScriptedService(**(quick | settings)) as service:
         yield Archive(root, service)
+
+
+@contextmanager
+def watched(*paths: Path) -> Iterator[Callable[[], int]]:
+    """How often any of these files has been opened by now. Linux only; source: inotify(7)."""
+    libc = CDLL(None, use_errno=True)
+    descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    for path in paths:
+        assert libc.inotify_add_watch(descriptor, os.fsencode(path), _IN_OPEN) > 0
+    opens = 0
+
+    def count() -> int:
+        nonlocal opens
+        with suppress(BlockingIOError):
+            opens += len(os.read(descriptor, 1 << 16)) // _EVENT_BYTES
+        return opens
+
+    try:
+        yield count
+    finally:
+        os.close(descriptor)

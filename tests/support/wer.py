@@ -8,34 +8,44 @@ Source: Radford et al., Robust Speech Recognition via Large-Scale Weak Supervisi
 (the normaliser), https://arxiv.org/abs/2212.04356
 """
 
-from collections.abc import Iterable
+from typing import NamedTuple
 
 import jiwer
 from whisper_normalizer.basic import BasicTextNormalizer
 from whisper_normalizer.english import EnglishTextNormalizer
 
-__all__ = ["normalised", "word_error_rate"]
+__all__ = ["Heard", "word_error_rate"]
+
+
+class Heard(NamedTuple):
+    """What was said, and what was heard of it."""
+
+    said: str
+    text: str
+    language: str = "en"
+    """ISO 639-1, one that puts spaces between words. Only English has its numbers unified."""
+
+
+def word_error_rate(*heard: Heard) -> float:
+    """
+    Words substituted, deleted and inserted, by words said: 0 is perfect, above 1 is possible.
+
+    Long texts weigh more than short ones.
+
+    Raises:
+        ValueError: Nothing was said in one of them, so nothing can be heard wrong.
+    """
+    return float(
+        jiwer.wer(
+            [_normalised(one.said, one.language) for one in heard],
+            [_normalised(one.text, one.language) for one in heard],
+        )
+    )
+
 
 _ENGLISH = EnglishTextNormalizer()
 _OTHER = BasicTextNormalizer()
 
 
-def normalised(text: str, language: str = "en") -> str:
-    """The words of a text in lower case; numbers and spelling unified if it is English."""
+def _normalised(text: str, language: str) -> str:
     return str((_ENGLISH if language == "en" else _OTHER)(text))
-
-
-def word_error_rate(pairs: Iterable[tuple[str, str]], language: str = "en") -> float:
-    """
-    Words substituted, deleted and inserted, by words said: 0 is perfect, above 1 is possible.
-
-    Args:
-        pairs: What was said and what was heard. Long texts weigh more than short ones.
-        language: ISO 639-1; other languages than English are written with spaces, and their
-            numbers said as they are heard.
-    """
-    said, heard = zip(
-        *((normalised(one, language), normalised(other, language)) for one, other in pairs),
-        strict=True,
-    )
-    return float(jiwer.wer(list(said), list(heard)))

@@ -1,0 +1,150 @@
+"""
+How values are written: durations, sizes, rates and globs; and the name that was meant.
+
+In goes text from a flag, variable or file (or a number that TOML has already read), out comes the
+quantity in its unit, or a `ValueError` with words for the user. Nothing here knows of a setting.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+__all__ = ["Rate", "glob_pattern", "nearest", "parse_duration", "parse_size"]
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS_BYTES = {
+    "": 1,
+    **{
+        letter + ending: base**power
+        for power, letter in enumerate("kmgt", start=1)
+        for ending, base in (("", 1000), ("b", 1000), ("ib", 1024))
+    },
+    "b": 1,
+}
+
+
+def parse_duration(value: str | float) -> float:
+    """
+    Seconds, 0 or more, from `500ms`, `3s`, `5m`, `1h30m`, `2d` or a number of seconds.
+
+    Raises:
+        ValueError: it is none of these, negative, or not finite.
+    """
+    wrong = "not a duration; write `90s`, `1h30m` or a number of seconds"
+    if isinstance(value, str):
+        text = value.strip()
+        parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
+        if parts and "".join(number + unit for number, unit in parts) == text:
+            seconds = math.fsum(float(number) * _UNITS_S[unit] for number, unit in parts)
+        elif re.fullmatch(r"\d+(\.\d+)?", text):
+            seconds = float(text)
+        else:
+            raise ValueError(wrong)
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(wrong)
+    else:
+        seconds = float(value)
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError("a duration is 0 s or more, and finite")
+    return seconds
+
+
+def parse_size(value: str | float) -> int:
+    """
+    Bytes, 0 or more, from `500k`, `10MB` (1000), `1GiB` (1024) or a number of bytes.
+
+    Raises:
+        ValueError: it is none of these, negative, or not finite.
+    """
+    wrong = "not a size; write `10MB`, `256KiB` or a number of bytes"
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d+)(\.\d+)?\s*([a-z]*)", value.strip().lower())
+        if not found or found[3] not in _UNITS_BYTES:
+            raise ValueError(wrong)
+        # Whole numbers stay exact where a float would round, above 2**53.
+        number = float(found[1] + found[2]) if found[2] else int(found[1])
+        size = number * _UNITS_BYTES[found[3]]
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(wrong)
+    else:
+        size = value
+    if not (math.isfinite(size) and size >= 0):
+        raise ValueError("a size is 0 bytes or more, and finite")
+    return int(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many requests in any window of so many seconds."""
+
+    count: int
+    """Requests, 1 or more."""
+    window_s: float
+    """Seconds, more than 0."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """
+        The rate written as `N/DURATION`, for example `20000/300s` or `20000/5m`.
+
+        Raises:
+            ValueError: it is not written so, or a part of it is 0.
+        """
+        count, slash, window = text.partition("/")
+        if not (slash and count.strip().isdecimal()):
+            raise ValueError("not a rate; write requests/duration, for example `20000/300s`")
+        made = cls(int(count), parse_duration(window))
+        if made.count < 1 or made.window_s <= 0:
+            raise ValueError("a rate is at least one request in more than 0 s")
+        return made
+
+    def __str__(self) -> str:
+        return f"{self.count}/{self.window_s:g}s"
+
+
+def glob_pattern(glob: str) -> re.Pattern[str]:
+    """
+    What matches, whole, a path relative to its root with `/` between its parts.
+
+    `*`, `?`, `[abc]` and `[!abc]` stay within one part, `**` is any number of parts. A glob
+    without `/` is for the name alone, in whatever folder it lies.
+
+    Raises:
+        ValueError: a range in brackets runs backwards.
+    """
+    made = ""
+    *folders, name = glob.split("/") if "/" in glob else ("**", glob)
+    for folder in folders:
+        made += "(?:[^/]+/)*" if folder == "**" else _part_pattern(folder) + "/"
+    made += ".+" if name == "**" else _part_pattern(name)
+    try:
+        return re.compile(made, re.DOTALL)
+    except re.error as error:
+        raise ValueError(f"`{glob}` is no glob: {error.msg}") from None
+
+
+def _part_pattern(part: str) -> str:
+    made = ""
+    for token in re.findall(r"\[(?:!.|[^!])[^\]]*\]|\*+|.", part, re.DOTALL):
+        if token[0] == "*":
+            made += "[^/]*"
+        elif token == "?":
+            made += "[^/]"
+        elif len(token) == 1:
+            made += re.escape(token)
+        else:
+            negated = token[1] == "!"
+            members = token[1 + negated : -1]
+            made += f"[{'^/' if negated else ''}{re.escape(members)}]".replace(r"\-", "-")
+    return made
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Words for the end of an error: the known name that is most like `name`, or nothing."""
+    names = list(known)
+    begun = [whole for whole in names if name and whole.startswith(name)]
+    alike = begun or difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    return f"; did you mean `{alike[0]}`?" if alike else ""

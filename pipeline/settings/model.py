@@ -1,0 +1,339 @@
+"""
+Every setting with its unit, default, range and reason.
+
+In go values by key, as the sources spell them; out comes one frozen `Settings`, or pydantic's
+`ValidationError`. Attribute names are the keys of the TOML file. Constructing `Settings(...)`
+directly reads neither environment nor files.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import SettingsError
+from pipeline.options import merge
+from pipeline.settings.grammar import Rate, glob_pattern, nearest, parse_duration, parse_size
+
+__all__ = [
+    "FORMATS",
+    "PRICES",
+    "PROVIDERS",
+    "Bytes",
+    "Globs",
+    "HomePath",
+    "Rule",
+    "Seconds",
+    "Settings",
+    "Texts",
+    "Timeouts",
+]
+
+FORMATS = ("json", "txt", "srt", "vtt", "md", "tsv")
+"""What a result can be saved as; `json` always is."""
+
+PROVIDERS = {
+    "assemblyai": "https://api.assemblyai.com",
+    "assemblyai-eu": "https://api.eu.assemblyai.com",
+}
+"""The vendor's own hosts by name. Source: AssemblyAI docs, "Select the region"."""
+
+PRICES = {"universal-3-5-pro": 0.21, "universal-3-pro": 0.21, "universal-2": 0.15}
+"""USD per hour of audio by `speech_model_used`. Source: AssemblyAI docs, "Models"."""
+
+
+def _json_text(value: object) -> object:
+    """A list or table that came as the text of one variable."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("not JSON") from None
+
+
+def _texts(value: object) -> object:
+    """One or many; a variable holds one, or a JSON list."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return (value,)
+    return (value,) if isinstance(value, str) else value
+
+
+def _formats(value: Sequence[str]) -> tuple[str, ...]:
+    """Known formats, each once, `json` first: from names and comma lists of names."""
+    names = {name.strip().lower() for text in value for name in text.split(",") if name.strip()}
+    for name in sorted(names - {*FORMATS, "all"}):
+        raise ValueError(
+            f"`{name}` is no format{nearest(name, FORMATS)} They are {', '.join(FORMATS)}"
+        )
+    return FORMATS if "all" in names else tuple(f for f in FORMATS if f in {"json", *names})
+
+
+def _provider(value: str) -> str:
+    """A name of ours, or a base URL without its trailing `/` and `/v2`."""
+    text = value.strip()
+    if text in PROVIDERS or text == "local":
+        return text
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        names = [*PROVIDERS, "local"]
+        raise ValueError(
+            f"unknown provider{nearest(text, names)} "
+            f"It is one of {', '.join(names)}, or a URL that begins with http:// or https://"
+        )
+    if url.username or url.password or url.query or url.fragment:
+        raise ValueError("a base URL has no user, password, `?` or `#`")
+    base = f"{url.scheme}://{url.netloc}{url.path}".rstrip("/").removesuffix("/v2").rstrip("/")
+    # The vendor's own address is the vendor, so that naming it does not pay for an archive anew.
+    return next((name for name, known in PROVIDERS.items() if base == known), base)
+
+
+def _rate(value: object) -> object:
+    return Rate.parse(value) if isinstance(value, str) else value
+
+
+def _settle(value: object) -> object:
+    return None if value is None or value == "never" else value
+
+
+def _globs(value: tuple[str, ...]) -> tuple[str, ...]:
+    for glob in value:
+        glob_pattern(glob)
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration)]
+Bytes = Annotated[int, BeforeValidator(parse_size)]
+HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+Globs = Annotated[Texts, AfterValidator(_globs)]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Options for the recordings whose path matches: one `[[rules]]` table."""
+
+    match: str
+    """A glob, as `glob_pattern` takes it."""
+    options: Mapping[str, Any]
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """The glob, compiled."""
+        return glob_pattern(self.match)
+
+
+def _rules(value: object) -> object:
+    made = []
+    for table in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(table, Rule):
+            made.append(table)
+        elif isinstance(table, dict) and isinstance(table.get("match"), str):
+            options = {key: value for key, value in table.items() if key != "match"}
+            glob_pattern(table["match"])
+            made.append(Rule(table["match"], options))
+        else:
+            raise ValueError('a rule is a table with `match = "glob"` and options')
+    return tuple(made)
+
+
+class Timeouts(BaseModel):
+    """How long each wait may take: seconds. A whole upload has no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    connect: Annotated[Seconds, Field(gt=0)] = 30.0
+    """Seconds until a connection stands, TLS included; slow proxies need most of it."""
+    stall: Annotated[Seconds, Field(gt=0)] = 60.0
+    """Seconds without a byte moving before a transfer is given up and tried again."""
+    answer: Annotated[Seconds, Field(gt=0)] = 120.0
+    """Seconds from the end of a request to its answer. Short, and a slow answer to a submit
+    becomes an ambiguous one."""
+
+
+class Settings(BaseSettings):
+    """What a run is told; every attribute is a key of the TOML file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="OVERNIGHT_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        enable_decoding=False,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+    output: HomePath | None = None
+    """Folder for the results. Has no default: results cost money, their place is chosen."""
+    state: HomePath | None = None
+    """Folder for ledger, lock and runs; `.overnight` in the output folder if not set. On a local
+    disk, since the ledger needs shared memory."""
+    provider: Annotated[str, AfterValidator(_provider)] = "assemblyai"
+    """`assemblyai`, `assemblyai-eu`, `local` (the embedded engine), or the base URL of a server
+    that speaks the same protocol. `ASSEMBLYAI_BASE_URL` counts when nothing else says."""
+    api_key_file: HomePath | None = None
+    """File that holds the API key, before `ASSEMBLYAI_API_KEY`."""
+    api_key_command: Annotated[str | None, Field(repr=False)] = None
+    """Command that prints the API key, run without a shell, before `ASSEMBLYAI_API_KEY`."""
+    formats: Annotated[Texts, AfterValidator(_formats)] = ("json",)
+    """What to save: names, comma lists, or `all`. `json` always is, the others are made from it
+    on this machine and can be added later at no cost."""
+    transcript: Annotated[dict[str, Any], BeforeValidator(_json_text)] = {}
+    """Options of the transcription request, by the service's own names."""
+    rules: Annotated[tuple[Rule, ...], BeforeValidator(_rules), BeforeValidator(_json_text)] = ()
+    """Options by path: `match` is a glob, every other key an option. Later rules win."""
+
+    include: Globs = ()
+    """Globs of files to take besides those with a media suffix."""
+    exclude: Globs = ()
+    """Globs of files to leave out; wins over `include`."""
+    files_from: str | None = None
+    """File that lists the recordings to take, `-` for stdin; separated by newline or NUL."""
+    follow_links: bool = False
+    """Whether symbolic links are followed. Off, since a link can lead anywhere."""
+    min_age: Seconds | None = None
+    """Seconds since the last change of a file, at least: younger ones may still be written."""
+    max_age: Seconds | None = None
+    """Seconds since the last change of a file, at most."""
+    min_size: Bytes | None = None
+    """Bytes, at least."""
+    max_size: Bytes | None = None
+    """Bytes, at most."""
+    limit: Annotated[int, Field(ge=0)] | None = None
+    """New recordings taken in by one run, at most; 0 only collects what is under way."""
+
+    concurrency: Annotated[int, Field(ge=1)] = 200
+    """Transcripts that the account works on at once. Source: AssemblyAI docs, "Concurrency": 200
+    for paid accounts, 5 for free ones."""
+    uploads: Annotated[int, Field(ge=1, le=64)] = 8
+    """Uploads at once. More fill no line, and each costs memory and event loop time."""
+    upload_chunk: Annotated[Bytes, Field(ge=64 * 1024, le=4 * 1024 * 1024)] = 256 * 1024
+    """Bytes read and sent at a time. Larger chunks are no faster under TLS and stall the loop."""
+    requests: Annotated[Rate, BeforeValidator(_rate)] = Rate(20_000, 300.0)
+    """Requests that the account may send. Source: AssemblyAI docs, "Concurrency": 20,000 in any
+    5 minutes."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Our part of `requests`, more than 0 up to 1; the rest is for others on the account."""
+    ramp: bool | None = None
+    """Whether submissions start slowly. If not set: at the vendor's own hosts only."""
+    poll_interval: Annotated[Seconds, Field(gt=0)] = 3.0
+    """Seconds between two looks at what the service has finished."""
+    settle: Annotated[Seconds | None, BeforeValidator(_settle)] = 120.0
+    """Seconds after which a transcript whose answer was lost shows in the service's list, if it
+    was accepted; `never` leaves it for the user to decide."""
+    timeouts: Timeouts = Timeouts()
+    """How long each wait may take."""
+    stop_grace: Seconds = 10.0
+    """Seconds that a stopped run takes to note what is under way, at most."""
+    max_answer: Annotated[Bytes, Field(ge=1024)] = 256_000_000
+    """Bytes of one answer, at most. Ten hours of speech come to about 20 MB."""
+
+    dry_run: bool = False
+    """Say what would be done, send nothing."""
+    force: bool = False
+    """Ask for every recording anew, also for those written: pays again."""
+    redo_changed: bool = False
+    """Ask anew for what was written with other options or by another provider: pays again."""
+    retry_failed: bool = False
+    """Try again what failed in earlier runs; nothing of it was paid."""
+    checksum: bool = False
+    """Read every recording to see if it changed, instead of going by size and times."""
+    wait_lock: bool = False
+    """Wait for the run that holds the state folder, instead of leaving at once."""
+
+    engine_model: str = "base"
+    """Speech model of the embedded engine: a name or folder that faster-whisper knows."""
+    prices: Annotated[
+        dict[str, Annotated[float, Field(ge=0)]],
+        AfterValidator(lambda given: PRICES | given),
+        BeforeValidator(_json_text),
+    ] = PRICES
+    """USD per hour of audio by model, for estimates; what is named here adds to the defaults."""
+
+    json_lines: bool = False
+    """Write one JSON object a line to stdout (`--json`) instead of the summary."""
+    quiet: bool = False
+    """No progress and no summary, only what went wrong."""
+    verbose: Annotated[int, Field(ge=0, le=2)] = 0
+    """How much the log tells: 0 warnings, 1 what happens, 2 everything."""
+    log_file: HomePath | None = None
+    """File to append the log to, as JSON lines."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: Any, *_: Any, **__: Any
+    ) -> tuple[Any, ...]:
+        """Only what is passed in: `load_settings` asks the other sources, and says which won."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for unit in ("age", "size"):
+            low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"`min_{unit}` is above `max_{unit}`: nothing would be taken")
+        if self.api_key_file and self.api_key_command:
+            raise ValueError("`api_key_file` and `api_key_command` exclude each other")
+        return self
+
+    @property
+    def state_dir(self) -> Path:
+        """
+        Where ledger, lock and runs are.
+
+        Raises:
+            SettingsError: neither `state` nor `output` is set.
+        """
+        if self.state is not None:
+            return self.state
+        if self.output is not None:
+            return self.output / ".overnight"
+        raise SettingsError("where are the results? Name their folder with `--output`")
+
+    @property
+    def provider_kind(self) -> str:
+        """What of the provider is part of a request's identity: `assemblyai local custom`."""
+        if self.provider in PROVIDERS:
+            return "assemblyai"
+        return "local" if self.provider == "local" else "custom"
+
+    @property
+    def base_url(self) -> str | None:
+        """Where requests go, without a trailing `/`; None for `local`, whose port is free yet."""
+        return None if self.provider == "local" else PROVIDERS.get(self.provider, self.provider)
+
+    @property
+    def in_flight(self) -> int:
+        """
+        Transcripts at the service at once, those it has queued included.
+
+        A quarter more than it works on: a client that holds exactly that many leaves slots idle
+        for as long as it takes to notice that one is free.
+        """
+        return math.ceil(1.25 * self.concurrency)
+
+    @property
+    def ramps(self) -> bool:
+        """Whether submissions start slowly in this run."""
+        return self.provider_kind == "assemblyai" if self.ramp is None else self.ramp
+
+    def options_for(self, path: str) -> dict[str, Any]:
+        """The options that the user set for the recording at `path`, relative to its root."""
+        options = dict(self.transcript)
+        for rule in self.rules:
+            if rule.pattern.fullmatch(path):
+                options = merge(options, rule.options)
+        return options

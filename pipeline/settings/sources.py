@@ -1,0 +1,252 @@
+"""
+Where values come from, and which one wins:
+
+    flags  >  OVERNIGHT_<KEY>  >  --config FILE or ./overnight.toml  >  user config  >  default
+
+In go flags, variables and TOML files; out comes one `Settings`, or one `SettingsError` that names
+everything wrong with them, each with its place. A table's keys follow two underscores in a
+variable (`OVERNIGHT_TIMEOUTS__STALL=90s`).
+"""
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_settings import EnvSettingsSource
+
+from pipeline.errors import SettingsError
+from pipeline.options import OptionError, Problem, check_options, merge, parse_assignment
+from pipeline.settings.grammar import nearest
+from pipeline.settings.model import Settings, Timeouts
+
+__all__ = ["load_settings", "origins"]
+
+_PREFIX = Settings.model_config["env_prefix"]
+
+_FLAGS = {"formats": "--format", "json_lines": "--json", "verbose": "-v"}
+"""Flags that are not called as their key is."""
+
+_TABLES = ("transcript", "timeouts", "prices")
+"""Merged key by key; every other value of a stronger source replaces the weaker one."""
+
+_RIVALS = {"api_key_file": "api_key_command", "api_key_command": "api_key_file"}
+"""Two ways to say one thing: the stronger source silences the weaker one's other way too."""
+
+
+def load_settings(
+    flags: Mapping[str, object],
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    cwd: Path | None = None,
+) -> Settings:
+    """
+    The settings of a run.
+
+    Args:
+        flags: keys and values from the command line, None for what was not given; `set` holds
+            the texts of `--set KEY=VALUE`, later ones win.
+        config: a settings file instead of ./overnight.toml; it has to exist.
+        environ: the variables to look at.
+        cwd: where ./overnight.toml is looked for.
+
+    Raises:
+        SettingsError: anything is unknown or out of range, or `config` cannot be read; its
+            message names all of it, each with the place it came from.
+    """
+    values, origin_of, problems = _gather(flags, config, environ, cwd or Path())
+    settings = None
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        for found in error.errors(include_url=False, include_input=False, include_context=False):
+            key = ".".join(str(part) for part in found["loc"][:2])
+            origin = origin_of.get(key) or origin_of.get(key.partition(".")[0])
+            where = f"`{key}` from {origin}: " if origin else f"`{key}`: " if key else ""
+            problems.append(where + found["msg"].removeprefix("Value error, "))
+    if settings is not None:
+        problems += _unfit_options(settings, origin_of)
+    if settings is None or problems:
+        raise SettingsError(
+            problems[0]
+            if len(problems) == 1
+            else "\n  ".join([f"{len(problems)} settings are wrong", *problems])
+        )
+    return settings
+
+
+def origins(
+    flags: Mapping[str, object],
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    cwd: Path | None = None,
+) -> dict[str, str]:
+    """Where each setting has its value from: a flag, a variable, a file, or `default`."""
+    origin_of = _gather(flags, config, environ, cwd or Path())[1]
+    return {key: origin_of.get(key, "default") for key in Settings.model_fields} | origin_of
+
+
+def _unfit_options(settings: Settings, origin_of: Mapping[str, str]) -> list[str]:
+    """What the service would refuse: in the options for all, and in those of each rule."""
+    problems = []
+    for problem in _option_problems(settings.transcript):
+        origin = origin_of.get(f"transcript.{problem.key.partition('.')[0]}", "")
+        problems.append(f"{problem.message}{origin and f' (from {origin})'}")
+    for rule in settings.rules:
+        for problem in _option_problems(merge(settings.transcript, rule.options)):
+            if problem not in _option_problems(settings.transcript):
+                problems.append(f"{problem.message} (in the rule for `{rule.match}`)")
+    return problems
+
+
+def _option_problems(options: Mapping[str, object]) -> Sequence[Problem]:
+    try:
+        check_options(options)
+    except OptionError as error:
+        return error.problems
+    return ()
+
+
+class _Layer(NamedTuple):
+    """What one source says."""
+
+    values: dict[str, Any]
+    spelled: Callable[[str], str]
+    """How the user writes a key there, or which file says it."""
+
+
+def _gather(
+    flags: Mapping[str, object], config: Path | None, environ: Mapping[str, str], cwd: Path
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Merged values, where each is from, and what cannot be a setting at all."""
+    layers, problems = _layers(flags, config, environ, cwd)
+    values: dict[str, Any] = {}
+    origin_of: dict[str, str] = {}
+    for layer in layers:
+        for key, value in layer.values.items():
+            if key not in Settings.model_fields:
+                problems.append(_unknown(key, layer.spelled(key), Settings.model_fields))
+                continue
+            if key in _TABLES and isinstance(value, dict):
+                weaker = values.get(key)
+                values[key] = merge(weaker if isinstance(weaker, dict) else {}, value)
+                origin_of |= {f"{key}.{name}": layer.spelled(f"{key}.{name}") for name in value}
+            else:
+                values[key] = value
+                origin_of[key] = layer.spelled(key)
+            if _RIVALS.get(key) in values.keys() - layer.values.keys():
+                del values[_RIVALS[key]], origin_of[_RIVALS[key]]
+    timeouts = values.get("timeouts")
+    for name in (
+        sorted(timeouts.keys() - Timeouts.model_fields) if isinstance(timeouts, dict) else ()
+    ):
+        del values["timeouts"][name]
+        origin = origin_of.pop(f"timeouts.{name}")
+        known = [f"timeouts.{field}" for field in Timeouts.model_fields]
+        problems.append(_unknown(f"timeouts.{name}", origin, known))
+    return values, origin_of, problems
+
+
+def _unknown(key: str, origin: str, known: Iterable[str]) -> str:
+    return f"`{key}` from {origin} is not a setting{nearest(key, known)}"
+
+
+def _layers(
+    flags: Mapping[str, object], config: Path | None, environ: Mapping[str, str], cwd: Path
+) -> tuple[list[_Layer], list[str]]:
+    """The sources, weakest first, and what is wrong with them."""
+    layers = []
+    problems = []
+    if base_url := environ.get("ASSEMBLYAI_BASE_URL"):
+        layers.append(_Layer({"provider": base_url}, lambda _: "ASSEMBLYAI_BASE_URL"))
+
+    local = config or cwd / "overnight.toml"
+    for path, must_exist in ((_user_config(environ), False), (local, config is not None)):
+        if path is None or not (must_exist or path.is_file()):
+            continue
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            problems.append(f"{path} cannot be read: {error.strerror}")
+        except ValueError as error:  # not TOML, or not UTF-8
+            problems.append(f"{path} is not TOML: {error}")
+        else:
+            layers.append(_Layer(values, partial(_in_file, path)))
+
+    layers.append(_Layer(_variables(environ), _as_variable))
+    for name in sorted(environ):
+        key = name.upper().removeprefix(_PREFIX).partition("__")[0].lower()
+        if name.upper().startswith(_PREFIX) and key not in Settings.model_fields:
+            alike = nearest(key, Settings.model_fields)
+            problems.append(f"`{name}` in the environment is not a setting{alike}")
+
+    given = {key: value for key, value in flags.items() if value is not None}
+    assignments: Any = given.pop("set", ())
+    layers.append(_Layer(given, _as_flag))
+    for text in assignments:
+        try:
+            layers.append(_Layer({"transcript": dict([parse_assignment(text)])}, lambda _: "--set"))
+        except OptionError as error:
+            problems.append(f"`--set`: {error}")
+    return layers, problems
+
+
+def _in_file(path: Path, _key: str) -> str:
+    return str(path)
+
+
+def _as_variable(key: str) -> str:
+    return _PREFIX + key.upper().replace(".", "__")
+
+
+def _as_flag(key: str) -> str:
+    return _FLAGS.get(key, "--" + key.replace("_", "-"))
+
+
+class _Environment(EnvSettingsSource):
+    """The `OVERNIGHT_` variables of a given environment."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(Settings)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): text for name, text in self._environ.items() if text}
+
+
+def _variables(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the `OVERNIGHT_` variables say: text, but for options what `--set` makes of it."""
+    values = _Environment(environ)()
+    for table in _TABLES:
+        value = values.get(table)
+        if isinstance(value, str):
+            with suppress(ValueError):  # which the model then says, with the rest
+                values[table] = json.loads(value)
+        elif table == "transcript" and isinstance(value, dict):
+            values[table] = {
+                name: parse_assignment(f"{name}={text}")[1] if isinstance(text, str) else text
+                for name, text in value.items()
+            }
+    return values
+
+
+def _user_config(environ: Mapping[str, str]) -> Path | None:
+    """
+    The settings file of the user, for all folders.
+
+    Source: XDG Base Directory Specification; Apple's File System Programming Guide.
+    """
+    home = environ.get("HOME") or environ.get("USERPROFILE")
+    if sys.platform == "darwin":
+        base = home and f"{home}/Library/Application Support"
+    else:
+        base = environ.get("XDG_CONFIG_HOME") or (home and f"{home}/.config")
+    return Path(base, "overnight", "config.toml") if base else None

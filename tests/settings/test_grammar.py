@@ -1,0 +1,97 @@
+"""Grammar: what durations, sizes, rates and globs mean, and that nothing else is taken for one."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.settings import Rate, glob_pattern, parse_duration, parse_size
+
+
+@given(
+    st.tuples(*[st.integers(0, 10_000)] * 5),
+    st.sampled_from(["", " "]),
+)
+def test_durations_add_up(counts: tuple[int, ...], around: str) -> None:
+    """A duration written in several units is the sum of its parts."""
+    written = "".join(f"{n}{unit}" for n, unit in zip(counts, "dhms", strict=False))
+    expected = sum(n * s for n, s in zip(counts, (86400, 3600, 60, 1), strict=False))
+
+    assert expected == parse_duration(around + written + around)
+    assert expected == parse_duration(str(expected)) == parse_duration(expected)
+    assert counts[4] == pytest.approx(1000 * parse_duration(f"{counts[4]}ms"))
+
+
+@given(st.text() | st.floats() | st.booleans())
+def test_durations_are_finite_or_refused(value: Any) -> None:
+    """Whatever is written, a duration is 0 s or more, or refused."""
+    try:
+        seconds = parse_duration(value)
+    except ValueError:
+        return
+    assert 0 <= seconds < float("inf")
+
+
+@given(st.integers(0, 2**60), st.sampled_from(["", "k", "MB", "GB", "t", "KiB", "mib", "GiB", "B"]))
+def test_sizes_are_exact(count: int, unit: str) -> None:
+    """A whole number of units is exactly so many bytes: `k` is 1000, `Ki` is 1024."""
+    power = " kmgt".index(unit[0].lower()) if unit and unit != "B" else 0
+
+    assert count * (1024 if "i" in unit else 1000) ** power == parse_size(f"{count}{unit}")
+
+
+@given(st.text() | st.floats() | st.booleans())
+def test_sizes_are_whole_or_refused(value: Any) -> None:
+    """Whatever is written, a size is a whole number of bytes, or refused."""
+    try:
+        size = parse_size(value)
+    except ValueError:
+        return
+    assert isinstance(size, int)
+    assert size >= 0
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**6))
+def test_rates_are_read_as_they_are_shown(count: int, window_s: int) -> None:
+    """A rate in its written form is the same rate."""
+    assert Rate(count, window_s) == Rate.parse(f"{count}/{window_s}s")
+    assert Rate(20_000, 300.0) == Rate.parse(str(Rate(20_000, 300.0))) == Rate.parse("20000/5m")
+
+
+@pytest.mark.parametrize(
+    ("glob", "taken", "left"),
+    [
+        ("*.wav", ["a.wav", "x/y/a.wav", ".wav"], ["a.wavx", "a.wav/b"]),
+        ("x/*.wav", ["x/a.wav"], ["a.wav", "x/y/a.wav", "z/x/a.wav"]),
+        ("x/**", ["x/a", "x/y/a"], ["x", "a", "yx/a"]),
+        ("**/x/*", ["x/a", "z/x/a"], ["x", "x/y/a"]),
+        ("x/**/a", ["x/a", "x/y/a", "x/y/z/a"], ["xa", "x/ya"]),
+        ("**", ["a", "x/a"], []),
+        ("?.wav", ["a.wav", "x/é.wav"], ["ab.wav", "/.wav"]),
+        ("[a-c]*", ["apple", "x/c"], ["d", "A"]),
+        ("[!a]", ["b", "x/b"], ["a", "ab"]),
+        ("[]]", ["]"], ["[", "a"]),
+        ("[!]", ["[!]"], ["!", "a"]),
+        ("a[", ["a["], ["a"]),
+        ("x/a.b+(c)", ["x/a.b+(c)"], ["x/aXb+(c)", "x/a.bb(c)"]),
+        ("two\nlines*", ["two\nlines\nthree"], ["two lines"]),
+    ],
+)
+def test_globs(glob: str, taken: list[str], left: list[str]) -> None:
+    """A glob takes just the paths that it is documented to take."""
+    pattern = glob_pattern(glob)
+
+    assert (taken, []) == (
+        [path for path in taken if pattern.fullmatch(path)],
+        [path for path in left if pattern.fullmatch(path)],
+    )
+
+
+@given(st.text(st.sampled_from("ab/*?[]!.-^\\"), max_size=12), st.text("ab/.-", max_size=12))
+def test_any_glob_means_something_or_is_refused(glob: str, path: str) -> None:
+    """No glob, however odd, ends in anything but an answer or a `ValueError`."""
+    try:
+        glob_pattern(glob).fullmatch(path)
+    except ValueError:
+        assert "[" in glob

@@ -1,0 +1,72 @@
+"""The key: where it is read, and that nothing said about it holds it."""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ExitCode, KeyRefused, SettingsError
+from pipeline.settings import Settings, key_fingerprint, read_api_key, require_key
+
+
+def test_key_is_read_from_the_file_before_the_variable(tmp_path: Path) -> None:
+    """The file wins over `ASSEMBLYAI_API_KEY`, and white space around a key is none of it."""
+    (tmp_path / "key").write_text("  from-file\n")
+    environ = {"ASSEMBLYAI_API_KEY": " from-variable\n"}
+
+    assert read_api_key(Settings(api_key_file=tmp_path / "key"), environ) == "from-file"
+    assert read_api_key(Settings(), environ) == "from-variable"
+    assert read_api_key(Settings(), {"ASSEMBLYAI_API_KEY": " "}) is None
+
+
+def test_key_command_runs_without_a_shell_and_without_the_key(tmp_path: Path) -> None:
+    """The command gets its words as they are, and not the key that it does not need."""
+    script = tmp_path / "print key"
+    script.write_text('#!/bin/sh\necho "$1-${ASSEMBLYAI_API_KEY:-unset}"\n')
+    script.chmod(stat.S_IRWXU)
+    settings = Settings(api_key_command=f"'{script}' '$HOME;key'")
+
+    assert (
+        read_api_key(settings, {**os.environ, "ASSEMBLYAI_API_KEY": "other"}) == "$HOME;key-unset"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("sh -c 'echo hunter22; exit 3'", "exit code 3"),
+        ("no-such-program hunter22", "cannot be run"),
+        ("'hunter22", "cannot be run"),
+        ("", "cannot be run"),
+        ("echo hunter22 hunter33", "more than one key"),
+        ("true", "no key"),
+        (r"printf '\377\376hunter22'", "cannot be run"),
+    ],
+)
+def test_key_commands_that_fail_say_why_and_no_more(command: str, words: str) -> None:
+    """A command that gives no key is an error that holds neither its words nor its output."""
+    with pytest.raises(SettingsError, match=words) as raised:
+        read_api_key(Settings(api_key_command=command), os.environ)
+    assert "hunter" not in str(raised.value)
+
+
+def test_missing_key_file_is_named(tmp_path: Path) -> None:
+    """A key file that is not there is named."""
+    with pytest.raises(SettingsError, match="none cannot be read: No such file"):
+        read_api_key(Settings(api_key_file=tmp_path / "none"), {})
+
+
+def test_without_a_key_the_way_without_one_is_named() -> None:
+    """No key is exit code 4, and the message names `--provider local`."""
+    with pytest.raises(KeyRefused, match=r"hint: `--provider local`") as raised:
+        require_key(Settings(), {})
+    assert ExitCode.REFUSED is raised.value.exit_code
+    assert require_key(Settings(), {"ASSEMBLYAI_API_KEY": "k"}) == "k"
+
+
+def test_fingerprints_tell_keys_apart() -> None:
+    """Equal keys have equal fingerprints, others do not, and none holds its key."""
+    assert key_fingerprint("a-key") == key_fingerprint("a-key") != key_fingerprint("b-key")
+    assert re.fullmatch("[0-9a-f]{12}", key_fingerprint("a-key"))

@@ -1,0 +1,259 @@
+"""Sources: what each may say, which one wins, and what is said about what is wrong."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ExitCode, SettingsError
+from pipeline.settings import PRICES, Settings, Timeouts, load_settings, origins
+
+EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working directory without settings; `home` is beside it."""
+    (tmp_path / "here").mkdir()
+    return tmp_path / "here"
+
+
+def user_config(folder: Path, text: str) -> dict[str, str]:
+    """Variables that lead to a user config with this text."""
+    home = folder.parent / "home"
+    place = "Library/Application Support" if sys.platform == "darwin" else ".config"
+    path = home / place / "overnight" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return {"HOME": str(home)}
+
+
+def refusal(folder: Path, toml: str = "", flags: Any = None, environ: Any = None) -> str:
+    """What is said about settings that are wrong."""
+    (folder / "overnight.toml").write_text(toml)
+    with pytest.raises(SettingsError) as raised:
+        load_settings(flags or {}, environ=environ or {}, cwd=folder)
+    assert raised.value.exit_code is ExitCode.USAGE
+    return str(raised.value)
+
+
+# ---------------------------------------------------------------- where values come from
+
+
+def test_stronger_sources_win(folder: Path) -> None:
+    """Flags beat variables, those the local file, that the user's file, and that the defaults."""
+    environ = user_config(folder, "uploads = 1\nconcurrency = 1\nshare = 0.1\nlimit = 1\n")
+    (folder / "overnight.toml").write_text("uploads = 2\nconcurrency = 2\nshare = 0.2\n")
+    environ |= {"OVERNIGHT_UPLOADS": "3", "OVERNIGHT_CONCURRENCY": "3"}
+
+    settings = load_settings({"uploads": 4}, environ=environ, cwd=folder)
+
+    assert (
+        settings.uploads,
+        settings.concurrency,
+        settings.share,
+        settings.limit,
+        settings.poll_interval,
+    ) == (4, 3, 0.2, 1, 3.0)
+
+
+def test_origins_name_the_source_of_each_value(folder: Path) -> None:
+    """Each value is traced to the flag, variable or file that set it, or to its default."""
+    environ = user_config(folder, "limit = 1\n")
+    (folder / "overnight.toml").write_text(
+        "[timeouts]\nstall = 9\n[transcript]\npunctuate = true\n"
+    )
+    environ |= {"OVERNIGHT_TIMEOUTS__ANSWER": "3m", "ASSEMBLYAI_BASE_URL": "http://127.0.0.1:1"}
+
+    found = origins({"formats": ["srt"], "set": ["disfluencies=true"]}, environ=environ, cwd=folder)
+
+    assert str(folder / "overnight.toml") == found["timeouts.stall"]
+    assert str(folder / "overnight.toml") == found["transcript.punctuate"]
+    assert found["limit"].endswith("config.toml")
+    assert found["timeouts.answer"] == "OVERNIGHT_TIMEOUTS__ANSWER"
+    assert found["provider"] == "ASSEMBLYAI_BASE_URL"
+    assert found["formats"] == "--format"
+    assert found["transcript.disfluencies"] == "--set"
+    assert found["uploads"] == "default"
+
+
+def test_tables_merge_key_by_key(folder: Path) -> None:
+    """A table of a stronger source adds to the weaker one's, and `--set` takes options back."""
+    (folder / "overnight.toml").write_text(
+        "[transcript]\npunctuate = true\nspeaker_labels = true\nlanguage_code = 'de'\n"
+        "[timeouts]\nconnect = 1\nstall = 2\n[prices]\nmine = 1\n"
+    )
+    environ = {
+        "OVERNIGHT_TIMEOUTS__STALL": "3s",
+        "OVERNIGHT_TRANSCRIPT__SPEAKERS_EXPECTED": "2",
+        "OVERNIGHT_PRICES": '{"yours": 2}',
+    }
+
+    settings = load_settings(
+        {"set": ["language_code=null", "language_detection=true"]}, environ=environ, cwd=folder
+    )
+
+    assert Timeouts(connect=1, stall=3, answer=120) == settings.timeouts
+    assert settings.prices == PRICES | {"mine": 1, "yours": 2}
+    assert settings.transcript == {
+        "punctuate": True,
+        "speaker_labels": True,
+        "speakers_expected": 2,
+        "language_detection": True,
+    }
+
+
+def test_config_is_read_instead_of_the_local_file(folder: Path) -> None:
+    """`--config` stands in for ./overnight.toml."""
+    (folder / "overnight.toml").write_text("uploads = 2\n")
+    (folder / "other.toml").write_text("concurrency = 2\n")
+
+    settings = load_settings({}, config=folder / "other.toml", environ={}, cwd=folder)
+
+    assert (settings.uploads, settings.concurrency) == (8, 2)
+
+
+def test_missing_config_is_an_error(folder: Path) -> None:
+    """A `--config` that is not there is not taken for an empty one."""
+    with pytest.raises(SettingsError, match=r"none\.toml cannot be read: No such file"):
+        load_settings({}, config=folder / "none.toml", environ={}, cwd=folder)
+
+
+def test_base_url_of_the_sdk_counts_last(folder: Path) -> None:
+    """`ASSEMBLYAI_BASE_URL` names the provider where nothing else does."""
+    environ = {"ASSEMBLYAI_BASE_URL": "http://127.0.0.1:1"}
+
+    assert load_settings({}, environ=environ, cwd=folder).provider == "http://127.0.0.1:1"
+    (folder / "overnight.toml").write_text("provider = 'local'\n")
+    assert load_settings({}, environ=environ, cwd=folder).provider == "local"
+
+
+@pytest.mark.parametrize(
+    ("stronger", "expected"),
+    [("api_key_file", (Path("k"), None)), ("api_key_command", (None, "k"))],
+)
+def test_one_way_to_the_key_silences_the_other(
+    folder: Path, stronger: str, expected: tuple[Path | None, str | None]
+) -> None:
+    """A flag that says where the key is beats a file that says it in the other way."""
+    weaker = {"api_key_file": "api_key_command", "api_key_command": "api_key_file"}[stronger]
+    (folder / "overnight.toml").write_text(f"{weaker} = 'other'\n")
+
+    settings = load_settings({stronger: "k"}, environ={}, cwd=folder)
+
+    assert expected == (settings.api_key_file, settings.api_key_command)
+
+
+# ---------------------------------------------------------------- what is wrong
+
+
+def test_everything_wrong_is_said_at_once(folder: Path) -> None:
+    """One error names all that is wrong, each with where it stands and the nearest known name."""
+    said = refusal(
+        folder,
+        "concurency = 3\nlimit = -1\n[timeouts]\nstal = 1\n[transcript]\nspeaker_label = true\n",
+        {"provider": "asemblyai", "formats": ["vt"], "set": ["nonsense"]},
+        {"OVERNIGHT_POLL_INTERVALL": "3"},
+    )
+
+    file = re.escape(str(folder / "overnight.toml"))
+    for pattern in (
+        rf"`concurency` from {file} is not a setting; did you mean `concurrency`\?",
+        rf"`timeouts\.stal` from {file} is not a setting; did you mean `timeouts\.stall`\?",
+        rf"`limit` from {file}: ",
+        r"`provider` from --provider: .*did you mean `assemblyai`\?",
+        r"`formats` from --format: `vt` .*did you mean `vtt`\?",
+        r"`OVERNIGHT_POLL_INTERVALL` .* is not a setting; did you mean `poll_interval`\?",
+        r"`--set`: .*KEY=VALUE",
+    ):
+        assert re.search(pattern, said), pattern
+    assert said.startswith("7 settings are wrong")
+
+
+def test_options_are_checked_with_their_origin(folder: Path) -> None:
+    """An option that the service would refuse is refused here, and traced to its file or rule."""
+    said = refusal(
+        folder,
+        "[transcript]\nspeaker_label = true\n[[rules]]\nmatch = 'a/*'\nspeakers_expected = 0\n",
+    )
+
+    assert "`speaker_label` is not an option; did you mean `speaker_labels`?" in said
+    assert f"(from {folder / 'overnight.toml'})" in said
+    assert "`speakers_expected`" in said
+    assert "(in the rule for `a/*`)" in said
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("uploads = 0", "`uploads`"),
+        ("uploads = 65", "`uploads`"),
+        ("share = 0", "`share`"),
+        ("share = 1.5", "`share`"),
+        ("upload_chunk = '1k'", "`upload_chunk`"),
+        ("upload_chunk = '5MiB'", "`upload_chunk`"),
+        ("requests = '20000'", "requests/duration"),
+        ("requests = '0/5s'", "at least one request"),
+        ("poll_interval = 0", "`poll_interval`"),
+        ("poll_interval = 'soon'", "not a duration"),
+        ("settle = 'nevr'", "not a duration"),
+        ("min_size = '1 parsec'", "not a size"),
+        ("min_size = '2k'\nmax_size = '1k'", "nothing would be taken"),
+        ("min_age = '2h'\nmax_age = '1h'", "nothing would be taken"),
+        ("api_key_file = 'a'\napi_key_command = 'b'", "exclude each other"),
+        ("provider = 'ftp://host'", "unknown provider"),
+        ("provider = 'https://me:secret@host'", "no user, password"),
+        ("[[rules]]\npunctuate = true", "match"),
+        ("[[rules]]\nmatch = '[z-a]'", "no glob"),
+        ("exclude = ['[z-a]']", "no glob"),
+        ("transcript = 3", "`transcript`"),
+        ("timeouts = 3", "`timeouts`"),
+        ("follow_links = 'perhaps'", "`follow_links`"),
+        ("= 3", "is not TOML"),
+    ],
+)
+def test_values_out_of_range_are_refused(folder: Path, toml: str, words: str) -> None:
+    """What cannot be meant is refused, with the words that help to mend it."""
+    assert words in refusal(folder, toml + "\n")
+
+
+def test_values_are_not_repeated_in_errors(folder: Path) -> None:
+    """A secret that was put in a wrong place does not leave it through an error."""
+    said = refusal(
+        folder,
+        "provider = 'https://me:hunter22@host'\napi_key_file = 3\nlimit = 'hunter22'\n",
+        environ={"OVERNIGHT_UPLOADS": "hunter22", "OVERNIGHT_RULES": "hunter22"},
+    )
+
+    assert "hunter22" not in said
+
+
+# ---------------------------------------------------------------- the example
+
+
+def test_example_shows_every_key_with_its_default() -> None:
+    """`config.example.toml` has all keys, and what is commented out there is the default."""
+    text = EXAMPLE.read_text()
+    keys = re.sub(r"(?m)^# (?=[a-z0-9_-]+ = |\[\[)", "", text)
+    example = tomllib.loads(keys)
+    defaults = Settings()
+
+    assert set(Settings.model_fields) == set(example)
+    assert set(Timeouts.model_fields) == set(example["timeouts"])
+    shown_only = {"transcript", "rules", "ramp"}  # an example of what has no default
+    shown_only |= {name for name in example if getattr(defaults, name) is None}
+    for name in set(example) - shown_only:
+        assert getattr(defaults, name) == getattr(Settings(**{name: example[name]}), name), name
+    # What is shown only as an example is at least taken.
+    del example["api_key_command"]
+    Settings(**example)
+
+
+def test_example_as_it_is_changes_nothing(folder: Path) -> None:
+    """The file that `overnight init` writes leaves all defaults in force."""
+    settings = load_settings({}, config=EXAMPLE, environ={}, cwd=folder)
+
+    assert Settings() == settings

@@ -1,0 +1,428 @@
+"""The pages cannot lie: what they name exists, and what they list is the whole of it."""
+
+import ast
+import json
+import re
+import shlex
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from enum import StrEnum
+from hashlib import sha256
+from importlib import import_module
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, get_args
+
+import pytest
+from anyio import to_thread
+
+import jobs
+import pipeline
+from jobs.cli import app
+from jobs.folder import sample_folder
+from pipeline import events
+from pipeline.errors import ExitCode
+from pipeline.events import Event
+from pipeline.models import AttemptState, RecordingState, TranscriptState
+from pipeline.report import list_lines, status_json
+from pipeline.settings import Settings
+from pipeline.stages.scan import MEDIA_SUFFIXES
+from tests.support.runs import opened
+from tests.support.service import Fault
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    ROOT / name
+    for name in (
+        *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+        *("docs/design.md", "docs/output.md", "bench/README.md"),
+    )
+]
+README, DESIGN, OUTPUT = ROOT / "README.md", ROOT / "docs/design.md", ROOT / "docs/output.md"
+COMMANDS = [name for name in app if not name.startswith("-")]
+STATES: dict[str, type[StrEnum]] = {
+    "recordings": RecordingState,
+    "transcripts": TranscriptState,
+    "attempts": AttemptState,
+}
+START = "[*]"
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+# --- reading pages and sources -----------------------------------------------------------------
+
+
+def fences(page: Path, language: str = r"\w*") -> list[str]:
+    """The fenced blocks of a page in one language, or in any."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+
+
+def spans(page: Path) -> list[str]:
+    """What a page sets as code inside its text."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def section(page: Path, heading: str) -> str:
+    """A page from a heading to the next one."""
+    found = re.search(
+        rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", page.read_text("utf-8"), re.M | re.S
+    )
+    assert found, f"{page.name} has no heading `{heading}`"
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a table, but for its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def said(scope: type) -> dict[str, str]:
+    """What is documented below each attribute of a class, on one line each."""
+    source = Path(str(sys.modules[scope.__module__].__file__)).read_text("utf-8")
+    body = next(
+        node.body
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name == scope.__name__
+    )
+    found = {}
+    for node, below in pairwise(body):
+        match node, below:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = " ".join(text.split())
+    return found
+
+
+def taken_flags(command: str) -> dict[str, str]:
+    """The flags of a command as it takes them, with their help; those of one setting joined."""
+    arguments = app[command].assemble_argument_collection(
+        parse_docstring=True, default_parameter=app.default_parameter
+    )
+    return {
+        ", ".join(argument.names): argument.parameter.help or ""
+        for argument in arguments
+        if not argument.children and argument.names[0].startswith("-")
+    }
+
+
+def command_lines(page: Path) -> Iterator[list[str]]:
+    """The words of every `overnight ...` that a page shows, after the name of the program."""
+    shown = [line for fence in fences(page, "sh") for line in fence.splitlines()]
+    for line in [*shown, *spans(page)]:
+        for part in re.split(r" && | \| |;", line.partition(" # ")[0]):
+            program, *words = part.replace("…", "").split() or [""]
+            if program.rpartition("/")[2] == "overnight":
+                yield words
+
+
+# --- what can be typed ---------------------------------------------------------------------------
+
+
+def test_exit_codes_are_those_of_the_code() -> None:
+    """The table of exit codes has each code once, with what the code itself says of it."""
+    meanings = said(ExitCode)
+    table = {int(code): meaning for code, meaning, _ in rows(section(README, "Exit codes"))}
+
+    assert table == {int(code): meanings[code.name] for code in ExitCode}
+
+
+def test_flags_are_those_of_the_command() -> None:
+    """The table of flags has every flag of `overnight run`, with the help of the command."""
+    table = {
+        flag.replace("`", ""): meaning.replace("`", "")
+        for flag, meaning in rows(section(README, "Flags of `overnight run`"))
+    }
+
+    assert table == taken_flags("run")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_explained(command: str) -> None:
+    """Each command has help, so has each of its flags, and the README shows it."""
+    assert app[command].help
+    assert all(taken_flags(command).values())
+    assert any(words[:1] == [command] for words in command_lines(README))
+
+
+@every_page
+def test_command_lines_can_be_typed(page: Path) -> None:
+    """Each `overnight ...` on a page is a command that exists, with flags that it takes."""
+    for command, *words in filter(None, command_lines(page)):
+        if command.startswith("-"):
+            assert command in ("--version", "--help"), command
+            continue
+        assert command in COMMANDS, command
+        known = ", ".join(taken_flags(command)).split(", ")
+        for flag in re.findall(r"(?<!\S)-{1,2}[a-zA-Z][\w-]*", " ".join(words)):
+            assert flag in known, f"overnight {command} {flag}"
+
+
+@every_page
+def test_flags_that_are_named_exist(page: Path) -> None:
+    """A flag that a page names by itself is one of some command."""
+    known = {"--help", "--version"}
+    known.update(flag for command in COMMANDS for flag in ", ".join(taken_flags(command)).split(", "))
+    named = {span.split()[0].split("=")[0] for span in spans(page) if span.startswith("--")}
+
+    assert named <= known
+
+
+@every_page
+def test_variables_that_are_named_exist(page: Path) -> None:
+    """A variable of ours that a page names is that of a setting."""
+    for name in re.findall(r"\bOVERNIGHT_(\w+)", page.read_text("utf-8")):
+        assert name.partition("__")[0].lower() in Settings.model_fields, name
+
+
+def test_two_commands_set_everything_up() -> None:
+    """
+    The README begins with two commands of one line each: the first transcribes the samples with
+    the engine installed, the second runs the tests just as the gate does.
+    """
+    first, second = [shlex.split(fence) for fence in fences(README, "sh")[:2]]
+    gate = (ROOT / ".ci/run").read_text("utf-8").splitlines()
+
+    assert all(fence.count("\n") == 1 for fence in fences(README, "sh")[:2])
+    assert first[first.index("install") + 1] == ".[engine]"
+    assert first[-3:] == [".venv/bin/overnight", "run", "--sample"]
+    assert second[second.index("install") + 1] == ".[engine,test]"
+    assert " ".join(second[second.index("&&") + 1 :]).removeprefix(".venv/bin/") in gate
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_shell_lines_are_shell(page: Path) -> None:
+    """What is shown as shell can be pasted into `sh`."""
+    for fence in fences(page, "sh"):
+        checked = subprocess.run(["sh", "-n"], input=fence, text=True, capture_output=True)
+
+        assert checked.returncode == 0, checked.stderr
+
+
+def test_the_output_tree_is_that_of_the_samples() -> None:
+    """The tree in the README holds a result for each sample, and the files of the state folder."""
+    tree = next(fence for fence in fences(README) if fence.startswith("transcripts/"))
+    samples = sample_folder()
+    results = {
+        f"{path.name}.json"
+        for path in samples.rglob("*")
+        if path.suffix[1:].lower().encode() in MEDIA_SUFFIXES
+    }
+
+    assert {name for name in tree.split() if name.endswith(".json")} == {*results, "summary.json"}
+
+
+# --- what programs read --------------------------------------------------------------------------
+
+
+def json_type(annotation: Any) -> str:
+    """The words of the page for a type of the code."""
+    names = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+    if annotation in names:
+        return names[annotation]
+    kinds = get_args(annotation)
+    is_union = not hasattr(annotation, "__origin__")
+    return " or ".join(map(json_type, kinds)) if kinds and is_union else "object"
+
+
+@pytest.mark.parametrize("event", Event.__subclasses__(), ids=lambda event: event.__name__)
+def test_events_are_those_of_the_code(event: type[Event]) -> None:
+    """Each event has its section, which says what the code says, field by field."""
+    tag = str(event.__struct_config__.tag)
+    text, meanings = section(OUTPUT, f"`{tag}`"), said(event)
+    table = {field.strip("`"): (kind, meaning) for field, kind, meaning in rows(text)}
+
+    assert " ".join((event.__doc__ or "").split()) in " ".join(text.split())
+    assert list(table) == list(event.__annotations__)
+    for field, (kind, meaning) in table.items():
+        assert kind == json_type(event.__annotations__[field])
+        assert meaning == meanings.get(field, meaning) != ""
+
+
+def test_every_event_has_its_section() -> None:
+    """The page tells of all events, in the order of the source, and of no other."""
+    text = OUTPUT.read_text("utf-8")
+    listed = text[text.index("\n## Events\n") : text.index("\n## Files of a run\n")]
+
+    assert re.findall(r"^### `(\w+)`$", listed, re.M) == [
+        event.__struct_config__.tag for event in Event.__subclasses__()
+    ]
+
+
+@pytest.mark.anyio
+async def test_files_and_commands_say_what_is_documented(tmp_path: Path) -> None:
+    """`summary.json`, `attempts.ndjson`, `status` and `list` have the fields of the page."""
+    async with opened(tmp_path) as archive:
+        archive.add("a.wav", b"a")
+        await archive.run()
+        (run,) = (archive.state / "runs").iterdir()
+        summary = json.loads((run / "summary.json").read_bytes())
+        (journal,) = map(json.loads, (run / "attempts.ndjson").read_text().splitlines())
+        last = json.loads((run / "events.ndjson").read_text().splitlines()[-1])
+        state = archive.state
+
+        def told() -> tuple[dict[str, Any], dict[str, Any]]:
+            (line,) = list_lines(state, state_filter=None, as_json=True)
+            return status_json(state), json.loads(line)
+
+        status, listed = await to_thread.run_sync(told)
+
+    assert summary == last
+    for heading, facts in {
+        "`attempts.ndjson`": journal,
+        "`overnight status --json`": status,
+        "`overnight list --json`": listed,
+    }.items():
+        assert [row[0].strip("`") for row in rows(section(OUTPUT, heading))] == list(facts), heading
+
+
+# --- states --------------------------------------------------------------------------------------
+
+
+def drawn(table: str) -> list[tuple[str, str, str]]:
+    """The edges of a drawing: from, to and cause."""
+    (drawing,) = re.findall(r"^```mermaid\n(.*?)^```$", section(DESIGN, f"`{table}`"), re.M | re.S)
+    head, *lines = drawing.splitlines()
+    assert head == "stateDiagram-v2"
+    edges = [re.fullmatch(r"    (\S+) --> (\S+): (.+)", line) for line in lines]
+    assert all(edges)
+    return [(edge[1], edge[2], edge[3]) for edge in edges if edge]
+
+
+@pytest.mark.parametrize("table", STATES)
+def test_the_drawing_is_the_enum_is_the_schema(table: str) -> None:
+    """The states that are drawn are those of the enum and those that the database lets in."""
+    schema = files("pipeline.ledger").joinpath("schema.sql").read_text("utf-8")
+    body = schema[schema.index(f"CREATE TABLE {table} ") :]
+    check = re.search(r"CHECK \(state IN \(([^)]*)\)\)", body)
+    ends = {end for edge in drawn(table) for end in edge[:2]} - {START}
+
+    assert check
+    assert ends == set(STATES[table]) == set(re.findall(r"'(\w+)'", check[1]))
+
+
+@pytest.mark.parametrize("table", STATES)
+def test_every_state_is_reached(table: str) -> None:
+    """From the beginning, the edges lead to every state; no edge is drawn twice."""
+    edges = [(start, end) for start, end, _ in drawn(table)]
+    reached = {START}
+    while more := {end for start, end in edges if start in reached} - reached:
+        reached |= more
+
+    assert reached == {START, *STATES[table]}
+    assert len(edges) == len(set(edges))
+
+
+def digest(content: str) -> str:
+    """What the service knows a content by."""
+    return sha256(content.encode()).hexdigest()
+
+
+def watch_states(ledger: Path) -> None:
+    """Let the database note each change of state from here on."""
+    with closing(sqlite3.connect(ledger)) as db:
+        db.execute("CREATE TABLE moved (rows TEXT, old TEXT, new TEXT)")
+        for table in STATES:
+            db.executescript(f"""
+                CREATE TRIGGER {table}_made AFTER INSERT ON {table} BEGIN
+                  INSERT INTO moved VALUES ('{table}', '{START}', NEW.state); END;
+                CREATE TRIGGER {table}_moved AFTER UPDATE OF state ON {table}
+                WHEN OLD.state <> NEW.state BEGIN
+                  INSERT INTO moved VALUES ('{table}', OLD.state, NEW.state); END;
+            """)
+
+
+@pytest.mark.anyio
+async def test_what_moves_is_drawn(tmp_path: Path) -> None:
+    """Over runs with every kind of trouble, each state is entered, and by drawn edges only."""
+    async with opened(tmp_path) as archive:
+        faults = archive.service.faults
+        archive.recordings.mkdir()
+        await archive.run()
+        await to_thread.run_sync(watch_states, archive.state / "ledger.sqlite3")
+
+        archive.add("empty.wav", b"")
+        archive.add("good.wav", b"good")
+        archive.add("twin.wav", b"good")
+        archive.add("bad.wav", b"ERROR:Audio duration is too short.\nbad")
+        for name in ("again", "lost", "found", "refused", "heavy"):
+            archive.add(f"{name}.wav", name.encode())
+        archive.service.fail_content(digest("again"), "Server error, developers have been alerted.")
+        faults.add(Fault(on="submit", action="drop_before", match=digest("lost")))
+        faults.add(Fault(on="submit", action="drop_after", match=digest("found")))
+        faults.add(Fault(on="submit", action="answer", status=400, match=digest("refused")))
+        faults.add(Fault(on="upload", action="answer", status=413, match="heavy"))
+        await archive.run()
+
+        archive.add("empty.wav", b"not any more")
+        (archive.output / "good.wav.json").unlink()
+        (archive.output / "twin.wav.json").unlink()
+        await archive.run(retry_failed=True)
+
+        archive.add("copy.wav", b"good")
+        archive.add("again.wav", b"")
+        await archive.run(transcript={"punctuate": False}, redo_changed=True)
+
+        for row in await archive.rows("SELECT transcript_id FROM attempts"):
+            faults.add(Fault(on="get", action="unknown_id", times=None, match=row[0] or "-"))
+        (archive.output / "found.wav.json").unlink()
+        await archive.run(transcript={"punctuate": False})
+        moved = {tuple(row) for row in await archive.rows("SELECT * FROM moved")}
+
+    edges = {(table, start, end) for table in STATES for start, end, _ in drawn(table)}
+    assert moved <= edges
+    assert {(table, end) for table, _, end in moved} == {
+        (table, str(state)) for table, states in STATES.items() for state in states
+    }
+
+
+# --- what pages point at -------------------------------------------------------------------------
+
+
+@every_page
+def test_paths_exist(page: Path) -> None:
+    """A path of the repository that a page names is there, and so is what it links to."""
+    tops = {path.name for path in ROOT.iterdir()} - {"transcripts", ".overnight"}
+    for span in spans(page):
+        if re.fullmatch(r"[\w./-]+", span) and span.split("/")[0] in tops:
+            assert (ROOT / span).exists(), span
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        assert (page.parent / link).exists(), link
+
+
+@every_page
+def test_links_within_a_page_lead_somewhere(page: Path) -> None:
+    """An anchor that a page links to in itself is one of its headings."""
+    text = page.read_text("utf-8")
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+@every_page
+def test_names_of_the_code_exist(page: Path) -> None:
+    """A dotted name of ours that a page shows as code is a module, or something in one."""
+    for span in spans(page):
+        if not re.fullmatch(r"(pipeline|jobs|tests)(\.\w+)+", span):
+            continue
+        module, _, name = span.rpartition(".")
+        found = import_module(module)
+        assert hasattr(found, name) or import_module(span), span
+
+
+@pytest.mark.parametrize("package", [pipeline, jobs], ids=lambda package: package.__name__)
+def test_the_map_names_every_module(package: Any) -> None:
+    """The docstring of each package has one line for each of its modules, and no other."""
+    mapped = re.findall(r"^    (\w+)  ", package.__doc__, re.M)
+
+    assert sorted(mapped) == sorted(module.name for module in iter_modules(package.__path__))
