@@ -193,9 +193,19 @@ class Client:
             return None if response.status == 202 else wire.parse_redacted_audio(body)
 
     async def download(self, url: str, write: Write) -> None:
-        """Pass on the bytes of a file at an address that the service gave, without the key."""
-        with self._translated("download"):
-            response = await self._http.get(url, allow_redirects=False)
+        """
+        Pass on the bytes of a file at an address that the service gave, without the key.
+
+        Raises:
+            RequestRejected: it is not there, or not any more.
+            AnswerUnusable: it is no address, not a trusted one, or the file has no end.
+        """
+        try:
+            with self._translated("download"):
+                response = await self._http.get(url, allow_redirects=False)
+        except SettingsError as error:
+            # Another host: what is wrong with it concerns this recording alone.
+            raise AnswerUnusable(f"download: {_describe(error.__cause__ or error)}") from error
         async with response:
             await self._pour("download", response, write, _MAX_AUDIO_BYTES)
 

@@ -60,7 +60,11 @@ def fold(name: bytes) -> str:
 
 def derived(result: bytes, suffix: str) -> bytes:
     """The file made from a JSON result, for example in `srt`."""
-    return result.removesuffix(_JSON) + b"." + suffix.encode()
+    folder, name = _split(result.removesuffix(_JSON))
+    ending = b"." + suffix.encode()
+    if len(name) + len(ending) > MAX_NAME_BYTES:
+        ending = b"~" + sha256(name).hexdigest()[:8].encode() + ending
+    return folder + _cut(name, MAX_NAME_BYTES - len(ending)) + ending
 
 
 def temporary(name: bytes) -> bytes:

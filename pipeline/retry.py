@@ -31,7 +31,7 @@ async def retry(
     Args:
         call: made anew for each attempt; must be safe to repeat.
         attempts: how often it is made at the most.
-        timeout_s: no further attempt is begun after so many seconds; None for no such limit.
+        timeout_s: a failure after so many seconds is the last; None for no such limit.
 
     Raises:
         AttemptsExhausted: the last attempt failed too; its `TransientError` is the cause.

@@ -243,7 +243,10 @@ def error_from(call: str, status: int, headers: Mapping[str, str], body: bytes) 
     said = _sentence(body)
     text = f"{call} answered with HTTP {status}: {said}"
     lower = said.lower()
-    if status == 429:
+    if call == "download" and 400 <= status < 500 and status not in (408, 425, 429):
+        # Another host: what it says of keys and money is nothing that the service said.
+        return RequestRejected(text, status)
+    if status == 429 and call != "download":
         return RateLimited(text, retry_after_s(headers))
     if status == 401:
         return KeyRefused(f"the service refuses the API key ({said})")
@@ -256,7 +259,7 @@ def error_from(call: str, status: int, headers: Mapping[str, str], body: bytes) 
     if status == 422 and call == "upload":
         # Also what the service says when it has a hiccup; empty files never get this far.
         return ServiceUnavailable(text)
-    if status in (408, 409, 425) or status < 400 or status >= 500:
+    if status in (408, 409, 425, 429) or status < 400 or status >= 500:
         return ServiceUnavailable(text)
     return RequestRejected(text, status)
 

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).resolve().parents[1]
 CHUNK_BYTES = 256 << 10
-OPTIONS = {"speech_models": ["universal-2"], "language_code": "en"}
+OPTIONS = {"speech_models": ["universal-2"], "redact_pii": True, "redact_pii_audio": True}
 CERTAIN = [400, 401, 402, 403, 404, 405, 413, 415, 422, 429]
 
 
@@ -109,6 +109,7 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     "get": lambda client, transcript_id: fetched(client, transcript_id),
     "list": lambda client, _: client.list(),
     "delete": lambda client, transcript_id: client.delete(transcript_id),
+    "export": lambda client, transcript_id: client.redacted_audio(transcript_id),
 }
 """Every call that can be repeated, by the service's word for it."""
 
@@ -231,12 +232,12 @@ async def test_every_call_but_submit_takes_its_permit(
 ) -> None:
     """Each request counts in the budget, one each; the permit of a submit is its caller's."""
     transcript_id = await accepted_id(client)
-    before = len(client.limiter.ages_s)
+    client.limiter.take_unrecorded()
 
     await CALLS[call](client, transcript_id)
     await submit(client, "https://cdn.invalid/1")
 
-    assert len(client.limiter.ages_s) == before + 1
+    assert len(client.limiter.take_unrecorded()) == 1
 
 
 @calls
@@ -697,7 +698,7 @@ async def test_an_answer_without_end_is_cut_off(service: ScriptedService) -> Non
     assert len(body) <= 100_000
 
 
-@pytest.mark.parametrize("call", ["list", "delete", "upload"])
+@pytest.mark.parametrize("call", ["list", "delete", "upload", "export"])
 async def test_a_page_without_end_is_cut_off(
     service: ScriptedService, client: Client, call: str
 ) -> None:
@@ -766,6 +767,7 @@ async def test_an_id_that_is_none_is_never_sent(
     for call in (
         lambda: fetched(client, bad),
         lambda: client.delete(bad),
+        lambda: client.redacted_audio(bad),
         lambda: client.list(before_id=bad),
     ):
         with pytest.raises(AnswerUnusable):
@@ -805,6 +807,90 @@ async def test_a_list_of_nonsense_is_no_empty_list(
 
     with pytest.raises(ServiceUnavailable):
         await client.list()
+
+
+# --- redacted audio -------------------------------------------------------------------------------
+
+
+async def test_redacted_audio_has_an_address(service: ScriptedService, client: Client) -> None:
+    """Once it is made, the service says where it is."""
+    transcript_id = await accepted_id(client)
+
+    url = await client.redacted_audio(transcript_id)
+
+    assert url is not None
+    assert url.startswith("https://")
+
+
+async def test_redacted_audio_may_take_a_while(service: ScriptedService, client: Client) -> None:
+    """A 202 says that it is still being made, which is no error."""
+    service.faults.add(Fault(on="export", action="answer", status=202, body="{}"))
+
+    assert await client.redacted_audio("an-id") is None
+
+
+async def test_a_download_is_sent_no_key() -> None:
+    """The file is fetched from whatever host has it, which learns nothing of the key."""
+    body = bytearray()
+    async with answering(http(b"redacted")) as elsewhere, a_client("http://service.invalid") as one:
+        await one.download(f"{elsewhere.url}/signed?x=1", taking(body))
+
+    assert body == b"redacted"
+    assert b"scripted-key" not in elsewhere.requests[0]
+    assert b"authorization" not in elsewhere.requests[0].lower()
+
+
+async def test_a_download_does_not_count_in_the_budget(client: Client) -> None:
+    """What is asked of another host is no request to the account."""
+    async with answering(http(b"redacted")) as elsewhere:
+        await client.download(elsewhere.url, taking(bytearray()))
+
+    assert client.limiter.take_unrecorded() == []
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("401 Unauthorized", RequestRejected),
+        ("402 Payment Required", RequestRejected),
+        ("403 Forbidden", RequestRejected),
+        ("404 Not Found", RequestRejected),
+        ("429 Too Many Requests", ServiceUnavailable),
+        ("302 Found", ServiceUnavailable),
+        ("503 Slow Down", ServiceUnavailable),
+    ],
+)
+async def test_another_hosts_refusal_concerns_one_recording(
+    client: Client, status: str, expected: type[PipelineError]
+) -> None:
+    """What another host says of keys, money and rates ends no batch and pauses no request."""
+    async with answering(http(b"<Error/>", "Retry-After: 3600", status=status)) as elsewhere:
+        with pytest.raises(expected) as raised:
+            await client.download(elsewhere.url, taking(bytearray()))
+
+    assert type(raised.value) is expected
+    assert client.limiter.stopped is None
+
+
+@pytest.mark.parametrize("url", ["", "nowhere", "file:///etc/passwd", "ftp://a.invalid/b", "//x"])
+async def test_an_address_that_is_none_concerns_one_recording(client: Client, url: str) -> None:
+    """An address that cannot be one is an unusable answer, not a matter of settings."""
+    with pytest.raises(AnswerUnusable):
+        await client.download(url, taking(bytearray()))
+
+
+async def test_a_download_is_as_verbatim_as_a_transcript(client: Client) -> None:
+    """What goes wrong where the bytes of a download go to comes out as it is, too."""
+    error = OSError(errno.ENOSPC, "No space left on device")
+
+    async def full(_: bytes) -> None:
+        raise error
+
+    async with answering(http(b"redacted")) as elsewhere:
+        with pytest.raises(OSError) as raised:
+            await client.download(elsewhere.url, full)
+
+    assert raised.value is error
 
 
 # --- the pause for all ----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pipeline.names import (
     version,
 )
 
-FORMATS = ["txt", "srt", "vtt", "md", "tsv"]
+FORMATS = ["txt", "srt", "vtt", "md", "tsv", "redacted.mp3"]
 
 # What a file system may call a file: any bytes but these two, 1 to 255 of them.
 byte_names = st.binary(min_size=1, max_size=MAX_NAME_BYTES).map(

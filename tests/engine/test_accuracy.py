@@ -18,7 +18,8 @@ from tests.engine import sounds
 from tests.engine.client import Client, engine
 from tests.support.wer import Heard, word_error_rate
 
-pytestmark = pytest.mark.anyio
+# On a machine with other work the model takes several times its usual half a minute.
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 
@@ -118,7 +119,7 @@ async def test_other_languages_are_told_and_heard(client: Client, name: str, lan
 
     assert transcript["language_code"] == language
     assert transcript["language_confidence"] > 0.5
-    heard = Heard(*said(path), transcript["text"], language)
+    heard = Heard(said(path)[0], transcript["text"], language)
     assert word_error_rate(heard) <= 0.20, heard
 
 
@@ -130,7 +131,7 @@ async def test_louder_voice_is_heard_over_another(client: Client, tmp_path: Path
     together = louder + softer[:, : louder.shape[1]] // 2
     path = sounds.write(tmp_path / "together.wav", together)
     [transcript] = await transcribed(client, path)
-    heard = Heard(*said(front), transcript["text"])
+    heard = Heard(said(front)[0], transcript["text"])
 
     assert word_error_rate(heard) <= 0.25, heard
 

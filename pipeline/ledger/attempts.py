@@ -1,0 +1,310 @@
+"""
+Attempts: in, what became of uploads and submits; out, leave to go on, given to one of each kind.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from pipeline.errors import ServiceUnavailable
+from pipeline.ledger.books import Books, Reading, Redo
+from pipeline.ledger.store import reading, transition
+from pipeline.models import (
+    Claim,
+    Unresolved,
+    Uploaded,
+    request_key,
+)
+
+__all__ = ["Attempts"]
+
+
+class Attempts(Books):
+    """Transitions of an attempt, from its upload until the service has accepted it or not."""
+
+    @reading
+    def seen_before(self, size: int, edges: str) -> bool:
+        """Whether a recording of this size with these first and last 64 KiB was read before."""
+        query = "SELECT 1 FROM recordings WHERE size = ? AND edges = ?"
+        return self.ro.execute(query, (size, edges)).fetchone() is not None
+
+    @transition
+    def recognise(self, claim: Claim, read: Reading, redo: Redo) -> bool:
+        """Note what a recording holds; whether it has to be uploaded, or is under way or done."""
+        row = self.db.execute(
+            "SELECT r.* FROM recordings r JOIN transcripts t"
+            " ON t.request_key = r.result_key AND t.generation = r.result_generation"
+            " WHERE r.recording_id = ? AND t.content = ? AND r.result_size IS NOT NULL",
+            (claim.recording_id, read.content),
+        ).fetchone()
+        if row is not None:
+            # Only its times are new. They are no consent to pay for what else is new.
+            key = request_key(read.content, row["options"], self.run.provider_kind)
+            changed = key != row["result_key"]
+            self._drop(claim.attempt_id, "it was transcribed before")
+            self._note(claim, read, row["result_key"], row["result_generation"])
+            self.db.execute(
+                "UPDATE recordings SET state = 'written', kept = ?, redo = ? "
+                "WHERE recording_id = ?",
+                (changed, redo.force or (redo.changed and changed), claim.recording_id),
+            )
+            return False
+        key, generation, state = self._attach(claim, read)
+        if state == "wanted":
+            self._set_transcript(key, generation, "open")
+            return True
+        self._drop(claim.attempt_id, "the same content is under way or done")
+        return False
+
+    @transition
+    def record_uploaded(self, claim: Claim, read: Reading, upload_url: str) -> Uploaded | None:
+        """
+        Note an upload; None when nobody needs it any more.
+
+        Raises:
+            ServiceUnavailable: the service has handed out this `upload_url` before.
+        """
+        key, generation, state = self._attach(claim, read)
+        if state not in ("wanted", "open"):
+            self._drop(claim.attempt_id, "the same content is under way or done")
+            return None
+        try:
+            self.db.execute(
+                "UPDATE attempts SET state = 'uploaded', upload_url = ?, uploaded_at = ? "
+                "WHERE attempt_id = ?",
+                (upload_url, self.now(), claim.attempt_id),
+            )
+        except sqlite3.IntegrityError as error:
+            raise ServiceUnavailable("the service gave the same upload_url twice") from error
+        self._set_transcript(key, generation, "open")
+        return Uploaded(
+            claim.attempt_id,
+            claim.recording_id,
+            upload_url,
+            claim.root,
+            claim.path,
+            claim.options,
+        )
+
+    @transition
+    def refuse_upload(self, claim: Claim, read: Reading, reason: str) -> None:
+        """Note that the service will never take these bytes."""
+        key, generation, state = self._attach(claim, read)
+        self._drop(claim.attempt_id, reason)
+        if state in ("wanted", "open"):
+            self._fail(key, generation, reason)
+
+    @transition
+    def skip(self, claim: Claim, reason: str) -> None:
+        """Note that a recording is not to be sent in this run."""
+        self._drop(claim.attempt_id, reason)
+        self.db.execute(
+            "UPDATE recordings SET state = 'skipped', reason = ?, content = NULL,"
+            " request_key = NULL, generation = 1 WHERE recording_id = ?",
+            (reason, claim.recording_id),
+        )
+
+    @transition
+    def fail_upload(self, claim: Claim, reason: str, again_in_s: float | None, tries: int) -> bool:
+        """
+        Note that a recording could not be uploaded; whether this run tries it again.
+
+        `again_in_s` is None when trying again cannot help; `tries` is how often a run tries.
+        """
+        self._drop(claim.attempt_id, reason)
+        (tried,) = self.db.execute(
+            "UPDATE recordings SET tries = tries + 1 WHERE recording_id = ? RETURNING tries",
+            (claim.recording_id,),
+        ).fetchone()
+        if again_in_s is not None and tried < tries:
+            self.db.execute(
+                "UPDATE recordings SET due_at = ? WHERE recording_id = ?",
+                (self.now() + again_in_s, claim.recording_id),
+            )
+            return True
+        self.db.execute(
+            "UPDATE recordings SET reason = ? WHERE recording_id = ?", (reason, claim.recording_id)
+        )
+        return False
+
+    @transition
+    def put_back(self, claim: Claim) -> None:
+        """Give up a claim as if it had never been made."""
+        self._drop(claim.attempt_id, "interrupted")
+
+    def _attach(self, claim: Claim, read: Reading) -> tuple[str, int, str]:
+        """Tie a recording and its attempt to what is wanted for its content."""
+        row = self.db.execute(
+            "SELECT options, request_key, generation, result_key, result_generation"
+            " FROM recordings WHERE recording_id = ?",
+            (claim.recording_id,),
+        ).fetchone()
+        key = request_key(read.content, row["options"], self.run.provider_kind)
+        generation = row["generation"] if key == row["request_key"] else self._latest(key, False)
+        self._note(claim, read, key, generation)
+        self.db.execute(
+            "UPDATE attempts SET content = ?, request_key = ?, generation = ? WHERE attempt_id = ?",
+            (read.content, key, generation, claim.attempt_id),
+        )
+        state = self._wait_for(key, generation, read.content, row["options"])
+        return key, generation, state
+
+    def _note(self, claim: Claim, read: Reading, key: str, generation: int) -> None:
+        self.db.execute(
+            "UPDATE recordings SET content = ?, edges = ?, size = ?, mtime_ns = ?, ctime_ns = ?,"
+            " inode = ?, settled = ?, request_key = ?, generation = ? WHERE recording_id = ?",
+            (
+                *(read.content, read.edges, read.size, read.mtime_ns, read.ctime_ns, read.inode),
+                *(read.settled, key, generation, claim.recording_id),
+            ),
+        )
+
+    @transition
+    def claim_submit(self, attempt_id: int, anchor: str | None) -> bool:
+        """
+        Enter `submitting`; False when another attempt at the same content is alive.
+
+        Durable before the request leaves, so that a crash can never forget that it may have left.
+        `anchor` is the newest transcript that was listed before.
+        """
+        try:
+            entered = self.db.execute(
+                "UPDATE attempts SET state = 'submitting', anchor = ?, submitted_at = ? "
+                "WHERE attempt_id = ? AND state = 'uploaded' AND EXISTS ("
+                "SELECT 1 FROM transcripts t WHERE t.request_key = attempts.request_key "
+                "AND t.generation = attempts.generation AND t.state = 'open')",
+                (anchor, self.now(), attempt_id),
+            ).rowcount
+        except sqlite3.IntegrityError:
+            entered = 0
+        if not entered:
+            self._drop(attempt_id, "an equal recording was first")
+        return bool(entered)
+
+    @transition
+    def record_accepted(self, attempt_id: int, transcript_id: str) -> bool:
+        """Note the id of a transcript; False when another attempt has that id already."""
+        return self._accept(attempt_id, transcript_id)
+
+    def _accept(self, attempt_id: int, transcript_id: str) -> bool:
+        try:
+            row = self.db.execute(
+                "UPDATE attempts SET state = 'accepted', transcript_id = ?, accepted_at = ?,"
+                " reason = NULL WHERE attempt_id = ? AND state IN ('submitting', 'ambiguous') "
+                "RETURNING *",
+                (transcript_id, self.now(), attempt_id),
+            ).fetchone()
+        except sqlite3.IntegrityError:
+            return False
+        if row is None:
+            return False
+        self._release(row["recording_id"])
+        self._set_transcript(row["request_key"], row["generation"], "submitted")
+        self._lines.append(self._journal_line(row))
+        return True
+
+    def _journal_line(self, row: sqlite3.Row) -> bytes:
+        where = self.db.execute(
+            "SELECT root, path, options FROM recordings WHERE recording_id = ?",
+            (row["recording_id"],),
+        ).fetchone()
+        facts = {
+            "transcript_id": row["transcript_id"],
+            "upload_url": row["upload_url"],
+            "request_key": row["request_key"],
+            "generation": row["generation"],
+            "content": row["content"],
+            "options": msgspec.Raw(where["options"].encode()),
+            "provider": self.run.provider_kind,
+            "base_url": row["base_url"],
+            "key_fingerprint": row["key_fingerprint"],
+            "root": where["root"],
+            "path": where["path"].decode("utf-8", "backslashreplace"),
+            "path_hex": where["path"].hex(),
+            "accepted_at": row["accepted_at"],
+        }
+        return msgspec.json.encode(facts) + b"\n"
+
+    @transition
+    def record_refused(self, attempt_id: int, reason: str) -> None:
+        """Note that the service said no to this recording for good: nothing was paid."""
+        row = self._leave_submitting(attempt_id, "refused", reason)
+        if row is not None:
+            self._release(row["recording_id"])
+            self._fail(row["request_key"], row["generation"], reason)
+
+    @transition
+    def set_aside(self, attempt_id: int, again_in_s: float = 0.0) -> None:
+        """
+        Note that no transcript was asked for: the upload is still good, and due again.
+
+        For an attempt that was not submitted yet, or whose request certainly came to nothing.
+        """
+        row = self.db.execute(
+            "UPDATE attempts SET state = 'uploaded' "
+            "WHERE attempt_id = ? AND state IN ('uploaded', 'submitting') RETURNING *",
+            (attempt_id,),
+        ).fetchone()
+        if row is None:
+            return
+        self._release(row["recording_id"])
+        self.db.execute(
+            "UPDATE transcripts SET state = 'wanted', due_at = ? "
+            "WHERE request_key = ? AND generation = ? AND state = 'open'",
+            (self.now() + again_in_s, row["request_key"], row["generation"]),
+        )
+
+    @transition
+    def record_ambiguous(self, attempt_id: int, reason: str) -> None:
+        """Note that the answer was lost; holds nothing but the right to be the only attempt."""
+        row = self._leave_submitting(attempt_id, "ambiguous", reason)
+        if row is not None:
+            self._release(row["recording_id"])
+
+    def _leave_submitting(
+        self, attempt_id: int, state: str, reason: str | None
+    ) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self.db.execute(
+            "UPDATE attempts SET state = ?, reason = ? "
+            "WHERE attempt_id = ? AND state = 'submitting' RETURNING *",
+            (state, reason, attempt_id),
+        ).fetchone()
+        return row
+
+    @reading
+    def unresolved(self) -> list[Unresolved]:
+        """The ambiguous attempts at this address that are not parked, oldest first."""
+        rows = self.ro.execute(
+            "SELECT a.attempt_id, a.upload_url, a.anchor, a.submitted_at FROM attempts a "
+            "JOIN transcripts t USING (request_key, generation) "
+            "WHERE a.state = 'ambiguous' AND a.base_url = ? AND t.parked IS NULL "
+            "ORDER BY a.attempt_id",
+            (self.run.base_url,),
+        )
+        return [Unresolved(*row) for row in rows]
+
+    @transition
+    def adopt(self, attempt_id: int, transcript_id: str) -> bool:
+        """Note that a lost answer was found in the list; False when it is another attempt's."""
+        return self._accept(attempt_id, transcript_id)
+
+    @transition
+    def record_not_accepted(self, attempt_id: int) -> None:
+        """Note that a lost answer never became a transcript: what it was for is wanted again."""
+        row = self.db.execute(
+            "UPDATE attempts SET state = 'not_accepted', reason = 'not listed by the service' "
+            "WHERE attempt_id = ? AND state = 'ambiguous' RETURNING *",
+            (attempt_id,),
+        ).fetchone()
+        if row is not None:
+            self._want_again(row["request_key"], row["generation"])
+
+    @transition
+    def park(self, attempt_ids: Sequence[int], reason: str) -> None:
+        """Leave the transcripts of these attempts to the next run."""
+        self.db.executemany(
+            "UPDATE transcripts SET parked = ? WHERE (request_key, generation) = "
+            "(SELECT request_key, generation FROM attempts WHERE attempt_id = ?)",
+            [(reason, attempt_id) for attempt_id in attempt_ids],
+        )

@@ -1,0 +1,174 @@
+"""
+What all parts of the ledger share: who works on it, and how rows of the three tables hang together.
+
+In: a recording's content and options. Out: the transcript that it waits for, and its state. Each
+step here is a part of a transition, never one by itself.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.ledger.store import Store
+
+__all__ = ["Books", "Found", "Reading", "Redo", "Run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Who works on the ledger, and against which service."""
+
+    run_id: str
+    provider_kind: str
+    """`assemblyai`, `local` or `custom`: part of the request key."""
+    base_url: str
+    """Which service the attempts of this run are known to."""
+    key_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Redo:
+    """Which finished recordings are looked at again."""
+
+    force: bool = False
+    """All of them: a new generation."""
+    changed: bool = False
+    """Those written with other options or by another provider."""
+    failed: bool = False
+    """Those that failed for good."""
+    checksum: bool = False
+    """None is taken for unchanged by its size and times."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What a part of a scan came to."""
+
+    work: list[tuple[bytes, int]]
+    """Path and size of recordings that this run has work with."""
+    skipped: list[tuple[bytes, str]]
+    """Path and reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The bytes of a recording, as they were read."""
+
+    content: str
+    """sha256, hex."""
+    edges: str
+    """sha256 of the first and last 64 KiB, hex."""
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    settled: bool
+
+
+class Books(Store):
+    """
+    The database of one state folder, for one run at a time.
+
+    `journal` is where accepted attempts are also appended, a line each, before anybody hears of
+    them: a lost ledger can be rebuilt from it.
+    """
+
+    def __init__(
+        self, path: Path, run: Run, *, journal: Path, clock: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(path)
+        self.run = run
+        self.now = clock
+        self._journal = journal
+        self._lines: list[bytes] = []
+
+    def committed(self) -> None:
+        if not self._lines:
+            return
+        lines, self._lines = self._lines, []
+        with open(self._journal, "ab") as journal:
+            journal.write(b"".join(lines))
+            journal.flush()
+            os.fsync(journal.fileno())
+
+    def _latest(self, key: str | None, force: bool) -> int:
+        """The generation that a recording of this key waits for."""
+        row = self.db.execute(
+            "SELECT generation, state FROM transcripts WHERE request_key = ? "
+            "ORDER BY generation DESC LIMIT 1",
+            (key,),
+        ).fetchone()
+        if row is None:
+            return 1
+        return int(row["generation"]) + (force and row["state"] == "missing")
+
+    def _wait_for(
+        self, key: str, generation: int, content: str, options: str, redo: Redo | None = None
+    ) -> str:
+        """The state of the transcript that a recording now waits for, made if there is none."""
+        self.db.execute(
+            "INSERT INTO transcripts (request_key, generation, content, options, provider) "
+            "VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
+            (key, generation, content, options, self.run.provider_kind),
+        )
+        at = (key, generation)
+        (state,) = self.db.execute(
+            "SELECT state FROM transcripts WHERE request_key = ? AND generation = ?", at
+        ).fetchone()
+        if state == "written":
+            # Paid, and there is one more to write it to.
+            self._set_transcript(key, generation, "completed")
+            return "completed"
+        if state == "failed" and redo is not None and (redo.failed or redo.force):
+            self.db.execute(
+                "UPDATE transcripts SET state = 'wanted', reason = NULL, tries = 0, due_at = 0 "
+                "WHERE request_key = ? AND generation = ?",
+                at,
+            )
+            return "wanted"
+        return str(state)
+
+    def _set_transcript(self, key: str, generation: int, state: str) -> None:
+        self.db.execute(
+            "UPDATE transcripts SET state = ? WHERE request_key = ? AND generation = ?",
+            (state, key, generation),
+        )
+
+    def _fail(self, key: str, generation: int, reason: str) -> None:
+        self.db.execute(
+            "UPDATE transcripts SET state = 'failed', reason = ? "
+            "WHERE request_key = ? AND generation = ?",
+            (reason, key, generation),
+        )
+
+    def _want_again(self, key: str | None, generation: int | None) -> None:
+        """An open transcript that nothing is under way for any more is wanted again."""
+        self.db.execute(
+            "UPDATE transcripts SET state = 'wanted' "
+            "WHERE request_key = ? AND generation = ? AND state = 'open' AND NOT EXISTS ("
+            "SELECT 1 FROM attempts a WHERE a.request_key = transcripts.request_key "
+            "AND a.generation = transcripts.generation AND a.owner = ? AND a.state = 'uploading' "
+            "OR a.request_key = transcripts.request_key AND a.generation = transcripts.generation "
+            "AND a.state IN ('uploaded', 'submitting', 'ambiguous'))",
+            (key, generation, self.run.run_id),
+        )
+
+    def _drop(self, attempt_id: int, reason: str) -> None:
+        """End an attempt that was never submitted, and let go of its recording."""
+        row = self.db.execute(
+            "UPDATE attempts SET state = 'not_accepted', reason = ? "
+            "WHERE attempt_id = ? AND state IN ('uploading', 'uploaded') "
+            "RETURNING recording_id, request_key, generation",
+            (reason, attempt_id),
+        ).fetchone()
+        if row is None:
+            return
+        self._release(row["recording_id"])
+        self._want_again(row["request_key"], row["generation"])
+
+    def _release(self, recording_id: int) -> None:
+        self.db.execute(
+            "UPDATE recordings SET claim = NULL WHERE recording_id = ?", (recording_id,)
+        )

@@ -1,0 +1,170 @@
+"""
+Results: in, what a GET of a transcript said; out, what is still pending, and who waits for it.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+
+from pipeline.ledger.books import Books
+from pipeline.ledger.store import reading, transition
+from pipeline.models import (
+    Delivery,
+    Pending,
+    Recipient,
+)
+
+__all__ = ["Results"]
+
+
+class Results(Books):
+    """Transitions of an accepted transcript, until its result is durable wherever it is wanted."""
+
+    @reading
+    def pending(self) -> list[Pending]:
+        """Every transcript at this address that is accepted and not saved, oldest first."""
+        rows = self.ro.execute(
+            "SELECT a.attempt_id, a.transcript_id, a.upload_url, t.state = 'completed',"
+            " a.accepted_at, r.result "
+            "FROM transcripts t CROSS JOIN attempts a USING (request_key, generation) "
+            "JOIN recordings r USING (recording_id) "
+            "WHERE t.state IN ('submitted', 'completed') AND t.parked IS NULL "
+            "AND a.state = 'accepted' AND a.outcome IS NOT 'error' AND a.base_url = ? "
+            "ORDER BY a.attempt_id",
+            (self.run.base_url,),
+        )
+        return [Pending(*row) for row in rows]
+
+    @transition
+    def record_completed(
+        self, attempt_id: int, model_used: str | None, duration_s: float | None, price: float | None
+    ) -> Delivery:
+        """Note that a transcript is paid, and from here on only ever fetched; who waits for it."""
+        row = self.db.execute(
+            "UPDATE attempts SET outcome = 'completed', finished_at = ?, model_used = ?,"
+            " duration_s = ?, price_usd = ? WHERE attempt_id = ? AND outcome IS NULL RETURNING *",
+            (self.now(), model_used, duration_s, price, attempt_id),
+        ).fetchone()
+        if row is not None:
+            self._set_transcript(row["request_key"], row["generation"], "completed")
+        return _delivery(self.db, attempt_id)
+
+    @reading
+    def delivery(self, attempt_id: int) -> Delivery:
+        """Who waits for a transcript, and a result of it that is already on disk, if any."""
+        return _delivery(self.ro, attempt_id)
+
+    @transition
+    def record_written(
+        self, attempt_id: int, recording_ids: Sequence[int], size: int, sha256: str
+    ) -> bool:
+        """
+        Note that a result is durable at these recordings.
+
+        False when meanwhile one more recording came to wait for it: write again.
+        """
+        attempt = self.db.execute(
+            "SELECT request_key, generation, duration_s FROM attempts WHERE attempt_id = ?",
+            (attempt_id,),
+        ).fetchone()
+        key, generation, duration_s = attempt
+        self.db.executemany(
+            "UPDATE recordings SET state = 'written', reason = NULL, kept = 0, duration_s = ?,"
+            " result_size = ?, result_sha256 = ?, result_key = ?, result_generation = ?,"
+            " written_run = ?, lacking = NULL WHERE recording_id = ?",
+            [
+                (duration_s, size, sha256, key, generation, self.run.run_id, recording_id)
+                for recording_id in recording_ids
+            ],
+        )
+        waiting = self.db.execute(
+            "SELECT 1 FROM recordings WHERE request_key = ? AND generation = ? AND state = 'found'",
+            (key, generation),
+        ).fetchone()
+        if waiting is None:
+            self._set_transcript(key, generation, "written")
+        return waiting is None
+
+    @transition
+    def record_error(self, attempt_id: int, reason: str, *, again: bool, tries: int) -> bool:
+        """
+        Note that the service failed at a transcript, which costs nothing; whether it is due again.
+
+        `again` says that the fault was the service's own; `tries` is how often one is asked for.
+        """
+        row = self.db.execute(
+            "UPDATE attempts SET outcome = 'error', finished_at = ?, reason = ? "
+            "WHERE attempt_id = ? AND outcome IS NULL RETURNING *",
+            (self.now(), reason, attempt_id),
+        ).fetchone()
+        if row is None:
+            return False
+        key, generation = row["request_key"], row["generation"]
+        (tried,) = self.db.execute(
+            "UPDATE transcripts SET tries = tries + 1 WHERE request_key = ? AND generation = ? "
+            "RETURNING tries",
+            (key, generation),
+        ).fetchone()
+        if again and tried < tries:
+            self._set_transcript(key, generation, "wanted")
+            return True
+        self._fail(key, generation, reason)
+        return False
+
+    @transition
+    def record_missing(self, attempt_id: int, reason: str) -> None:
+        """Note that an accepted transcript is gone at the service; only `--force` asks again."""
+        row = self.db.execute(
+            "UPDATE attempts SET outcome = 'missing', finished_at = ?, reason = ? "
+            "WHERE attempt_id = ? RETURNING *",
+            (self.now(), reason, attempt_id),
+        ).fetchone()
+        self.db.execute(
+            "UPDATE transcripts SET state = 'missing', reason = ? "
+            "WHERE request_key = ? AND generation = ?",
+            (reason, row["request_key"], row["generation"]),
+        )
+
+    @reading
+    def lacking(self, limit: int) -> list[tuple[int, bytes, list[str]]]:
+        """Recordings whose result lacks derived files: id, result, formats; at most `limit`."""
+        rows = self.ro.execute(
+            "SELECT recording_id, result, lacking FROM recordings "
+            "WHERE lacking IS NOT NULL AND run_id = ? ORDER BY recording_id LIMIT ?",
+            (self.run.run_id, limit),
+        )
+        return [(row[0], row[1], row[2].split(",")) for row in rows]
+
+    @transition
+    def record_rendered(self, recording_ids: Sequence[int]) -> None:
+        """Note that derived files are there, or cannot be made."""
+        self.db.executemany(
+            "UPDATE recordings SET lacking = NULL WHERE recording_id = ?",
+            [(recording_id,) for recording_id in recording_ids],
+        )
+
+
+def _delivery(db: sqlite3.Connection, attempt_id: int) -> Delivery:
+    key, generation, by = db.execute(
+        "SELECT request_key, generation, recording_id FROM attempts WHERE attempt_id = ?",
+        (attempt_id,),
+    ).fetchone()
+    rows = db.execute(
+        "SELECT recording_id, root, path, result, result_sha256, 1 FROM recordings "
+        "WHERE request_key = ? AND generation = ? AND state = 'found' ORDER BY recording_id",
+        (key, generation),
+    ).fetchall()
+    recipients = [Recipient(*row) for row in rows]
+    written = db.execute(
+        "SELECT result, result_sha256 FROM recordings "
+        "WHERE result_key = ? AND result_generation = ? AND state = 'written' LIMIT 1",
+        (key, generation),
+    ).fetchone()
+    if not recipients and written is None:
+        # Whoever asked holds other bytes by now: what was paid is kept all the same.
+        row = db.execute(
+            "SELECT recording_id, root, path, result, result_sha256, 0 FROM recordings "
+            "WHERE recording_id = ?",
+            (by,),
+        ).fetchone()
+        recipients = [Recipient(*row)]
+    return Delivery(recipients, copy=written and (written[0], written[1]))
