@@ -292,7 +292,7 @@ class Client:
                 f"the certificate of {self._base_url} is not trusted ({error});"
                 " name your own CA file with the variable SSL_CERT_FILE"
             ) from error
-        except aiohttp.InvalidURL as error:
+        except (aiohttp.InvalidURL, UnicodeError) as error:  # the latter of a host name
             raise SettingsError(f"{self._base_url} is not an address") from error
         except aiohttp.ClientPayloadError as error:
             raise ServiceUnavailable(f"{call}: the answer ended early") from error

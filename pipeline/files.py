@@ -9,11 +9,11 @@ Source: https://www.kernel.org/doc/html/latest/filesystems/ext4/ and rename(2), 
 import errno
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial, wraps
 from hashlib import file_digest
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
@@ -39,7 +39,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def in_thread(blocking: Callable[P, R]) -> Callable[P, Awaitable[R]]:
+def in_thread(blocking: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
     """A function on files as a coroutine: once begun it is finished, also when cancelled."""
 
     @wraps(blocking)

@@ -29,6 +29,7 @@ from pipeline.errors import (
 )
 
 __all__ = [
+    "CERTAIN_REFUSALS",
     "DELETED_AUDIO_URL",
     "PAGE_ROWS",
     "Accepted",
@@ -44,6 +45,7 @@ __all__ = [
     "parse_list",
     "parse_redacted_audio",
     "parse_upload",
+    "retry_after_s",
     "submission",
     "submit_body",
 ]
@@ -186,11 +188,15 @@ def parse_redacted_audio(body: bytes) -> str:
 
     Raises:
         ServiceUnavailable: there is none.
+        AnswerUnusable: it is not an address of the web.
     """
     try:
-        return msgspec.json.decode(body, type=_RedactedAudio).redacted_audio_url
+        url = msgspec.json.decode(body, type=_RedactedAudio).redacted_audio_url
     except _UNREADABLE as error:
         raise ServiceUnavailable(f"redacted-audio answered with {_excerpt(body)!r}") from error
+    if not url.startswith(("https://", "http://")):
+        raise AnswerUnusable(f"the service gave an address that cannot be one: {url[:80]!r}")
+    return url
 
 
 def parse_head(body: bytes | memoryview) -> Head:

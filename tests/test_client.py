@@ -30,6 +30,7 @@ from pipeline.errors import (
     RequestRejected,
     ServiceUnavailable,
     ServiceUnusable,
+    SettingsError,
     TranscriptUnknown,
 )
 from pipeline.limiter import Limiter
@@ -333,6 +334,14 @@ async def waited_out(service: ScriptedService, kind: str, seconds: float) -> Non
     """Lets so much time go by once a request of this kind is held."""
     await service.held(kind)
     await advance(seconds)
+
+
+@pytest.mark.parametrize("url", ["http://", "http://a..b", "http://a.invalid:x"])
+async def test_a_base_url_that_is_none_is_a_matter_of_settings(url: str) -> None:
+    """An address that cannot be one is told as what it is, before anything is sent."""
+    async with a_client(url) as client:
+        with pytest.raises(SettingsError):
+            await client.list()
 
 
 # --- upload ---------------------------------------------------------------------------------------
@@ -872,11 +881,20 @@ async def test_another_hosts_refusal_concerns_one_recording(
     assert client.limiter.stopped is None
 
 
-@pytest.mark.parametrize("url", ["", "nowhere", "file:///etc/passwd", "ftp://a.invalid/b", "//x"])
+@pytest.mark.parametrize("url", ["http://", "http://[", "https://a..b/", "http://a.invalid:x/"])
 async def test_an_address_that_is_none_concerns_one_recording(client: Client, url: str) -> None:
     """An address that cannot be one is an unusable answer, not a matter of settings."""
     with pytest.raises(AnswerUnusable):
         await client.download(url, taking(bytearray()))
+
+
+async def test_an_untrusted_host_of_a_download_concerns_one_recording(client: Client) -> None:
+    """A certificate that is not trusted ends no batch where it is not the service's own."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    async with answering(http(b"redacted"), context) as elsewhere:
+        with pytest.raises(AnswerUnusable):
+            await client.download(f"https://127.0.0.1:{elsewhere.port}", taking(bytearray()))
 
 
 async def test_a_download_is_as_verbatim_as_a_transcript(client: Client) -> None:

@@ -1,5 +1,7 @@
 """The gate lets in what there is room for, and once ended stays so for the worst reason."""
 
+from collections.abc import Callable
+
 import anyio
 import pytest
 from hypothesis import given
@@ -161,7 +163,7 @@ async def test_no_slot_after_the_end() -> None:
 async def test_every_change_wakes_who_waits() -> None:
     """Each of these may be what someone waits for, and wakes them."""
     intake = Intake(in_flight=5, uploads=0)
-    changes = [
+    changes: list[Callable[[], None]] = [
         lambda: intake.release(1),
         lambda: intake.entered(10),
         lambda: intake.finished(10),

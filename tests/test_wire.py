@@ -53,7 +53,16 @@ any_json = st.recursive(
     max_leaves=8,
 )
 known_keys = st.sampled_from(
-    ["id", "status", "audio_url", "error", "text", "audio_duration", "transcripts", "upload_url"]
+    [
+        "id",
+        "status",
+        "audio_url",
+        "error",
+        "text",
+        "transcripts",
+        "upload_url",
+        "redacted_audio_url",
+    ]
 )
 bodies = st.binary() | st.dictionaries(known_keys, any_json).map(json.dumps).map(str.encode)
 
@@ -359,6 +368,44 @@ def test_an_upload_without_its_url_is_tried_again(body: bytes) -> None:
         wire.parse_upload(body)
 
 
+def test_the_address_of_redacted_audio() -> None:
+    """The address is taken as it is, signature and all, on whatever host it lies."""
+    url = "https://s3.us-west-2.invalid/bucket/a.mp3?X-Amz-Signature=1%2F2"
+    body = json.dumps({"status": "redacted_audio_ready", "redacted_audio_url": url}).encode()
+
+    assert wire.parse_redacted_audio(body) == url
+
+
+@pytest.mark.parametrize("body", [*NOT_THE_JSON.values(), b"{}", b'{"redacted_audio_url": 1}'])
+def test_redacted_audio_without_an_address_is_tried_again(body: bytes) -> None:
+    """An answer that has no address is no success."""
+    with pytest.raises(ServiceUnavailable):
+        wire.parse_redacted_audio(body)
+
+
+@pytest.mark.parametrize("url", ["", "nowhere", "//x", "file:///etc/passwd", "ftp://a.invalid/b"])
+def test_only_addresses_of_the_web_are_followed(url: str) -> None:
+    """An address that does not begin as one is never asked for anything."""
+    with pytest.raises(AnswerUnusable):
+        wire.parse_redacted_audio(json.dumps({"redacted_audio_url": url}).encode())
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (401, RequestRejected),
+        (402, RequestRejected),
+        (403, RequestRejected),
+        (404, RequestRejected),
+        (429, ServiceUnavailable),
+        (503, ServiceUnavailable),
+    ],
+)
+def test_another_host_refuses_no_key(status: int, expected: type[PipelineError]) -> None:
+    """What the host of a download answers says nothing about our key, account or rate."""
+    assert type(wire.error_from("download", status, {"Retry-After": "9"}, b"")) is expected
+
+
 def test_a_page_of_the_list() -> None:
     """Rows come newest first as they stand, deleted and unknown ones too."""
     rows = [
@@ -437,8 +484,13 @@ def test_the_last_of_doubled_keys_counts() -> None:
 @given(bodies)
 def test_nothing_else_is_raised_by_any_body(body: bytes) -> None:
     """Arbitrary bytes are read, or raise what says to try again; nothing else."""
-    for parse in (wire.parse_head, wire.parse_list, wire.parse_upload):
-        with suppress(TransientError):
+    for parse in (
+        wire.parse_head,
+        wire.parse_list,
+        wire.parse_upload,
+        wire.parse_redacted_audio,
+    ):
+        with suppress(TransientError, AnswerUnusable):
             parse(body)
 
 

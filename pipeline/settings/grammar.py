@@ -137,9 +137,14 @@ def _part_pattern(part: str) -> str:
             made += re.escape(token)
         else:
             negated = token[1] == "!"
-            members = token[1 + negated : -1]
-            made += f"[{'^/' if negated else ''}{re.escape(members)}]".replace(r"\-", "-")
+            members = re.sub(r"(.)(?:-(.))?", _escaped, token[1 + negated : -1], flags=re.DOTALL)
+            made += f"(?!/)[{'^' if negated else ''}{members}]"
     return made
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """A member or range of a set; both its ends, since a bare `-` or `[` there is ambiguous."""
+    return "-".join(re.escape(end) for end in found.groups() if end is not None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -69,6 +69,7 @@ class Client:
                 transcript = await self.get(transcript_id)
                 if transcript["status"] in ("completed", "error"):
                     return transcript
+                await anyio.sleep(0.05)  # leaves the cores to the model
 
     async def transcribed(self, path: Path, **options: Any) -> dict[str, Any]:
         """A file uploaded, submitted and waited for."""

@@ -124,7 +124,7 @@ async def test_other_languages_are_told_and_heard(client: Client, name: str, lan
 
 
 async def test_louder_voice_is_heard_over_another(client: Client, tmp_path: Path) -> None:
-    """Two voices at once, one half as loud: at most one word in four of the louder is wrong."""
+    """Two voices at once, one 10 dB softer: at most one word in four of the louder is wrong."""
     front = SAMPLES / "interviews" / "lighthouse.mp3"
     louder = sounds.read(front)
     softer = sounds.read(SAMPLES / "interviews" / "night-shift.flac")

@@ -1,0 +1,257 @@
+"""Saving what was paid: whole or absent, only what belongs to it, and never asked for twice."""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ExitCode
+from pipeline.events import Completed, Failed, Written
+from tests.support.runs import Archive, opened
+from tests.support.service import Fault
+
+pytestmark = pytest.mark.anyio
+
+ONE, TWO = b"one", b"two"
+SERVER_ERROR = "Server error, developers have been alerted."
+
+
+@pytest.fixture
+async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
+    async with opened(tmp_path) as archive:
+        yield archive
+
+
+def whole(archive: Archive) -> None:
+    """Every result is one whole document, and nothing unfinished lies about."""
+    for name, body in archive.results().items():
+        assert not name.endswith("~overnight")
+        assert json.loads(body)["status"] == "completed"
+
+
+# --- answers -----------------------------------------------------------------------------------
+
+GET_FAULTS = [
+    Fault(on="get", action="truncate"),
+    Fault(on="get", action="garbage"),
+    Fault(on="get", action="drop_after"),
+    Fault(on="get", action="answer", status=500),
+    Fault(on="get", action="answer", status=503, body="<html>", content_type="text/html"),
+    Fault(on="get", action="answer", status=200, body=""),
+    Fault(on="get", action="answer", status=200, body="[]"),
+    Fault(on="get", action="answer", status=200, body="null"),
+    Fault(on="get", action="redirect", location="http://127.0.0.1:9/elsewhere"),
+]
+
+
+@pytest.mark.parametrize("fault", GET_FAULTS, ids=lambda f: f"{f.action}-{f.status}-{f.body[:3]}")
+async def test_a_bad_answer_never_becomes_a_result(archive: Archive, fault: Fault) -> None:
+    """A transcript that came in pieces, or not at all, is fetched again; what is saved is whole."""
+    archive.add("a.wav", ONE)
+    fault.met = 0
+    archive.service.faults.add(fault)
+
+    outcome = await archive.run()
+
+    assert outcome.summary.written == 1
+    whole(archive)
+    assert archive.service.requests["submit"] == 1
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"id": "00000000-0000-0000-0000-000000000000"},
+        {"audio_url": "https://elsewhere.invalid/other.mp3"},
+        {"text": None},
+    ],
+    ids=["id", "audio_url", "text"],
+)
+async def test_a_foreign_answer_is_not_saved(
+    archive: Archive, patch: dict[str, str | None]
+) -> None:
+    """An answer that is not for this attempt is not saved; the transcript stays paid and parked."""
+    archive.add("a.wav", ONE)
+    archive.service.faults.add(Fault(on="get", action="patch", times=None, patch=patch))
+
+    outcome = await archive.run()
+
+    assert archive.results() == {}
+    assert outcome.summary.exit_code == ExitCode.PARTIAL
+    assert outcome.summary.parked == 1
+    archive.service.faults.clear()
+    assert (await archive.run()).summary.written == 1
+    whole(archive)
+    assert archive.service.requests["submit"] == 1
+
+
+async def test_the_body_of_another_transcript(archive: Archive) -> None:
+    """A GET that answers with another transcript of ours saves nothing under the wrong name."""
+    archive.add("a.wav", ONE)
+    archive.add("b.wav", TWO)
+    archive.service.faults.add(Fault(on="get", action="cross_answers", times=2))
+
+    await archive.run()
+    await archive.run()
+
+    for name, content in (("a.wav.json", ONE), ("b.wav.json", TWO)):
+        (transcript,) = archive.service.accepted(content)
+        assert json.loads(archive.results()[name])["id"] == transcript.id
+
+
+async def test_an_answer_over_the_cap(archive: Archive) -> None:
+    """An answer over `max_answer` is parked with what to do, and saved once the cap allows it."""
+    archive.add("a.wav", ONE)
+    archive.service.faults.add(Fault(on="get", action="big", times=None, size_bytes=1 << 20))
+
+    outcome = await archive.run(max_answer="100k")
+
+    assert outcome.summary.parked == 1
+    assert any("max_answer" in reason for reason in outcome.summary.reasons["parked"])
+    assert archive.results() == {}
+    assert (await archive.run()).summary.written == 1
+    assert archive.service.requests["submit"] == 1
+
+
+async def test_a_large_answer_is_saved_as_it_came(archive: Archive) -> None:
+    """An answer of many megabytes arrives byte for byte."""
+    archive.add("a.wav", ONE)
+    archive.service.faults.add(Fault(on="get", action="big", times=None, size_bytes=20 << 20))
+
+    await archive.run()
+
+    result = archive.results()["a.wav.json"]
+    assert len(result) > 20 << 20
+    assert json.loads(result)["x_padding"] == "x" * (20 << 20)
+
+
+# --- error -------------------------------------------------------------------------------------
+
+
+async def test_a_failure_of_the_service_is_asked_once_more(archive: Archive) -> None:
+    """A transcript that failed by the service's own fault is asked for once more, and paid once."""
+    archive.add("a.wav", ONE)
+    archive.service.fail_content(ONE, SERVER_ERROR)
+
+    outcome = await archive.run()
+
+    assert outcome.summary.written == 1
+    assert archive.service.requests["submit"] == 2
+    assert set(archive.service.billable.values()) == {1}
+
+
+async def test_a_service_that_keeps_failing_is_left(archive: Archive) -> None:
+    """A transcript that fails again and again is failed, with the service's own sentence."""
+    archive.add("a.wav", ONE)
+    archive.service.fail_content(ONE, SERVER_ERROR, times=10)
+
+    outcome = await archive.run()
+
+    assert outcome.summary.failed == 1
+    assert archive.service.requests["submit"] == 2
+    assert SERVER_ERROR in outcome.summary.reasons["failed"]
+
+
+async def test_what_is_not_audio_fails_with_the_service_s_words(archive: Archive) -> None:
+    """A recording that the service cannot decode fails with its sentence, and is not sent again."""
+    sentence = "Transcoding failed. File does not appear to contain audio."
+    archive.add("a.wav", f"ERROR:{sentence}\n".encode())
+    archive.add("b.wav", ONE)
+
+    first = await archive.run()
+    sent = archive.service.requests["upload"]
+    second = await archive.run()
+
+    assert (first.summary.written, first.summary.failed) == (1, 1)
+    assert first.summary.exit_code == ExitCode.PARTIAL
+    (failed,) = first.of(Failed)
+    assert (failed.recording, failed.reason) == ("a.wav", sentence)
+    assert failed.transcript_id
+    assert second.summary.reasons["failed"] == {sentence: 1}
+    assert archive.service.requests["upload"] == sent
+    third = await archive.run(retry_failed=True)
+    assert third.summary.failed == 1
+    assert archive.service.requests["upload"] == sent + 1
+
+
+async def test_all_equal_recordings_fail_together(archive: Archive) -> None:
+    """Where a content cannot be transcribed, each recording of it is told and counted."""
+    for name in ("a.wav", "b.wav", "c.wav"):
+        archive.add(name, b"ERROR:Audio duration is too short.\n")
+
+    outcome = await archive.run()
+
+    assert outcome.summary.failed == 3
+    assert archive.service.requests["submit"] == 1
+
+
+async def test_silence_is_a_result(archive: Archive) -> None:
+    """A recording in which nothing is said completes with an empty text, which is saved."""
+    archive.add("a.wav", b"WORDS:0\n")
+
+    outcome = await archive.run(formats=["all"])
+
+    assert outcome.summary.written == 1
+    assert json.loads(archive.results()["a.wav.json"])["text"] == ""
+
+
+# --- facts -------------------------------------------------------------------------------------
+
+
+async def test_cost_is_told(archive: Archive) -> None:
+    """Hours and dollars of what completed are in the events and in the summary."""
+    archive.add("a.wav", b"SECONDS:7200\none")
+
+    outcome = await archive.run(prices={"universal-3-5-pro": 0.5, "universal-3-pro": 0.5})
+
+    (completed,) = outcome.of(Completed)
+    assert completed.audio_duration == 7200
+    assert completed.cost_usd == pytest.approx(1.0)
+    assert outcome.summary.audio_hours == pytest.approx(2.0)
+    assert outcome.summary.cost_usd == pytest.approx(1.0)
+
+
+async def test_results_are_written_with_ordinary_rights(archive: Archive) -> None:
+    """Results have the rights that any new file of this user has."""
+    archive.add("sub/a.wav", ONE)
+
+    await archive.run()
+
+    mask = os.umask(0)
+    os.umask(mask)
+    mode = (archive.output / "sub/a.wav.json").stat().st_mode & 0o777
+    assert mode == 0o666 & ~mask
+
+
+async def test_a_result_that_cannot_be_placed(archive: Archive) -> None:
+    """Something in the way of one result parks that one; it is paid, and written once it can be."""
+    archive.add("a.wav", ONE)
+    archive.add("b/c.wav", TWO)
+    archive.output.mkdir()
+    (archive.output / "b").write_text("a file where a folder is to be")
+
+    outcome = await archive.run()
+
+    assert outcome.summary.written == 1
+    assert outcome.summary.parked == 1
+    assert outcome.summary.exit_code == ExitCode.PARTIAL
+    (archive.output / "b").unlink()
+    again = await archive.run()
+    assert again.summary.written == 1
+    assert archive.service.requests["submit"] == 2
+
+
+async def test_written_is_told_when_it_is_there(archive: Archive) -> None:
+    """Each result is told once, with where it lies."""
+    archive.add("sub/a.wav", ONE)
+
+    outcome = await archive.run()
+
+    (written,) = outcome.of(Written)
+    assert (written.recording, written.result, written.replaced) == (
+        "sub/a.wav",
+        "sub/a.wav.json",
+        False,
+    )
