@@ -72,8 +72,9 @@ def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Itera
             if as_json:
                 yield json.dumps(facts, ensure_ascii=False)
             else:
-                name = printable(row["path"]).replace("\n", "\\n")
-                yield f"{facts['state']:9}  {name}  {facts['result'] or facts['reason'] or ''}"
+                what = facts["result"] or facts["reason"] or ""
+                line = f"{facts['state']:9}  {facts['path']}  {what}"
+                yield line.replace("\n", "\\n")
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -132,7 +132,9 @@ def due_looks(
     for each in waiting:
         last = asked.get(each.transcript_id, 0.0)
         status = statuses.get(each.transcript_id)
-        if each.completed or status in _FINAL:
+        if each.completed:  # one more recording may wait for a copy of what is here already
+            sure.append(each)
+        elif status in _FINAL:
             if last == 0.0 or now - last >= every_s:
                 sure.append(each)
         elif status is None and now - max(last, each.accepted_at) >= every_s:

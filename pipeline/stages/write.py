@@ -8,16 +8,11 @@ nothing that goes wrong here can lose it or pay for it again.
 """
 
 import errno
-import mmap
 import os
 from collections.abc import Sequence
 from functools import partial
-from hashlib import sha256
-from typing import Self
 
 import aiofiles
-import anyio
-from aiofiles.threadpool.binary import AsyncFileIO
 from anyio import to_process
 from anyio.streams.memory import MemoryObjectReceiveStream
 
@@ -32,27 +27,20 @@ from pipeline.errors import (
     TranscriptUnknown,
 )
 from pipeline.events import printable
-from pipeline.files import (
-    copy_whole,
-    in_thread,
-    keep_version,
-    make_folder_of,
-    put_in_place,
-    remove,
-)
+from pipeline.files import keep_version, put_in_place
 from pipeline.models import Delivery, Pending, Recipient
 from pipeline.names import derived, temporary, version
 from pipeline.render import RenderError, render
 from pipeline.retry import retry
+from pipeline.spool import Spool
 from pipeline.stages import Context
-from pipeline.wire import Head, is_server_fault, parse_head
+from pipeline.wire import Head, is_server_fault
 
 __all__ = ["render_lacking", "write"]
 
 _TRIES = 2
 _YOUNG_S = 60.0
 _RENDER_BATCH = 100
-_HELD_BYTES = 1 << 20
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -104,7 +92,7 @@ async def _look(context: Context, pending: Pending) -> bool:
         return False  # queued or processing, or a status that nobody knows yet
 
 
-async def _fetch(context: Context, pending: Pending, spool: "_Spool") -> Head:
+async def _fetch(context: Context, pending: Pending, spool: Spool) -> Head:
     """What a transcript says, its bytes in the spool."""
     await spool.rewind()
     await context.client.fetch(pending.transcript_id, spool.write)
@@ -199,10 +187,10 @@ def _place(context: Context, pending: Pending, recipient: Recipient) -> bytes:
     return os.path.join(_versions(context), version(recipient.result, pending.transcript_id))
 
 
-def _spool(context: Context, pending: Pending, suffix: str | None = None) -> "_Spool":
+def _spool(context: Context, pending: Pending, suffix: str | None = None) -> Spool:
     """For the JSON of a transcript, or for a file that belongs to it."""
     place = os.path.join(_output(context), pending.result)
-    return _Spool(derived(place, suffix) if suffix else place, pending.transcript_id)
+    return Spool(derived(place, suffix) if suffix else place, pending.transcript_id)
 
 
 def _versions(context: Context) -> bytes:
@@ -253,7 +241,7 @@ async def _save_redacted(
     return True
 
 
-async def _deliver(context: Context, pending: Pending, delivery: Delivery, spool: "_Spool") -> None:
+async def _deliver(context: Context, pending: Pending, delivery: Delivery, spool: Spool) -> None:
     """Put a whole answer wherever it is waited for, then say so in the ledger."""
     formats = context.settings.formats[1:]
     written = []
@@ -278,104 +266,6 @@ async def _deliver(context: Context, pending: Pending, delivery: Delivery, spool
                 )
             )
     await context.ledger.record_written(pending.attempt_id, written, spool.size, spool.digest)
-
-
-class _Spool:
-    """
-    An answer on its way to `place`: small ones in memory, larger ones in a temporary file there.
-
-    The file's name has `tag` in it, since an older answer may be on its way to the same place.
-    Whatever happens, nothing temporary is left behind on leaving.
-    """
-
-    def __init__(self, place: bytes, tag: str) -> None:
-        self.place = place
-        self.digest = ""
-        """sha256 of the answer, hex."""
-        self.size = 0
-        """Bytes of the answer."""
-        self._tag = tag
-        self._fresh = temporary(version(place, tag))
-        self._held = bytearray()
-        self._file: AsyncFileIO | None = None
-        self._is_on_disk = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        with anyio.CancelScope(shield=True):
-            await self.rewind()
-
-    async def rewind(self) -> None:
-        """Begin anew."""
-        self._held.clear()
-        if self._file is not None:
-            await self._file.close()
-            self._file = None
-        if self._is_on_disk:
-            await remove(self._fresh)
-            self._is_on_disk = False
-
-    async def write(self, chunk: bytes) -> None:
-        """Take the next bytes of the answer."""
-        self._held += chunk
-        if len(self._held) > _HELD_BYTES:
-            await self._flush()
-
-    async def _flush(self) -> None:
-        if self._file is None:
-            self._is_on_disk = True
-            await make_folder_of(self._fresh)
-            self._file = await aiofiles.open(self._fresh, "wb", buffering=0)
-        await self._file.write(bytes(self._held))
-        self._held.clear()
-
-    async def close(self) -> None:
-        """Write out what is still in memory."""
-        await self._flush()
-        if self._file is not None:
-            await self._file.close()
-            self._file = None
-
-    async def finish(self) -> Head:
-        """
-        What the answer says, the whole of it having been read.
-
-        Raises:
-            ServiceUnavailable: it is not whole.
-        """
-        if self._file is None:
-            # Only now is it known to be worth a file: most looks end with a single hop.
-            self._is_on_disk = True
-            head, self.digest, self.size = await _save(self._fresh, bytes(self._held))
-        else:
-            await self.close()
-            head, self.digest, self.size = await _check(self._fresh)
-        return head
-
-    async def copy_from(self, source: bytes) -> str:
-        """Take a file for the answer; the sha256 of what was copied, hex."""
-        self._is_on_disk = True
-        await make_folder_of(self._fresh)
-        self.digest, self.size = await copy_whole(source, self._fresh)
-        return self.digest
-
-    async def put(self, place: bytes) -> None:
-        """Make the answer durable at `place`; its own place must be the last."""
-        if place == self.place:
-            await put_in_place(self._fresh, place)
-            self._is_on_disk = False
-            return
-        copy = temporary(version(place, self._tag))
-        await make_folder_of(copy)
-        try:
-            await copy_whole(self._fresh, copy)
-            await put_in_place(copy, place)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await remove(copy)
-            raise
 
 
 async def render_lacking(context: Context) -> int:
@@ -411,20 +301,3 @@ async def _render(context: Context, result: bytes, formats: Sequence[str]) -> in
             await file.write(made)
         await put_in_place(fresh, place)
     return len(formats)
-
-
-@in_thread
-def _check(path: bytes) -> tuple[Head, str, int]:
-    """What a whole answer in a file says, its sha256 and its size, without a copy in memory."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
-        return parse_head(memoryview(body)), sha256(body).hexdigest(), len(body)
-
-
-@in_thread
-def _save(path: bytes, body: bytes) -> tuple[Head, str, int]:
-    """The same for an answer in memory, which is written to a file if it is a transcript."""
-    head = parse_head(body)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as file:
-        file.write(body)
-    return head, sha256(body).hexdigest(), len(body)

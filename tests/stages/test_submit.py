@@ -348,22 +348,6 @@ async def test_an_empty_account_collects_what_it_paid(archive: Archive) -> None:
     assert len(archive.results()) == 3
 
 
-# --- the service is down -----------------------------------------------------------------------
-
-
-async def test_no_connection_is_no_ambiguity(archive: Archive, free_tcp_port: int) -> None:
-    """Where nothing listens, the run says that the service is down and when to come again."""
-    archive.add("a.wav", ONE)
-
-    outcome = await archive.run(
-        provider=f"http://127.0.0.1:{free_tcp_port}", timeouts={"connect": "1s"}
-    )
-
-    assert outcome.summary.exit_code == ExitCode.TRY_LATER
-    assert outcome.summary.parked == 1
-    assert await archive.rows("SELECT state FROM attempts") == []
-
-
 # --- pressure ----------------------------------------------------------------------------------
 
 

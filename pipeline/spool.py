@@ -1,0 +1,142 @@
+"""
+Answers on their way to disk: in, bytes as they come; out, a whole file, durable under its name.
+
+What the service sends is kept as it came. A small answer stays in memory until it is whole, a
+large one goes through a temporary file, and both are read through before they count.
+"""
+
+import mmap
+import os
+from hashlib import sha256
+from typing import Self
+
+import aiofiles
+import anyio
+from aiofiles.threadpool.binary import AsyncFileIO
+
+from pipeline.files import copy_whole, in_thread, make_folder_of, put_in_place, remove
+from pipeline.names import temporary, version
+from pipeline.wire import Head, parse_head
+
+__all__ = ["Spool"]
+
+_HELD_BYTES = 1 << 20
+
+
+class Spool:
+    """
+    An answer on its way to `place`: small ones in memory, larger ones in a temporary file there.
+
+    The file's name has `tag` in it, since an older answer may be on its way to the same place.
+    Whatever happens, nothing temporary is left behind on leaving.
+    """
+
+    def __init__(self, place: bytes, tag: str) -> None:
+        self.place = place
+        self.digest = ""
+        """sha256 of the answer, hex."""
+        self.size = 0
+        """Bytes of the answer."""
+        self._tag = tag
+        self._fresh = temporary(version(place, tag))
+        self._held = bytearray()
+        self._file: AsyncFileIO | None = None
+        self._is_on_disk = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.rewind()
+
+    async def rewind(self) -> None:
+        """Begin anew."""
+        self._held.clear()
+        if self._file is not None:
+            await self._file.close()
+            self._file = None
+        if self._is_on_disk:
+            await remove(self._fresh)
+            self._is_on_disk = False
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes of the answer."""
+        self._held += chunk
+        if len(self._held) > _HELD_BYTES:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        if self._file is None:
+            self._is_on_disk = True
+            await make_folder_of(self._fresh)
+            self._file = await aiofiles.open(self._fresh, "wb", buffering=0)
+        await self._file.write(bytes(self._held))
+        self._held.clear()
+
+    async def close(self) -> None:
+        """Write out what is still in memory."""
+        await self._flush()
+        if self._file is not None:
+            await self._file.close()
+            self._file = None
+
+    async def finish(self) -> Head:
+        """
+        What the answer says, the whole of it having been read.
+
+        Raises:
+            ServiceUnavailable: it is not whole.
+        """
+        if self._file is None:
+            # Only now is it known to be worth a file: most looks end with a single hop.
+            self._is_on_disk = True
+            head, self.digest, self.size = await _save(self._fresh, bytes(self._held))
+        else:
+            await self.close()
+            head, self.digest, self.size = await _check(self._fresh)
+        return head
+
+    async def copy_from(self, source: bytes) -> str:
+        """Take a file for the answer; the sha256 of what was copied, hex."""
+        self._is_on_disk = True
+        await make_folder_of(self._fresh)
+        self.digest, self.size = await copy_whole(source, self._fresh)
+        return self.digest
+
+    async def put(self, place: bytes) -> None:
+        """Make the answer durable at `place`; its own place must be the last."""
+        if place == self.place:
+            await put_in_place(self._fresh, place)
+            self._is_on_disk = False
+            return
+        copy = temporary(version(place, self._tag))
+        await make_folder_of(copy)
+        try:
+            await copy_whole(self._fresh, copy)
+            await put_in_place(copy, place)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await remove(copy)
+            raise
+
+
+@in_thread
+def _check(path: bytes) -> tuple[Head, str, int]:
+    """What a whole answer in a file says, its sha256 and its size, without a copy in memory."""
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body,
+        memoryview(body) as view,  # let go of by name: an error would keep it, and the map, open
+    ):
+        return parse_head(view), sha256(view).hexdigest(), len(view)
+
+
+@in_thread
+def _save(path: bytes, body: bytes) -> tuple[Head, str, int]:
+    """The same for an answer in memory, which is written to a file if it is a transcript."""
+    head = parse_head(body)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(body)
+    return head, sha256(body).hexdigest(), len(body)
