@@ -16,15 +16,16 @@ contracts in pyproject.toml hold that.
     client       the service over HTTP: one method a call, one request a method
     ledger       durable state and queue: SQLite, one writer thread, group commit
     render       a saved answer as txt, srt, vtt, md, tsv; pure
+    spool        an answer on its way to disk: as it came, whole, durable
     wire         what is in the messages; no I/O
     limiter      the request budget, and one pause for all
     retry        whether, when and how often a call is made again
     intake       how much may be under way, and whether more is taken in
     files        files that are whole or absent
     settings     every setting: unit, default, reason, and where its value comes from
-    events       what happened, as facts
     logs         where log lines go, without secrets
     options      what may be asked of the service, checked before it is sent
+    events       what happened, as facts
     models       the things that flow, and the states that they are in
     names        what files in the output folder are called
     errors       the error tree by consequence, and the exit codes

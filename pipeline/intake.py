@@ -81,7 +81,6 @@ class Intake:
         """The service has one more transcript of ours."""
         self._at_service.add(attempt_id)
         self._unsaved.discard(attempt_id)
-        self._lost_in_a_row = 0
         self.changed()
 
     def finished(self, attempt_id: int) -> None:
@@ -126,6 +125,10 @@ class Intake:
         for scope in self._uploading:
             scope.cancel()
         self.changed()
+
+    def reached(self) -> None:
+        """A request got through to the service."""
+        self._lost_in_a_row = 0
 
     def lost(self, reason: str) -> None:
         """A request did not get through; after several in a row the service counts as down."""

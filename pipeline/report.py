@@ -25,8 +25,9 @@ def status_json(state: Path) -> dict[str, Any]:
     """
     with _opened(state) as db:
         counts = states(db)
-    runs = sorted((state / "runs").glob("*/summary.json"))
-    last = json.loads(runs[-1].read_text("utf-8")) if runs else None
+    runs = (state / "runs").glob("*/summary.json")
+    newest = max(runs, key=lambda summary: summary.stat().st_mtime_ns, default=None)
+    last = newest and json.loads(newest.read_text("utf-8"))
     return {"type": "status", **counts, "last_run": last}
 
 

@@ -15,13 +15,11 @@ from importlib import import_module
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any, get_args
 
 import pytest
 from anyio import to_thread
 
-import jobs
 import pipeline
 from jobs.cli import app
 from jobs.folder import sample_folder
@@ -29,7 +27,7 @@ from pipeline.errors import ExitCode
 from pipeline.events import Event
 from pipeline.models import AttemptState, RecordingState, TranscriptState
 from pipeline.report import list_lines, status_json
-from pipeline.settings import Settings
+from pipeline.settings import Settings, load_settings
 from pipeline.stages.scan import MEDIA_SUFFIXES
 from pipeline.wire import DELETED_AUDIO_URL
 from tests.support.runs import opened
@@ -210,6 +208,17 @@ def test_shell_lines_are_shell(page: Path) -> None:
         checked = subprocess.run(["sh", "-n"], input=fence, text=True, capture_output=True)
 
         assert checked.returncode == 0, checked.stderr
+
+
+def test_settings_that_are_shown_are_settings(tmp_path: Path) -> None:
+    """What the README shows of a settings file is taken as it stands."""
+    (shown,) = fences(README, "toml")
+    (tmp_path / "overnight.toml").write_text(shown)
+
+    settings = load_settings({}, environ={}, cwd=tmp_path)
+
+    assert settings.transcript
+    assert settings.rules
 
 
 def test_the_output_tree_is_that_of_the_samples() -> None:
@@ -434,9 +443,12 @@ def test_names_of_the_code_exist(page: Path) -> None:
         assert hasattr(found, name) or import_module(span), span
 
 
-@pytest.mark.parametrize("package", [pipeline, jobs], ids=lambda package: package.__name__)
-def test_the_map_names_every_module(package: Any) -> None:
-    """The docstring of each package has one line for each of its modules, and no other."""
-    mapped = re.findall(r"^    (\w+)  ", package.__doc__, re.M)
+def test_the_map_goes_downwards() -> None:
+    """In the map of the pipeline each module imports only from those below it."""
+    order = re.findall(r"^    (\w+)  ", pipeline.__doc__ or "", re.M)
+    for place, name in enumerate(order):
+        source = ROOT / "pipeline" / name
+        for module in [source.with_suffix(".py")] if not source.is_dir() else source.rglob("*.py"):
+            named = re.findall(r"^ *from pipeline\.(\w+)", module.read_text("utf-8"), re.M)
 
-    assert sorted(mapped) == sorted(module.name for module in iter_modules(package.__path__))
+            assert {*named} <= {*order[place:]}, module

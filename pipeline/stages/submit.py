@@ -96,6 +96,7 @@ async def _ask(context: Context, uploaded: Uploaded) -> bool:
     with anyio.CancelScope(shield=True):
         match outcome:
             case Accepted(transcript_id):
+                context.intake.reached()
                 if await ledger.record_accepted(attempt_id, transcript_id):
                     context.emit(
                         events.Submitted(

@@ -119,6 +119,7 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
             await ledger.refuse_upload(claim, await source.reading(), str(error))
             context.emit(events.Failed(recording=label, reason=str(error)))
             return None
+    context.intake.reached()
     context.emit(events.Uploaded(recording=label, size=read.size, content=read.content))
     return uploaded
 

@@ -9,8 +9,9 @@ nothing that goes wrong here can lose it or pay for it again.
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import aiofiles
 from anyio import to_process
@@ -19,7 +20,6 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from pipeline import events
 from pipeline.errors import (
     AnswerUnusable,
-    AttemptsExhausted,
     BatchError,
     DiskFull,
     PipelineError,
@@ -37,6 +37,8 @@ from pipeline.stages import Context
 from pipeline.wire import Head, is_server_fault
 
 __all__ = ["render_lacking", "write"]
+
+R = TypeVar("R")
 
 _TRIES = 2
 _YOUNG_S = 60.0
@@ -69,7 +71,7 @@ async def _look(context: Context, pending: Pending) -> bool:
         return True
     async with _spool(context, pending) as spool:
         try:
-            head = await retry(partial(_fetch, context, pending, spool))
+            head = await _patiently(partial(_fetch, context, pending, spool))
         except TranscriptUnknown as error:
             return await _unknown(context, pending, error)
         if head.is_deleted:
@@ -102,6 +104,11 @@ async def _fetch(context: Context, pending: Pending, spool: Spool) -> Head:
     if head.audio_url not in (None, pending.audio_url) and not head.is_deleted:
         raise AnswerUnusable("the service answered with the transcript of another upload")
     return head
+
+
+async def _patiently(call: Callable[[], Awaitable[R]]) -> R:
+    """As `retry`, for what is paid: it is worth waiting out an outage of some minutes."""
+    return await retry(call, attempts=12, timeout_s=300.0)
 
 
 async def _unknown(context: Context, pending: Pending, error: TranscriptUnknown) -> bool:
@@ -166,9 +173,8 @@ async def _put_off(context: Context, pending: Pending, error: Exception) -> None
         context.intake.end(DiskFull(f"no room for results: {error.strerror}"))
         return
     reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-    if not isinstance(error, AttemptsExhausted):
-        await context.ledger.park([pending.attempt_id], f"cannot be saved: {reason}")
-        context.intake.left(pending.attempt_id)
+    await context.ledger.park([pending.attempt_id], f"cannot be fetched or saved: {reason}")
+    context.intake.left(pending.attempt_id)
     context.emit(events.Warned(message=f"transcript {pending.transcript_id}: {reason}"))
 
 
@@ -234,7 +240,7 @@ async def _save_redacted(
             await context.client.download(url, spool.write)
             await spool.close()
 
-        await retry(attempt)
+        await _patiently(attempt)
         audio = [derived(place, f"redacted.{suffix}") for place in places]
         for place in sorted(audio, key=lambda place: place == spool.place):
             await spool.put(place)

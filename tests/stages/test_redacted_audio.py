@@ -1,0 +1,94 @@
+"""Redacted audio, when it is asked for, is saved in the same run as its transcript."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from pipeline.events import Warned
+from tests.support.runs import opened
+from tests.support.service import Fault
+
+pytestmark = pytest.mark.anyio
+
+OPTIONS = {"redact_pii": True, "redact_pii_policies": ["person_name"], "redact_pii_audio": True}
+AUDIO = b"\xff\xfb" + bytes(range(256)) * 10_000
+
+
+@asynccontextmanager
+async def storage() -> AsyncIterator[tuple[str, list[str]]]:
+    """The other host that a link leads to, and what `Authorization` it was sent."""
+    keys: list[str] = []
+
+    async def give(request: web.Request) -> web.Response:
+        keys.append(request.headers.get("Authorization", ""))
+        return web.Response(body=AUDIO)
+
+    app = web.Application()
+    app.router.add_get("/audio", give)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/audio")), keys
+
+
+def ready(url: str) -> Fault:
+    body = json.dumps({"status": "redacted_audio_ready", "redacted_audio_url": url})
+    return Fault(on="export", action="answer", status=200, body=body, times=None)
+
+
+async def test_it_is_saved_beside_each_result(tmp_path: Path) -> None:
+    """Equal recordings each get the audio, and the host that stores it never sees the key."""
+    async with opened(tmp_path) as archive, storage() as (url, keys):
+        archive.add("a.wav", b"one")
+        archive.add("deep/b.wav", b"one")
+        archive.service.faults.add(ready(url))
+
+        outcome = await archive.run(transcript=OPTIONS)
+
+    assert outcome.summary.written == 2
+    assert (archive.output / "a.wav.redacted.mp3").read_bytes() == AUDIO
+    assert (archive.output / "deep" / "b.wav.redacted.mp3").read_bytes() == AUDIO
+    assert keys == [""]
+
+
+async def test_it_is_waited_for(tmp_path: Path) -> None:
+    """While the service still makes it, nothing is written, and nothing is paid again."""
+    async with opened(tmp_path) as archive, storage() as (url, _):
+        archive.add("a.wav", b"one")
+        archive.service.faults.add(Fault(on="export", action="answer", status=202, body="{}"))
+        archive.service.faults.add(ready(url))
+
+        outcome = await archive.run(transcript=OPTIONS)
+
+    assert outcome.summary.written == 1
+    assert (archive.output / "a.wav.redacted.mp3").read_bytes() == AUDIO
+    assert archive.service.requests["submit"] == 1
+
+
+async def test_where_there_is_none_the_result_is_saved(tmp_path: Path) -> None:
+    """A service that has no redacted audio is reported; the transcript is not lost for it."""
+    async with opened(tmp_path) as archive:
+        archive.add("a.wav", b"one")
+        archive.service.faults.add(
+            Fault(on="export", action="answer", status=400, body='{"error":"expired"}', times=None)
+        )
+
+        outcome = await archive.run(transcript=OPTIONS)
+
+    assert outcome.summary.written == 1
+    assert any("no redacted audio" in warned.message for warned in outcome.of(Warned))
+
+
+async def test_it_is_no_recording(tmp_path: Path) -> None:
+    """Where results lie among the recordings, the audio is not transcribed in its turn."""
+    async with opened(tmp_path) as archive, storage() as (url, _):
+        archive.add("a.wav", b"one")
+        archive.service.faults.add(ready(url))
+        await archive.run(transcript=OPTIONS, output=archive.recordings)
+
+        again = await archive.run(transcript=OPTIONS, output=archive.recordings)
+
+    assert (again.summary.found, again.summary.already_written) == (1, 1)
