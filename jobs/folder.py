@@ -30,7 +30,17 @@ from anyio import to_thread
 from pipeline.batch import run_batch
 from pipeline.client import Client
 from pipeline.errors import ExitCode, OutputNotWritable, SettingsError
-from pipeline.events import Completed, Emit, Event, RunStarted, Submitted, Summary, Warned, encode
+from pipeline.events import (
+    Completed,
+    Emit,
+    Event,
+    Parked,
+    RunStarted,
+    Submitted,
+    Summary,
+    Warned,
+    encode,
+)
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger, Redo, Run
 from pipeline.ledger.lock import lock
@@ -256,6 +266,9 @@ async def _summary(context: Context, scan: Scan, totals: _Totals) -> Summary:
         if outcome in ("failed", "skipped", "parked"):
             named = reasons.setdefault(outcome, {})
             named[reason or not_come_to] = named.get(reason or not_come_to, 0) + count
+    for root, path, why, transcript_id in await ledger.parked():
+        label = context.label(root, path)
+        context.emit(Parked(recording=label, reason=why, transcript_id=transcript_id))
     kept_hours = await ledger.kept_hours()
     code = intake.exit_code
     if counts["failed"] or scan.incomplete or (counts["parked"] and not settings.dry_run):

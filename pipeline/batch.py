@@ -7,7 +7,8 @@ downwards; a stage ends when its input does, so the end of the scan travels down
 """
 
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -139,21 +140,31 @@ async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
     try:
         rows = await retry(lambda: client.list(limit=1))
         reconciler.seen(rows, is_newest=True)
-        for transcript_id in await ledger.foreign_ids():
-            await retry(partial(client.fetch, transcript_id, _forget))
-    except TranscriptUnknown:
-        context.intake.end(
-            KeyRefused(
-                "this API key is of another project than the one that transcripts of earlier runs"
-                " are open with; run with that key until they are collected, or name another"
-                " state folder with `--state`"
-            )
-        )
+        for ids in await ledger.foreign_ids():
+            await _check_project(context, ids)
     except AttemptsExhausted as error:
         context.intake.end(ServiceUnusable(f"the service cannot be reached: {error}"))
     except BatchError as error:
         context.intake.end(error)
     return context.intake.is_open
+
+
+async def _check_project(context: Context, ids: Sequence[str]) -> None:
+    """
+    Find one of the transcripts that another key asked for: then both keys are of one project.
+
+    Raises:
+        KeyRefused: the service knows none of them.
+    """
+    for transcript_id in ids:
+        with suppress(TranscriptUnknown):  # one by itself may have been deleted meanwhile
+            await retry(partial(context.client.fetch, transcript_id, _forget))
+            return
+    raise KeyRefused(
+        "this API key is of another project than the one that transcripts of earlier runs are open"
+        " with; run with that key until they are collected, or name another state folder with"
+        " `--state`"
+    )
 
 
 async def _forget(_: bytes) -> None:

@@ -188,8 +188,8 @@ class Client:
             RequestRejected: there is none, or not any more.
         """
         path = f"/v2/transcript/{wire.check_id(transcript_id)}/redacted-audio"
-        async with self._get("redacted-audio", path) as response:
-            body = await self._whole("redacted-audio", response)
+        async with self._get("redacted_audio", path) as response:
+            body = await self._whole("redacted_audio", response)
             return None if response.status == 202 else wire.parse_redacted_audio(body)
 
     async def download(self, url: str, write: Write) -> None:

@@ -66,7 +66,7 @@ class ExitCode(IntEnum):
     UNEXPECTED = 1
     """A bug, with a traceback."""
     USAGE = 2
-    """The command line or a setting is wrong; nothing was sent."""
+    """The command line, a setting or an option is wrong, or a folder cannot be used."""
     PARTIAL = 3
     """Finished, but some recordings failed, are missing, or are parked for the next run."""
     REFUSED = 4

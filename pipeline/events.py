@@ -116,7 +116,7 @@ class Failed(Event, tag="failed"):
 
 
 class Parked(Event, tag="parked"):
-    """A recording that is left for the next run."""
+    """A recording that was begun and is left for the next run; those not come to are counted."""
 
     recording: str
     reason: str

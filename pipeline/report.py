@@ -37,13 +37,13 @@ def status_text(state: Path) -> str:
     lines = [
         "recordings   " + _counted(status["recordings"]),
         "transcripts  " + _counted(status["transcripts"]),
-        f"paid         {status['billed_hours']:.2f} h of audio"
+        f"transcribed  {status['billed_hours']:.2f} h of audio"
         + (f", about ${status['cost_usd']:.2f}" if status["cost_usd"] else ""),
     ]
     if last := status["last_run"]:
         lines.append(
-            f"last run     {last['run_id']}: {last['written']} written, {last['failed']} failed,"
-            f" {last['parked']} parked, exit code {last['exit_code']}"
+            f"last run     {last['run_id']}: {last['found']} found, {last['written']} written,"
+            f" {last['failed']} failed, {last['parked']} parked, exit code {last['exit_code']}"
         )
     return "\n".join(lines)
 

@@ -15,7 +15,6 @@ PACKAGES = ("pipeline", "jobs")
 
 TESTED_ELSEWHERE = {
     # Wiring, which nothing but a whole run can show to be right.
-    "pipeline/batch.py": "tests/jobs/test_folder.py",
     "pipeline/stages/feed.py": "tests/jobs/test_folder.py",
     # Parts of one class, which is only ever used as a whole.
     "pipeline/ledger/accounts.py": "tests/ledger/test_ledger.py",

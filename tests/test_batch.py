@@ -5,7 +5,6 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import get_args
 
 import anyio
 import pytest
@@ -17,7 +16,7 @@ from pipeline.errors import ExitCode
 from pipeline.events import Failed, Skipped, Written
 from tests.support.runs import Archive, opened
 from tests.support.service import Fault
-from tests.support.service_faults import Action
+from tests.support.service_faults import Action, Kind
 
 pytestmark = pytest.mark.anyio
 
@@ -89,7 +88,7 @@ async def test_one_bad_recording_ends_nothing(archive: Archive) -> None:
 
 # --- everything at once ------------------------------------------------------------------------
 
-HARMLESS = {
+HARMLESS: dict[Kind, list[Action]] = {
     "upload": ["answer", "drop_before", "drop_after", "truncate", "garbage"],
     "submit": ["drop_before", "drop_after", "truncate", "garbage", "answer", "effect_then_answer"],
     "get": ["answer", "drop_before", "drop_after", "truncate", "garbage", "redirect"],
@@ -108,9 +107,7 @@ async def test_a_night_of_trouble(archive: Archive, seed: int) -> None:
     for _ in range(16):
         kind = dice.choice(list(HARMLESS))
         action = dice.choice(HARMLESS[kind])
-        assert action in get_args(Action)
-        fault = Fault(on=kind, action=action, skip=dice.randrange(12))  # type: ignore[arg-type]
-        archive.service.faults.add(fault)
+        archive.service.faults.add(Fault(on=kind, action=action, skip=dice.randrange(12)))
     archive.service.fail_content(contents[0], "Server error, developers have been alerted.")
 
     runs = 0
@@ -161,7 +158,7 @@ async def test_only_skipped_ones_ask_nothing(archive: Archive) -> None:
 
 
 async def test_leftovers_of_another_folder_are_collected(archive: Archive) -> None:
-    """What an earlier run asked for is collected by a run over another folder of the same output."""
+    """What an earlier run asked for is collected by a run over another folder, too."""
     archive.add("a.wav", b"one")
     archive.service.transcript_seconds = 3600.0
     archive.service.faults.add(

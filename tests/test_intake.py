@@ -298,9 +298,9 @@ async def test_a_service_that_is_lost_again_and_again_is_down() -> None:
 async def test_one_success_shows_that_the_service_is_there() -> None:
     """Lost requests with successes between them never end the intake."""
     intake = Intake(in_flight=5, uploads=5)
-    for attempt_id in range(5):
+    for _ in range(5):
         for _ in range(7):
             intake.lost("reset")
-        intake.entered(attempt_id)
+        intake.reached()
 
     assert intake.is_open

@@ -54,7 +54,7 @@ def test_looks_come_early_and_then_every_minute() -> None:
 
 @given(age_s=st.floats(0, 1e6), settle_s=st.none() | st.floats(0, 1e5, exclude_min=True))
 def test_the_next_look_is_later_and_within_a_minute(age_s: float, settle_s: float | None) -> None:
-    """Whatever the age, the next look lies ahead, at most a minute away, and not beyond `settle`."""
+    """Whatever the age, the next look lies ahead, a minute away at most, not beyond `settle`."""
     following = next_look_s(age_s, settle_s)
 
     assert age_s < following <= age_s + 60
@@ -280,7 +280,7 @@ async def test_a_page_of_the_poller_counts(bench: Bench) -> None:
 
 
 async def test_a_list_that_is_down_parks(archive: Archive) -> None:
-    """A list that cannot be walked proves nothing: nothing is asked twice, and the next run knows."""
+    """A list that cannot be walked proves nothing: nothing is asked twice, the next run goes on."""
     archive.add("a.wav", ONE)
     archive.add("b.wav", TWO)
     archive.service.faults.add(Fault(on="submit", action="drop_after", match=_is(ONE)))

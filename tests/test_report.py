@@ -43,7 +43,7 @@ async def listed(archive: Archive, only: str | None = None) -> list[dict[str, An
 
 
 async def test_status_counts(archive: Archive) -> None:
-    """`status` counts recordings and transcripts by state, hours and dollars, and tells the last run."""
+    """`status` counts what is in which state, hours and dollars, and tells of the last run."""
     status = await to_thread.run_sync(status_json, archive.state)
 
     assert status["type"] == "status"

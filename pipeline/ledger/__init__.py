@@ -35,6 +35,8 @@ Source: https://www.assemblyai.com/docs, FAQ: an upload that is not transcribed 
 24 h; the rest is margin for a queue and for clocks.
 """
 
+_IDS_TO_ASK_FOR = 5
+
 
 class Ledger(Recordings, Attempts, Results):
     """The ledger of one state folder, for one run at a time."""
@@ -69,16 +71,21 @@ class Ledger(Recordings, Attempts, Results):
         )
 
     @reading
-    def foreign_ids(self) -> list[str]:
-        """One id of an open transcript for each other key that this address was used with."""
+    def foreign_ids(self) -> list[list[str]]:
+        """The newest few ids of open transcripts of each other key that was used at this address."""
         rows = self.ro.execute(
-            "SELECT max(a.transcript_id) FROM attempts a JOIN transcripts t "
+            "SELECT a.key_fingerprint, a.transcript_id FROM attempts a JOIN transcripts t "
             "USING (request_key, generation) WHERE a.state = 'accepted' AND a.base_url = ? "
             "AND a.key_fingerprint <> ? AND t.state IN ('submitted', 'completed') "
-            "GROUP BY a.key_fingerprint",
+            "ORDER BY a.attempt_id DESC",
             (self.run.base_url, self.run.key_fingerprint),
         )
-        return [row[0] for row in rows]
+        by_key: dict[str, list[str]] = {}
+        for fingerprint, transcript_id in rows:
+            ids = by_key.setdefault(fingerprint, [])
+            if len(ids) < _IDS_TO_ASK_FOR:
+                ids.append(transcript_id)
+        return list(by_key.values())
 
     @transition
     def record_requests(self, ages_s: Sequence[float], window_s: float) -> None:
@@ -118,6 +125,19 @@ class Ledger(Recordings, Attempts, Results):
             {"run": self.run.run_id},
         )
         return Counter({(row[0], row[1]): row[2] for row in rows})
+
+    @reading
+    def parked(self) -> list[tuple[str, bytes, str, str | None]]:
+        """Root, path, reason and transcript id of each recording that is left half way."""
+        rows = self.ro.execute(
+            f"SELECT s.root, s.path, s.why, (SELECT max(a.transcript_id) FROM attempts a "
+            "WHERE a.request_key = s.request_key AND a.generation = s.generation "
+            "AND a.outcome IS NOT 'error') "
+            f"FROM ({STANDING} WHERE r.run_id = :run) s "
+            "WHERE s.outcome = 'parked' AND s.why IS NOT NULL",
+            {"run": self.run.run_id},
+        )
+        return [tuple(row) for row in rows]
 
     @reading
     def kept_hours(self) -> float:

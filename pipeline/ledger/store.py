@@ -13,7 +13,7 @@ import asyncio
 import sqlite3
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from errno import ENOSPC
 from functools import partial, wraps
@@ -137,7 +137,9 @@ def _resolve(done: list[tuple["asyncio.Future[Any]", Any, Exception | None]]) ->
             future.set_exception(error)
 
 
-def transition(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Awaitable[R]]:
+def transition(
+    method: Callable[Concatenate[S, P], R],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """A method that runs in the writer thread; awaiting it returns when its change is durable."""
 
     @wraps(method)
@@ -147,7 +149,9 @@ def transition(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S
     return durable
 
 
-def reading(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Awaitable[R]]:
+def reading(
+    method: Callable[Concatenate[S, P], R],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """A method that only reads, through `ro`, beside the writer."""
 
     @wraps(method)

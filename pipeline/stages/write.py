@@ -115,7 +115,7 @@ async def _unknown(context: Context, pending: Pending, error: TranscriptUnknown)
     """An id that the service does not know, which it may do for a while after giving it."""
     if not pending.completed and context.ledger.now() - pending.accepted_at < _YOUNG_S:
         return False
-    await _missing(context, pending, f"the service no longer has it ({error})")
+    await _missing(context, pending, f"the service no longer has it ({error}); see `--force`")
     return True
 
 

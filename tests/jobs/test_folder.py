@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 
+import anyio
 import pytest
 
 from pipeline.errors import ExitCode, SettingsError
@@ -86,7 +87,7 @@ async def test_the_answer_is_saved_byte_for_byte(archive: Archive) -> None:
 
 
 async def test_a_second_run_does_nothing(archive: Archive) -> None:
-    """The same command again asks for nothing, reads no recording, changes no result, and says so."""
+    """The same command again asks nothing, reads no recording, changes no result, and says so."""
     for number in range(5):
         archive.add(f"{number}.wav", b"%d" % number)
     await archive.run()
@@ -360,7 +361,7 @@ async def test_checksum_finds_what_times_hide(archive: Archive) -> None:
 
 
 async def test_a_recording_in_its_first_seconds_is_read_again(archive: Archive) -> None:
-    """What changed less than 2 s before it was read is not known yet: a later change may not show."""
+    """What changed less than 2 s before it was read is read again: a change might not show."""
     archive.add("a.wav", ONE, age_s=-5)
     await archive.run()
 
@@ -514,7 +515,7 @@ CHANGED = {"punctuate": False}
 
 
 async def test_results_with_other_options_are_kept(archive: Archive) -> None:
-    """Changed options neither skip nor pay in silence: the run says how many hours, and the flag."""
+    """Changed options neither skip nor pay in silence: the run says how many hours there are."""
     archive.add("a.wav", ONE)
     archive.add("b.wav", TWO)
     await archive.run()
@@ -703,8 +704,6 @@ async def test_equal_recordings_side_by_side(archive: Archive) -> None:
     archive.add("b.wav", ONE)
     archive.service.faults.add(Fault(on="upload", action="hold", times=2))
 
-    import anyio
-
     async with anyio.create_task_group() as group:
 
         async def both_then_on() -> None:
@@ -814,7 +813,7 @@ async def test_a_dry_run_knows_what_is_there(archive: Archive) -> None:
 
 
 async def test_no_temporary_file_outlives_a_run(archive: Archive) -> None:
-    """After a run that ended normally nothing unfinished lies anywhere, not even of an older one."""
+    """After a run that ended normally nothing unfinished lies anywhere, not even an older one's."""
     archive.add("sub/a.wav", ONE)
     for place in ("transcripts/sub", "transcripts/.overnight/versions/sub"):
         recording(archive.root / place / ".a.wav.json~overnight", b"half")

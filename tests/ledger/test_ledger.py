@@ -135,7 +135,7 @@ async def test_the_file_itself_holds_one_live_attempt(tmp_path: Path, alive: Att
                 " 'another', 0 FROM attempts"
             )
 
-    with pytest.raises(sqlite3.IntegrityError, match="attempts.request_key"):
+    with pytest.raises(sqlite3.IntegrityError, match=r"attempts\.request_key"):
         await anyio.to_thread.run_sync(forget_the_rules)
 
 
@@ -483,7 +483,7 @@ async def test_force_is_a_generation_of_its_own(tmp_path: Path) -> None:
 
 
 async def test_consent_is_kept_for_what_was_claimed(tmp_path: Path) -> None:
-    """A redo that was claimed and interrupted goes on without the flag; an unclaimed one does not."""
+    """A redo that was claimed goes on without the flag; one that was not claimed does not."""
     changed = '{"punctuate":false}'
     async with ledger_at(tmp_path) as ledger:
         await written(ledger)

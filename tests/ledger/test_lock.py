@@ -46,11 +46,10 @@ async def test_waiting_ends_when_it_is_free(tmp_path: Path) -> None:
             order.append("waited")
 
     with anyio.fail_after(10):
-        async with anyio.create_task_group() as group:
-            async with lock(tmp_path / "lock", wait=False):
-                group.start_soon(wait_for_it)
-                await anyio.wait_all_tasks_blocked()
-                order.append("held")
+        async with anyio.create_task_group() as group, lock(tmp_path / "lock", wait=False):
+            group.start_soon(wait_for_it)
+            await anyio.wait_all_tasks_blocked()
+            order.append("held")
 
     assert order == ["held", "waited"]
 

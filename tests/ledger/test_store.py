@@ -71,7 +71,7 @@ async def test_many_transitions_share_a_commit(tmp_path: Path) -> None:
 
 
 async def test_a_transition_that_raises_undoes_only_itself(tmp_path: Path) -> None:
-    """Of three transitions in one commit, the one that raises leaves no trace and harms no other."""
+    """Of three transitions in one commit, the one that raises leaves no trace, the others do."""
     raised: list[str] = []
 
     async with Notes(tmp_path / "ledger") as notes:
@@ -108,7 +108,7 @@ async def test_a_result_comes_back_once_it_is_on_disk(tmp_path: Path) -> None:
 
 
 async def test_what_a_cancelled_waiter_asked_for_is_done(tmp_path: Path) -> None:
-    """Committed and never acknowledged is normal: cancelling the waiter does not undo the change."""
+    """Committed and never acknowledged is normal: to cancel the waiter undoes nothing."""
     async with Notes(tmp_path / "ledger") as notes:
         await notes.begin()
         async with anyio.create_task_group() as group:
@@ -198,11 +198,14 @@ async def test_damage_found_later_is_told_as_damage(tmp_path: Path) -> None:
     # From behind the tables that are looked at when it is opened, to the end.
     path.write_bytes(whole[: len(whole) // 3] + b"\xa5" * (len(whole) - len(whole) // 3))
 
-    with pytest.raises(LedgerUnusable):
+    async def use() -> None:
         async with Notes(path) as notes:
             await notes.words()
             for number in range(2000):
                 await notes.note(f"again {number}")
+
+    with pytest.raises(LedgerUnusable):
+        await use()
 
 
 def test_a_ledger_that_is_not_there_cannot_be_read(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import time
 import unicodedata
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from anyio import to_thread
 
 from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import Event, RecordingFound, Skipped, Warned
-from pipeline.ledger import Ledger, Redo
+from pipeline.ledger import Ledger, Redo, read_only
 from pipeline.models import MAX_UPLOAD_BYTES
 from pipeline.settings import Settings
 from pipeline.stages.scan import MEDIA_SUFFIXES, Listing, Scan, find_roots
@@ -93,9 +94,9 @@ async def test_media_suffixes_in_any_case(eye: Eye) -> None:
 
 async def test_suffixes_of_the_service_are_taken(eye: Eye) -> None:
     """Containers that the service lists, and their usual relatives, need no `--include`."""
-    usual = "wav mp3 m4a flac ogg opus webm mp4 mov wma aac aiff amr mkv avi 3gp".split()
+    usual = b"wav mp3 m4a flac ogg opus webm mp4 mov wma aac aiff amr mkv avi 3gp"
 
-    assert {suffix.encode() for suffix in usual} <= MEDIA_SUFFIXES
+    assert set(usual.split()) <= MEDIA_SUFFIXES
 
 
 async def test_hidden_things_are_not_recordings(eye: Eye) -> None:
@@ -205,13 +206,8 @@ async def test_every_name_is_a_name(eye: Eye) -> None:
 
 
 def _paths(folder: Path) -> list[tuple[bytes, bytes]]:
-    from pipeline.ledger import read_only
-
-    db = read_only(folder / "ledger.sqlite3")
-    try:
+    with closing(read_only(folder / "ledger.sqlite3")) as db:
         return [tuple(row) for row in db.execute("SELECT path, result FROM recordings")]
-    finally:
-        db.close()
 
 
 # --- what is skipped ---------------------------------------------------------------------------
@@ -307,19 +303,13 @@ async def test_output_inside_input_is_never_entered(eye: Eye) -> None:
 # --- roots -------------------------------------------------------------------------------------
 
 
-async def test_one_folder_mirrors_its_tree(eye: Eye) -> None:
+def test_one_folder_mirrors_its_tree(tmp_path: Path) -> None:
     """With one folder, results lie where the recordings lie, without the folder's name."""
-    (root,) = find_roots_of(eye.root / "in")
+    (tmp_path / "in").mkdir()
+
+    (root,) = find_roots([str(tmp_path / "in")])
 
     assert (root.name, root.prefix, root.only) == ("in", b"", None)
-
-
-def find_roots_of(*paths: Path) -> list[Any]:
-    """The roots of these, outside of the loop's thread rules."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(find_roots, [str(path) for path in paths]).result()
 
 
 def test_two_folders_lead_with_their_names(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -36,7 +35,7 @@ def paid_once(archive: Archive, *contents: bytes) -> None:
 
 # --- lost answers ------------------------------------------------------------------------------
 
-AFTER: list[Any] = [
+AFTER = [
     Fault(on="submit", action="drop_after"),
     Fault(on="submit", action="truncate"),
     Fault(on="submit", action="garbage"),
@@ -59,7 +58,7 @@ def fault_name(fault: Fault) -> str:
 
 @pytest.mark.parametrize("fault", AFTER, ids=fault_name)
 async def test_an_accepted_request_whose_answer_is_lost(archive: Archive, fault: Fault) -> None:
-    """Whatever kept the answer from us, the list shows the transcript, and it is not asked for again."""
+    """Whatever kept the answer from us, the list shows the transcript: it is not asked again."""
     archive.add("a.wav", ONE)
     archive.add("b.wav", TWO)
     fault.met = 0
@@ -73,7 +72,7 @@ async def test_an_accepted_request_whose_answer_is_lost(archive: Archive, fault:
     paid_once(archive, ONE, TWO)
 
 
-BEFORE: list[Any] = [
+BEFORE = [
     Fault(on="submit", action="drop_before"),
     Fault(on="submit", action="answer", status=500),
     Fault(on="submit", action="answer", status=503, body="", content_type="text/html"),
@@ -244,7 +243,7 @@ async def test_a_refused_recording_is_not_sent_again(archive: Archive) -> None:
 
 
 async def test_refused_options_stop_their_set_only(archive: Archive) -> None:
-    """With rules, options that the service refuses fail the recordings that have them, no others."""
+    """With rules, options that the service refuses fail the recordings that have them only."""
     for number in range(10):
         archive.add(f"bad/{number}.wav", b"bad %d" % number)
     for name in ("good/a.wav", "good/d.wav"):

@@ -100,7 +100,7 @@ async def test_a_recording_that_is_replaced_is_not_taken(place: Path) -> None:
     """A file that was swapped for another of the same size and time is another recording."""
     other = place.with_name("b.wav")
     recording(other, CONTENT[::-1])
-    found = place.stat()
+    found = os.stat(place)
     os.utime(other, ns=(found.st_atime_ns, found.st_mtime_ns))
     async with await Source.open(os.fsencode(place)) as source:
         await read(source)
@@ -222,7 +222,7 @@ async def test_an_upload_is_free_to_repeat(archive: Archive, fault: Fault) -> No
 
 
 async def test_an_upload_url_that_was_handed_out_before(archive: Archive) -> None:
-    """Two uploads with one `upload_url`: the second is made again, and nobody's result is mixed up."""
+    """Two uploads with one `upload_url`: the second is made again, and no result is mixed up."""
     archive.add("a.wav", b"one")
     archive.add("b.wav", b"two")
     archive.service.faults.add(Fault(on="upload", action="reuse_upload_url", skip=1))

@@ -19,6 +19,7 @@ from subprocess import DEVNULL, PIPE
 from typing import Any, TypeVar
 
 import anyio
+import pytest
 from anyio import to_thread
 from anyio.abc import Process
 
@@ -114,7 +115,7 @@ class Archive:
         """Settings that are quick about it, as a file would spell them."""
         key = self.root / "key"
         key.write_text(self.service.key)
-        quick = {
+        quick: dict[str, Any] = {
             "output": self.output,
             "provider": self.service.url,
             "api_key_file": key,
@@ -221,6 +222,8 @@ async def opened(root: Path, **settings: Any) -> AsyncIterator[Archive]:
 @contextmanager
 def watched(*paths: Path) -> Iterator[Callable[[], int]]:
     """How often any of these files has been opened by now. Linux only; source: inotify(7)."""
+    if sys.platform != "linux":
+        pytest.skip("needs inotify")
     libc = CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     for path in paths:
