@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from anyio import to_thread
 
 from pipeline.batch import run_batch
 from pipeline.client import Client
-from pipeline.errors import ExitCode, OutputNotWritable, SettingsError
+from pipeline.errors import BatchError, ExitCode, OutputNotWritable, SettingsError
 from pipeline.events import (
     Completed,
     Emit,
@@ -115,6 +115,8 @@ async def run_folder(
             state = settings.state_dir
             started_at = await to_thread.run_sync(_prepare, settings, state)
             await stack.enter_async_context(lock(state / "lock", wait=settings.wait_lock))
+            if settings.wait_lock:  # whoever held it may have left something since
+                started_at = await to_thread.run_sync(_prepare, settings, state)
             await to_thread.run_sync(_sweep, os.fsencode(state / "versions"), started_at)
         folder = state / "runs" / run_id
         await to_thread.run_sync(lambda: folder.mkdir(parents=True))
@@ -187,13 +189,15 @@ async def run_folder(
         else:
             await _until_stopped(context, scan, redo)
             rendered = await render_lacking(context) if context.intake.is_open else 0
-        await ledger.record_requests(limiter.take_unrecorded(), settings.requests.window_s)
+        with suppress(BatchError):  # said already, if the ledger cannot be written
+            await ledger.record_requests(limiter.take_unrecorded(), settings.requests.window_s)
         summary = await _summary(context, scan, totals)
         summary.run_id = run_id
         summary.rendered = rendered
         summary.elapsed_s = round(time.monotonic() - began, 3)
         emit_all(summary)
-        await to_thread.run_sync((folder / "summary.json").write_bytes, encode(summary) + b"\n")
+        with suppress(OSError):  # a full disk is said in the summary, which went to stdout
+            await to_thread.run_sync((folder / "summary.json").write_bytes, encode(summary) + b"\n")
     return summary
 
 
@@ -251,8 +255,21 @@ async def _until_stopped(context: Context, scan: Scan, redo: Redo) -> None:
 
         with anyio.CancelScope() as batch:
             group.start_soon(heed)
-            await run_batch(context, scan, redo, stopped)
+            try:
+                await run_batch(context, scan, redo, stopped)
+            except* BatchError as errors:
+                # What ends a stage itself, a full disk under the ledger say: still summed up.
+                for error in _each(errors):
+                    context.intake.end(error)
         group.cancel_scope.cancel()
+
+
+def _each(errors: BaseExceptionGroup[BatchError]) -> Iterator[BatchError]:
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _each(error)
+        else:
+            yield error
 
 
 async def _summary(context: Context, scan: Scan, totals: _Totals) -> Summary:
@@ -260,7 +277,8 @@ async def _summary(context: Context, scan: Scan, totals: _Totals) -> Summary:
     intake, settings, ledger = context.intake, context.settings, context.ledger
     counts: Counter[str] = Counter()
     reasons: dict[str, dict[str, int]] = {}
-    not_come_to = "dry run" if settings.dry_run else intake.reason or "left by `--limit`"
+    by_default = "left by `--limit`" if settings.limit is not None else "left for the next run"
+    not_come_to = "dry run" if settings.dry_run else intake.reason or by_default
     for (outcome, reason), count in (await ledger.standing()).items():
         counts[outcome] += count
         if outcome in ("failed", "skipped", "parked"):

@@ -18,9 +18,9 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from pipeline.errors import (
-    AttemptsExhausted,
     BatchError,
     KeyRefused,
+    RecordingError,
     ServiceUnusable,
     TranscriptUnknown,
 )
@@ -38,6 +38,11 @@ from pipeline.stages.write import write
 
 __all__ = ["run_batch"]
 
+_OTHER_PROJECT = (
+    "this API key is of another project than the one that transcripts of earlier runs are open"
+    " with; run with that key until they are collected, or name another state folder with"
+    " `--state`"
+)
 _SUBMITS = 8
 _WRITES = 8
 
@@ -102,7 +107,7 @@ async def _scan(
             group.cancel_scope.cancel()
 
         group.start_soon(end_early)
-        await scan.run(context.ledger, redo, context.emit)
+        await scan.run(context.ledger, redo, context.emit, context.intake.changed)
         group.cancel_scope.cancel()
     scanned.set()
     context.intake.changed()
@@ -140,31 +145,25 @@ async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
     try:
         rows = await retry(lambda: client.list(limit=1))
         reconciler.seen(rows, is_newest=True)
-        for ids in await ledger.foreign_ids():
-            await _check_project(context, ids)
-    except AttemptsExhausted as error:
+        for fingerprint, ids, is_open in await ledger.foreign_ids():
+            if await _knows_one(context, ids):
+                ledger.trust_key(fingerprint)
+            elif is_open:
+                raise KeyRefused(_OTHER_PROJECT)
+    except RecordingError as error:
         context.intake.end(ServiceUnusable(f"the service cannot be reached: {error}"))
     except BatchError as error:
         context.intake.end(error)
     return context.intake.is_open
 
 
-async def _check_project(context: Context, ids: Sequence[str]) -> None:
-    """
-    Find one of the transcripts that another key asked for: then both keys are of one project.
-
-    Raises:
-        KeyRefused: the service knows none of them.
-    """
+async def _knows_one(context: Context, ids: Sequence[str]) -> bool:
+    """Whether the service knows a transcript that another key asked for: one project, two keys."""
     for transcript_id in ids:
         with suppress(TranscriptUnknown):  # one by itself may have been deleted meanwhile
             await retry(partial(context.client.fetch, transcript_id, _forget))
-            return
-    raise KeyRefused(
-        "this API key is of another project than the one that transcripts of earlier runs are open"
-        " with; run with that key until they are collected, or name another state folder with"
-        " `--state`"
-    )
+            return True
+    return False
 
 
 async def _forget(_: bytes) -> None:

@@ -158,7 +158,7 @@ class Client:
                     timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_s),
                     trace_request_ctx=handover,
                 ) as response:
-                    payload = await _bounded(response, _MAX_SMALL_ANSWER_BYTES)
+                    payload = self._hidden(await _bounded(response, _MAX_SMALL_ANSWER_BYTES))
                     answer = wire.submission(response.status, response.headers, payload, upload_url)
         except (aiohttp.ClientError, TimeoutError, OSError, AnswerUnusable) as error:
             reason = f"submit: {_describe(error)}"
@@ -250,7 +250,7 @@ class Client:
             body = await _bounded(response, _MAX_SMALL_ANSWER_BYTES)
         if 200 <= response.status < 300:
             return body
-        error = wire.error_from(call, response.status, response.headers, body)
+        error = wire.error_from(call, response.status, response.headers, self._hidden(body))
         self._heed(error)
         raise error
 
@@ -277,6 +277,10 @@ class Client:
     async def _permit(self, kind: str) -> None:
         await self.limiter.permit(kind)
         self.sent[kind] += 1
+
+    def _hidden(self, body: bytes) -> bytes:
+        """An answer that can be shown: a service may repeat the key that it was sent."""
+        return body.replace(self._headers["Authorization"].encode(), b"***")
 
     def _heed(self, error: PipelineError) -> None:
         if isinstance(error, RateLimited):

@@ -27,6 +27,8 @@ __all__ = [
     "make_folder_of",
     "put_in_place",
     "remove",
+    "sha256_of",
+    "write_whole",
 ]
 
 _THREADS = 16
@@ -71,9 +73,31 @@ def copy_whole(source: bytes, target: bytes) -> tuple[str, int]:
 @in_thread
 def put_in_place(fresh: bytes, place: bytes) -> None:
     """Make a whole file durable, then visible under its name, then its name durable."""
-    _sync(fresh)
-    os.replace(fresh, place)
-    _sync(os.path.dirname(place))
+    _put(fresh, place)
+
+
+@in_thread
+def write_whole(place: bytes, body: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    fresh = temporary(place)
+    try:
+        with open(fresh, "wb") as file:
+            file.write(body)
+        _put(fresh, place)
+    except OSError:
+        with suppress(FileNotFoundError):
+            os.unlink(fresh)
+        raise
+
+
+@in_thread
+def sha256_of(path: bytes) -> str | None:
+    """The sha256 of a file, hex; None when it is not there."""
+    try:
+        with open(path, "rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 @in_thread
@@ -98,6 +122,12 @@ def remove(path: bytes) -> None:
     """Remove a file, if it is there."""
     with suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def _put(fresh: bytes, place: bytes) -> None:
+    _sync(fresh)
+    os.replace(fresh, place)
+    _sync(os.path.dirname(place))
 
 
 def _sync(path: bytes) -> None:

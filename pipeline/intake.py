@@ -7,6 +7,7 @@ places at the service, transcripts there within `in_flight`, and so do finished 
 saved yet. Leftovers of an earlier run may exceed a count; nothing new starts until they are below.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,7 +31,9 @@ class Intake:
         self._unsaved: set[int] = set()
         self._changed = anyio.Event()
         self._uploading: set[anyio.CancelScope] = set()
+        self._fetching: set[anyio.CancelScope] = set()
         self._lost_in_a_row = 0
+        self._reached_at = time.monotonic()
         self.refused_options: dict[str, str] = {}
         """Canonical options that the service refuses, and what it said."""
         self.exit_code = ExitCode.DONE
@@ -100,14 +103,14 @@ class Intake:
     @contextmanager
     def uploading(self) -> Iterator[anyio.CancelScope]:
         """A scope that is cancelled when the intake ends: an upload costs nothing to repeat."""
-        with anyio.CancelScope() as scope:
-            self._uploading.add(scope)
-            if not self.is_open:
-                scope.cancel()
-            try:
-                yield scope
-            finally:
-                self._uploading.discard(scope)
+        with _within(self._uploading, is_over=not self.is_open) as scope:
+            yield scope
+
+    @contextmanager
+    def fetching(self) -> Iterator[anyio.CancelScope]:
+        """A scope that is cancelled when nothing is fetched any more."""
+        with _within(self._fetching, is_over=not self.collects) as scope:
+            yield scope
 
     def end(self, error: BatchError) -> None:
         """Take nothing more in, since every recording would fail alike."""
@@ -122,16 +125,34 @@ class Intake:
             self.exit_code, self.reason = exit_code, reason
         self.is_open = False
         self.collects = self.collects and collects
-        for scope in self._uploading:
+        for scope in self._uploading if self.collects else self._uploading | self._fetching:
             scope.cancel()
         self.changed()
 
     def reached(self) -> None:
         """A request got through to the service."""
         self._lost_in_a_row = 0
+        self._reached_at = time.monotonic()
+
+    @property
+    def silence_s(self) -> float:
+        """How long no request got through, seconds."""
+        return time.monotonic() - self._reached_at
 
     def lost(self, reason: str) -> None:
         """A request did not get through; after several in a row the service counts as down."""
         self._lost_in_a_row += 1
         if self._lost_in_a_row >= _LOST_IN_A_ROW:
             self.end(ServiceUnusable(f"the service cannot be reached ({reason}); run again later"))
+
+
+@contextmanager
+def _within(scopes: set[anyio.CancelScope], *, is_over: bool) -> Iterator[anyio.CancelScope]:
+    with anyio.CancelScope() as scope:
+        scopes.add(scope)
+        if is_over:
+            scope.cancel()
+        try:
+            yield scope
+        finally:
+            scopes.discard(scope)

@@ -14,6 +14,7 @@ from typing import Any
 __all__ = [
     "MAX_UPLOAD_BYTES",
     "SETTLED_S",
+    "UNREADABLE",
     "AttemptState",
     "Claim",
     "Delivery",
@@ -33,6 +34,9 @@ MAX_UPLOAD_BYTES = 2_200_000_000
 
 Source: https://www.assemblyai.com/docs, FAQ on file size: 2.2 GB for `/v2/upload`.
 """
+
+UNREADABLE = -1
+"""In place of a size: the folder that the file is or is not in cannot be read."""
 
 SETTLED_S = 2.0
 """Age of a file's last change, seconds, from which on another one would show in its times."""
@@ -184,6 +188,8 @@ class Pending:
     """Whether a GET has said so already."""
     accepted_at: float
     """Unix time."""
+    finished_at: float | None
+    """Unix time at which a GET first said `completed`."""
     result: bytes
     """Where the result of the recording that it was asked for goes, below the output folder."""
 

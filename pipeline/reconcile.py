@@ -11,13 +11,14 @@ Source: https://github.com/AssemblyAI/assemblyai-api-spec, openapi.yml, listTran
 creation, `before_id` for older rows, `audio_url` required in each.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import anyio
 
 from pipeline.client import Client
-from pipeline.errors import AttemptsExhausted, BatchError
+from pipeline.errors import AnswerUnusable, BatchError, RecordingError
 from pipeline.events import Emit, Warned
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
@@ -29,6 +30,7 @@ __all__ = ["Reconciler", "next_look_s"]
 
 _LOOKS_S = (0.0, 5.0, 15.0, 60.0)
 _LOOK_EVERY_S = 60.0
+_TRIES = 3
 _RANK = {"completed": 0, "processing": 1, "queued": 1}  # of several, the likeliest to be paid
 
 
@@ -48,15 +50,25 @@ class Reconciler:
     """Resolves the ambiguous attempts of a ledger; holds no worker and no place meanwhile."""
 
     def __init__(
-        self, ledger: Ledger, client: Client, intake: Intake, emit: Emit, settle_s: float | None
+        self,
+        ledger: Ledger,
+        client: Client,
+        intake: Intake,
+        emit: Emit,
+        settle_s: float | None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._client = client
         self._intake = intake
         self._emit = emit
         self._settle_s = settle_s
+        self._clock = clock
         self._wanted: dict[str, int] = {}
         self._looked_at: dict[int, float] = {}
+        # By a clock that nobody sets: one that jumps ahead must not prove that a row is not there.
+        # So what an earlier run left settles anew, beside the work of this one.
+        self._since: dict[int, float] = {}
         self._woken = anyio.Event()
         self._is_finished = False
         self.newest_listed: str | None = None
@@ -86,13 +98,15 @@ class Reconciler:
             self._woken = anyio.Event()
             unresolved = await self._ledger.unresolved()
             self._wanted = {each.upload_url: each.attempt_id for each in unresolved}
-            now = self._ledger.now()
+            now = self._clock()
+            for each in unresolved:
+                self._since.setdefault(each.attempt_id, now)
             due_s = [self._due_s(each, now) for each in unresolved]
             if due_s and min(due_s) <= 0:
                 self._looked_at = {each.attempt_id: now for each in unresolved}
                 try:
                     await self._look(unresolved)
-                except AttemptsExhausted as error:
+                except RecordingError as error:
                     await self._park(unresolved, f"the service's list cannot be read: {error}")
                 except BatchError as error:
                     self._intake.end(error)
@@ -106,22 +120,26 @@ class Reconciler:
         last = self._looked_at.get(attempt.attempt_id)
         if last is None:
             return 0.0
-        return attempt.submitted_at + next_look_s(last - attempt.submitted_at, self._settle_s) - now
+        since = self._since[attempt.attempt_id]
+        return since + next_look_s(last - since, self._settle_s) - now
 
     async def _look(self, unresolved: Sequence[Unresolved]) -> None:
         """One walk for all: adopt what it shows, conclude on what it does not."""
-        began = self._ledger.now()
+        began = self._clock()
         matches = await self._walk(unresolved)
-        undecided = []
+        undecided, absent = [], 0
         for attempt in unresolved:
             rows = matches.get(attempt.upload_url, [])
             if rows:
                 await self._adopt(attempt, rows)
             elif self._settle_s is None:
                 undecided.append(attempt)
-            elif began - attempt.submitted_at >= self._settle_s:
-                await self._ledger.record_not_accepted(attempt.attempt_id)
-        stale = [a for a in undecided if began - a.submitted_at >= _LOOKS_S[-1]]
+            elif began - self._since[attempt.attempt_id] >= self._settle_s:
+                await self._ledger.record_not_accepted(attempt.attempt_id, _TRIES)
+                absent += 1
+        if absent:  # once for all: what was lost in one moment is one sign of trouble
+            self._intake.lost("submits come to nothing")
+        stale = [a for a in undecided if began - self._since[a.attempt_id] >= _LOOKS_S[-1]]
         if stale:
             await self._park(
                 stale, "nobody knows whether the service accepted it (`--settle never`)"
@@ -132,7 +150,7 @@ class Reconciler:
         The rows of every lost attempt, by `audio_url`; returns only when the walk was complete.
 
         Raises:
-            AttemptsExhausted: a page could not be read.
+            RecordingError: a page could not be read, or is the one before it again.
         """
         wanted = {each.upload_url for each in unresolved}
         anchors = {each.anchor for each in unresolved}
@@ -147,15 +165,19 @@ class Reconciler:
                     found.setdefault(row.audio_url, []).append(row)
                 anchors.discard(row.id)
             # Every anchor passed: whatever is further down was there before the first of them.
-            if not anchors or not rows or rows[-1].id == before_id:
+            if not anchors or not rows:
                 return found
+            if rows[-1].id == before_id:
+                raise AnswerUnusable("the list does not go on")
             before_id = rows[-1].id
 
     async def _adopt(self, attempt: Unresolved, rows: list[Row]) -> None:
         oldest_first = rows[::-1]
         best, *others = sorted(oldest_first, key=lambda row: _RANK.get(row.status, len(_RANK)))
-        if await self._ledger.adopt(attempt.attempt_id, best.id):
+        if await self._ledger.record_accepted(attempt.attempt_id, best.id):
             self._intake.entered(attempt.attempt_id)
+        else:
+            await self._park([attempt], f"the service lists {best.id} for two uploads")
         for other in others:
             self._emit(
                 Warned(

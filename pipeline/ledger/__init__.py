@@ -35,8 +35,6 @@ Source: https://www.assemblyai.com/docs, FAQ: an upload that is not transcribed 
 24 h; the rest is margin for a queue and for clocks.
 """
 
-_IDS_TO_ASK_FOR = 5
-
 
 class Ledger(Recordings, Attempts, Results):
     """The ledger of one state folder, for one run at a time."""
@@ -47,7 +45,9 @@ class Ledger(Recordings, Attempts, Results):
         now = self.now()
         self.db.execute("UPDATE recordings SET claim = NULL WHERE claim IS NOT NULL")
         self.db.execute("UPDATE recordings SET redo = 0 WHERE redo")
-        self.db.execute("UPDATE transcripts SET parked = NULL WHERE parked IS NOT NULL")
+        self.db.execute(
+            "UPDATE transcripts SET parked = NULL, due_at = 0 WHERE parked IS NOT NULL OR due_at"
+        )
         self.db.execute(
             "UPDATE attempts SET state = 'not_accepted', reason = 'the run ended' "
             "WHERE state = 'uploading'"
@@ -71,21 +71,30 @@ class Ledger(Recordings, Attempts, Results):
         )
 
     @reading
-    def foreign_ids(self) -> list[list[str]]:
-        """The newest few ids of open transcripts of each other key that was used at this address."""
-        rows = self.ro.execute(
-            "SELECT a.key_fingerprint, a.transcript_id FROM attempts a JOIN transcripts t "
-            "USING (request_key, generation) WHERE a.state = 'accepted' AND a.base_url = ? "
-            "AND a.key_fingerprint <> ? AND t.state IN ('submitted', 'completed') "
-            "ORDER BY a.attempt_id DESC",
+    def foreign_ids(self) -> list[tuple[str, list[str], bool]]:
+        """
+        Other keys that attempts at this address are open with: fingerprint, the newest few ids
+        that it asked for, and whether any of them is still to be fetched.
+        """
+        keys = self.ro.execute(
+            "SELECT a.key_fingerprint, max(a.state = 'accepted') FROM attempts a "
+            "JOIN transcripts t USING (request_key, generation) "
+            "WHERE a.base_url = ? AND a.key_fingerprint <> ? AND (a.state = 'ambiguous' "
+            "OR a.state = 'accepted' AND t.state IN ('submitted', 'completed')) GROUP BY 1",
             (self.run.base_url, self.run.key_fingerprint),
+        ).fetchall()
+        ids = (
+            "SELECT transcript_id FROM attempts WHERE base_url = ? AND key_fingerprint = ? "
+            "AND state = 'accepted' ORDER BY attempt_id DESC LIMIT ?"
         )
-        by_key: dict[str, list[str]] = {}
-        for fingerprint, transcript_id in rows:
-            ids = by_key.setdefault(fingerprint, [])
-            if len(ids) < _IDS_TO_ASK_FOR:
-                ids.append(transcript_id)
-        return list(by_key.values())
+        return [
+            (
+                fingerprint,
+                [row[0] for row in self.ro.execute(ids, (self.run.base_url, fingerprint, 5))],
+                bool(is_open),
+            )
+            for fingerprint, is_open in keys
+        ]
 
     @transition
     def record_requests(self, ages_s: Sequence[float], window_s: float) -> None:

@@ -143,10 +143,16 @@ class Attempts(Books):
         key = request_key(read.content, row["options"], self.run.provider_kind)
         generation = row["generation"] if key == row["request_key"] else self._latest(key, False)
         self._note(claim, read, key, generation)
+        former = self.db.execute(
+            "SELECT request_key, generation FROM attempts WHERE attempt_id = ?",
+            (claim.attempt_id,),
+        ).fetchone()
         self.db.execute(
             "UPDATE attempts SET content = ?, request_key = ?, generation = ? WHERE attempt_id = ?",
             (read.content, key, generation, claim.attempt_id),
         )
+        if former[0] not in (None, key):  # it holds other bytes than it was claimed for
+            self._want_again(*former)
         state = self._wait_for(key, generation, read.content, row["options"])
         return key, generation, state
 
@@ -185,9 +191,6 @@ class Attempts(Books):
     @transition
     def record_accepted(self, attempt_id: int, transcript_id: str) -> bool:
         """Note the id of a transcript; False when another attempt has that id already."""
-        return self._accept(attempt_id, transcript_id)
-
-    def _accept(self, attempt_id: int, transcript_id: str) -> bool:
         try:
             row = self.db.execute(
                 "UPDATE attempts SET state = 'accepted', transcript_id = ?, accepted_at = ?,"
@@ -274,37 +277,49 @@ class Attempts(Books):
 
     @reading
     def unresolved(self) -> list[Unresolved]:
-        """The ambiguous attempts at this address that are not parked, oldest first."""
+        """The ambiguous attempts of this project that are not parked, oldest first."""
         rows = self.ro.execute(
             "SELECT a.attempt_id, a.upload_url, a.anchor, a.submitted_at FROM attempts a "
             "JOIN transcripts t USING (request_key, generation) "
             "WHERE a.state = 'ambiguous' AND a.base_url = ? AND t.parked IS NULL "
-            "ORDER BY a.attempt_id",
-            (self.run.base_url,),
+            "AND a.key_fingerprint IN (SELECT value FROM json_each(?)) ORDER BY a.attempt_id",
+            (self.run.base_url, self.own_keys),
         )
         return [Unresolved(*row) for row in rows]
 
     @transition
-    def adopt(self, attempt_id: int, transcript_id: str) -> bool:
-        """Note that a lost answer was found in the list; False when it is another attempt's."""
-        return self._accept(attempt_id, transcript_id)
+    def record_not_accepted(self, attempt_id: int, tries: int) -> None:
+        """
+        Note that a lost answer never became a transcript: what it was for is wanted again.
 
-    @transition
-    def record_not_accepted(self, attempt_id: int) -> None:
-        """Note that a lost answer never became a transcript: what it was for is wanted again."""
+        After so many `tries` it is left to the next run.
+        """
         row = self.db.execute(
             "UPDATE attempts SET state = 'not_accepted', reason = 'not listed by the service' "
             "WHERE attempt_id = ? AND state = 'ambiguous' RETURNING *",
             (attempt_id,),
         ).fetchone()
-        if row is not None:
-            self._want_again(row["request_key"], row["generation"])
+        if row is None:
+            return
+        key, generation = row["request_key"], row["generation"]
+        self._want_again(key, generation)
+        (tried,) = self.db.execute(
+            "UPDATE transcripts SET tries = tries + 1 WHERE request_key = ? AND generation = ? "
+            "RETURNING tries",
+            (key, generation),
+        ).fetchone()
+        if tried >= tries:
+            self._park(attempt_id, "the service's answers were lost again and again")
+
+    def _park(self, attempt_id: int, reason: str) -> None:
+        self.db.execute(
+            "UPDATE transcripts SET parked = ? WHERE (request_key, generation) = "
+            "(SELECT request_key, generation FROM attempts WHERE attempt_id = ?)",
+            (reason, attempt_id),
+        )
 
     @transition
     def park(self, attempt_ids: Sequence[int], reason: str) -> None:
         """Leave the transcripts of these attempts to the next run."""
-        self.db.executemany(
-            "UPDATE transcripts SET parked = ? WHERE (request_key, generation) = "
-            "(SELECT request_key, generation FROM attempts WHERE attempt_id = ?)",
-            [(reason, attempt_id) for attempt_id in attempt_ids],
-        )
+        for attempt_id in attempt_ids:
+            self._park(attempt_id, reason)

@@ -5,6 +5,7 @@ In: a recording's content and options. Out: the transcript that it waits for, an
 step here is a part of a transition, never one by itself.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -83,15 +84,25 @@ class Books(Store):
         self.now = clock
         self._journal = journal
         self._lines: list[bytes] = []
+        self._own_keys = {run.key_fingerprint}
+
+    @property
+    def own_keys(self) -> str:
+        """The fingerprints of keys that are known to be of this run's project, as JSON."""
+        return json.dumps(sorted(self._own_keys))
+
+    def trust_key(self, fingerprint: str) -> None:
+        """What was asked for with that key is this project's too."""
+        self._own_keys.add(fingerprint)
 
     def committed(self) -> None:
         if not self._lines:
             return
-        lines, self._lines = self._lines, []
         with open(self._journal, "ab") as journal:
-            journal.write(b"".join(lines))
+            journal.write(b"".join(self._lines))
             journal.flush()
             os.fsync(journal.fileno())
+        self._lines.clear()  # not before: what could not be written is written the next time
 
     def _latest(self, key: str | None, force: bool) -> int:
         """The generation that a recording of this key waits for."""

@@ -11,6 +11,7 @@ import msgspec
 from pipeline.ledger.books import Books, Found, Redo
 from pipeline.ledger.store import reading, transition
 from pipeline.models import (
+    UNREADABLE,
     Claim,
     Entry,
     Uploaded,
@@ -118,7 +119,7 @@ class Recordings(Books):
             if _has_result(row, size_of):
                 lacking = _lacking(row, size_of, formats)
                 changed = key != row["result_key"]
-                again = redo.force or (redo.changed and changed)
+                again = entry.skip is None and (redo.force or (redo.changed and changed))
                 if again:
                     self.db.execute(
                         "UPDATE recordings SET options = ? WHERE recording_id = ?",
@@ -136,6 +137,9 @@ class Recordings(Books):
                 return None
             # The result is gone or cut: what was paid is fetched again.
             key, generation = row["result_key"], row["result_generation"]
+        elif row["result_key"] == row["request_key"] and not (redo.force or redo.changed):
+            # What it waits for was paid before; new options are no reason to pay again.
+            key, generation = row["request_key"], row["generation"]
         else:
             same = key == row["request_key"] and not redo.force
             generation = row["generation"] if same else self._latest(key, redo.force)
@@ -205,6 +209,10 @@ class Recordings(Books):
             ).lastrowid
         else:
             attempt_id = uploaded["attempt_id"]
+            self.db.execute(
+                "UPDATE attempts SET recording_id = ?, owner = ? WHERE attempt_id = ?",
+                (recording_id, self.run.run_id, attempt_id),
+            )
         self.db.execute(
             "UPDATE recordings SET claim = ? WHERE recording_id = ?",
             (self.run.run_id, recording_id),
@@ -250,10 +258,11 @@ class Recordings(Books):
         (waiting,) = self.ro.execute(
             "SELECT count(*) FROM attempts a JOIN transcripts t USING (request_key, generation) "
             "WHERE t.parked IS NULL AND a.base_url = ? AND ("
-            "a.state IN ('uploaded', 'submitting', 'ambiguous') AND t.state = 'open' OR "
+            "(a.state IN ('uploaded', 'submitting') OR a.state = 'ambiguous' "
+            "AND a.key_fingerprint IN (SELECT value FROM json_each(?))) AND t.state = 'open' OR "
             "a.state = 'accepted' AND t.state IN ('submitted', 'completed') "
             "AND a.outcome IS NOT 'error')",
-            (self.run.base_url,),
+            (self.run.base_url, self.own_keys),
         ).fetchone()
         return int(claimed) + int(waiting)
 
@@ -268,7 +277,8 @@ def _differs(row: sqlite3.Row, entry: Entry) -> bool:
 
 def _has_result(row: sqlite3.Row, size_of: Callable[[bytes], int | None]) -> bool:
     """Whether a result of the size that was written is on disk."""
-    return row["result_size"] is not None and size_of(row["result"]) == row["result_size"]
+    size = row["result_size"]
+    return size is not None and size_of(row["result"]) in (size, UNREADABLE)
 
 
 def _lacking(
@@ -282,7 +292,8 @@ _DUE = """
 SELECT r.*, coalesce(t.due_at, 0) AS t_due_at
 FROM recordings r LEFT JOIN transcripts t USING (request_key, generation)
 WHERE r.run_id = :run AND r.claim IS NULL AND r.reason IS NULL
-  AND r.due_at <= :now AND coalesce(t.due_at, 0) <= :now
+  AND r.due_at NOT BETWEEN :now AND :now + 120  -- further off: the clock was set back
+  AND coalesce(t.due_at, 0) NOT BETWEEN :now AND :now + 120
   AND (r.state = 'found' OR r.redo) AND (r.redo OR coalesce(t.state, 'wanted') = 'wanted')
   AND t.parked IS NULL
   AND (:anew OR r.recording_id IN (SELECT recording_id FROM attempts WHERE owner = :run))

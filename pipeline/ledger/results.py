@@ -24,7 +24,7 @@ class Results(Books):
         """Every transcript at this address that is accepted and not saved, oldest first."""
         rows = self.ro.execute(
             "SELECT a.attempt_id, a.transcript_id, a.upload_url, t.state = 'completed',"
-            " a.accepted_at, r.result "
+            " a.accepted_at, a.finished_at, r.result "
             "FROM transcripts t CROSS JOIN attempts a USING (request_key, generation) "
             "JOIN recordings r USING (recording_id) "
             "WHERE t.state IN ('submitted', 'completed') AND t.parked IS NULL "
@@ -70,9 +70,13 @@ class Results(Books):
         self.db.executemany(
             "UPDATE recordings SET state = 'written', reason = NULL, kept = 0, duration_s = ?,"
             " result_size = ?, result_sha256 = ?, result_key = ?, result_generation = ?,"
-            " written_run = ?, lacking = NULL WHERE recording_id = ?",
+            " written_run = ?, lacking = NULL WHERE recording_id = ? AND state = 'found'"
+            " AND request_key = ? AND generation = ?",
             [
-                (duration_s, size, sha256, key, generation, self.run.run_id, recording_id)
+                (
+                    *(duration_s, size, sha256, key, generation, self.run.run_id),
+                    *(recording_id, key, generation),
+                )
                 for recording_id in recording_ids
             ],
         )
@@ -108,6 +112,27 @@ class Results(Books):
             self._set_transcript(key, generation, "wanted")
             return True
         self._fail(key, generation, reason)
+        return False
+
+    @transition
+    def record_unknown(self, attempt_id: int, reason: str) -> bool:
+        """
+        Note that the service does not know an id; whether that is final.
+
+        The first time it is left to the next run: an answer can be wrong, and what it is about
+        is paid.
+        """
+        (known,) = self.db.execute(
+            "SELECT reason FROM attempts WHERE attempt_id = ?", (attempt_id,)
+        ).fetchone()
+        if known == reason:
+            return True
+        self.db.execute("UPDATE attempts SET reason = ? WHERE attempt_id = ?", (reason, attempt_id))
+        self.db.execute(
+            "UPDATE transcripts SET parked = ? WHERE (request_key, generation) = "
+            "(SELECT request_key, generation FROM attempts WHERE attempt_id = ?)",
+            (reason, attempt_id),
+        )
         return False
 
     @transition

@@ -14,7 +14,7 @@ from functools import partial
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from pipeline.errors import AttemptsExhausted, BatchError, ServiceUnusable
+from pipeline.errors import BatchError, RecordingError, ServiceUnusable
 from pipeline.models import Pending
 from pipeline.reconcile import Reconciler
 from pipeline.retry import retry
@@ -46,7 +46,6 @@ async def poll(
     """
     interval_s = context.settings.poll_interval
     asked: dict[str, float] = {}
-    heard_at = anyio.current_time()
     more_comes = True
     for leftover in await context.ledger.pending():
         context.intake.entered(leftover.attempt_id)
@@ -58,16 +57,7 @@ async def poll(
                 return
             waiting = [each for each in pending if each.transcript_id not in looking]
             if waiting:
-                try:
-                    statuses = await _sweep(context, reconciler, waiting)
-                    heard_at = anyio.current_time()
-                except AttemptsExhausted as error:
-                    statuses = {}
-                    if anyio.current_time() - heard_at > _SILENCE_S:
-                        context.intake.end(ServiceUnusable(f"the service does not answer: {error}"))
-                except BatchError as error:
-                    context.intake.end(error)
-                    continue
+                statuses = await _statuses(context, reconciler, waiting)
                 now = context.ledger.now()
                 every_s = max(_UNSEEN_FOR_S, _DIRECT_EVERY * interval_s)
                 for look in due_looks(waiting, statuses, asked, now, every_s):
@@ -79,8 +69,6 @@ async def poll(
                     if statuses.get(look.transcript_id) in _FINAL:
                         context.intake.finished(look.attempt_id)
                     asked[look.transcript_id] = now
-            else:
-                heard_at = anyio.current_time()
             asked = {each.transcript_id: asked.get(each.transcript_id, 0.0) for each in pending}
             more_comes = await _rest(context, submitted, is_idle=not pending)
         # Nothing is fetched any more; what is accepted meanwhile is in the ledger.
@@ -92,6 +80,24 @@ async def _record_requests(context: Context) -> None:
     """Keep the budget beyond this run: what a crash forgets is one interval's requests."""
     if sent := context.client.limiter.take_unrecorded():
         await context.ledger.record_requests(sent, context.settings.requests.window_s)
+
+
+async def _statuses(
+    context: Context, reconciler: Reconciler, waiting: Sequence[Pending]
+) -> dict[str, str]:
+    """What the list says; nothing when it cannot be read, which ids can still be asked for."""
+    intake = context.intake
+    try:
+        statuses = await _sweep(context, reconciler, waiting)
+    except RecordingError as error:
+        if intake.silence_s > _SILENCE_S:
+            intake.end(ServiceUnusable(f"the service does not answer: {error}"))
+        return {}
+    except BatchError as error:
+        intake.end(error)
+        return {}
+    intake.reached()
+    return statuses
 
 
 async def _sweep(
@@ -132,12 +138,10 @@ def due_looks(
     for each in waiting:
         last = asked.get(each.transcript_id, 0.0)
         status = statuses.get(each.transcript_id)
-        if each.completed:  # one more recording may wait for a copy of what is here already
-            sure.append(each)
-        elif status in _FINAL:
-            if last == 0.0 or now - last >= every_s:
+        if each.completed or status in _FINAL:
+            if last == 0.0 or abs(now - last) >= every_s:
                 sure.append(each)
-        elif status is None and now - max(last, each.accepted_at) >= every_s:
+        elif status is None and abs(now - max(last, each.accepted_at)) >= every_s:
             direct.append(each)
     return sure + direct[:_DIRECT_AT_ONCE]
 

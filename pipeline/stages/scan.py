@@ -10,7 +10,8 @@ is gone or cut is noticed without a question for each.
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 
 from anyio import CapacityLimiter, to_thread
@@ -18,7 +19,7 @@ from anyio import CapacityLimiter, to_thread
 from pipeline.errors import SettingsError
 from pipeline.events import Emit, RecordingFound, Skipped, Warned, printable
 from pipeline.ledger import Ledger, Redo
-from pipeline.models import MAX_UPLOAD_BYTES, SETTLED_S, Entry, Root
+from pipeline.models import MAX_UPLOAD_BYTES, SETTLED_S, UNREADABLE, Entry, Root
 from pipeline.names import is_temporary, result_name
 from pipeline.options import canonical
 from pipeline.settings import Settings, glob_pattern
@@ -91,32 +92,46 @@ class Listing:
     def __init__(self, output: bytes, started_at: float) -> None:
         self._output = output
         self._started_at = started_at
-        self._folders: dict[bytes, dict[bytes, int]] = {}
+        self._folders: dict[bytes, dict[bytes, int] | None] = {}
 
-    def load(self, folder: bytes) -> dict[bytes, int]:
-        """Names and sizes, bytes, of what is in a folder; empty when there is no such folder."""
+    def load(self, folder: bytes) -> dict[bytes, int] | None:
+        """
+        Names and sizes, bytes, of what is in a folder; empty when there is no such folder.
+
+        None when it cannot be read, which is not the same: nothing in it is known to be gone.
+        """
         if len(self._folders) > _CHUNK:
             self._folders.clear()
-        sizes = self._folders[folder] = {}
+        sizes: dict[bytes, int] = {}
         try:
             with os.scandir(os.path.join(self._output, folder)) as entries:
                 for entry in entries:
-                    if not entry.is_file(follow_symlinks=False):
-                        continue
-                    found = entry.stat(follow_symlinks=False)
-                    if not is_temporary(entry.name):
-                        sizes[entry.name] = found.st_size
-                    elif found.st_mtime < self._started_at:
-                        os.unlink(entry.path)
+                    with suppress(FileNotFoundError):  # renamed meanwhile by whoever writes
+                        found = entry.stat(follow_symlinks=False)
+                        if not stat.S_ISREG(found.st_mode):
+                            continue
+                        if not is_temporary(entry.name):
+                            sizes[entry.name] = found.st_size
+                        elif found.st_mtime < self._started_at:
+                            os.unlink(entry.path)
         except (FileNotFoundError, NotADirectoryError):
             pass
+        except OSError:
+            self._folders[folder] = None
+            return None
+        self._folders[folder] = sizes
         return sizes
 
     def size_of(self, path: bytes) -> int | None:
-        """Bytes of a file, by its path relative to the output folder; None when it is not there."""
+        """
+        Bytes of a file, by its path relative to the output folder.
+
+        None when it is not there, `UNREADABLE` when its folder cannot be read.
+        """
         folder, slash, name = path.rpartition(b"/")
-        sizes = self._folders.get(folder + slash)
-        return (self.load(folder + slash) if sizes is None else sizes).get(name)
+        known = folder + slash in self._folders
+        sizes = self._folders[folder + slash] if known else self.load(folder + slash)
+        return UNREADABLE if sizes is None else sizes.get(name)
 
 
 class Scan:
@@ -151,8 +166,10 @@ class Scan:
         self.incomplete = False
         """Whether there was anything that could not be looked at."""
 
-    async def run(self, ledger: Ledger, redo: Redo, emit: Emit) -> None:
-        """Record every recording under the roots in the ledger."""
+    async def run(
+        self, ledger: Ledger, redo: Redo, emit: Emit, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Record every recording under the roots in the ledger; `changed` is told of each part."""
         thread = CapacityLimiter(1)
         self._warn_of_outsiders()
         for root in self._roots:
@@ -165,6 +182,7 @@ class Scan:
                     emit(RecordingFound(recording=printable(root.prefix + path), size=size))
                 for path, reason in found.skipped:
                     emit(Skipped(recording=printable(root.prefix + path), reason=reason))
+                changed()
             while self.warnings:
                 emit(Warned(message=self.warnings.pop(0)))
 
@@ -197,18 +215,19 @@ class Scan:
             for entry in sorted(self._entries(root, folder), key=lambda entry: entry.name):
                 if entry.name.startswith(b"."):
                     continue
-                follow = self._settings.follow_links
-                if entry.is_dir(follow_symlinks=follow):
-                    identity = _identity(entry.path)
-                    if identity not in entered:
-                        entered.add(identity)
-                        below.append(folder + entry.name + b"/")
-                elif entry.is_file(follow_symlinks=follow) and self._is_recording(
-                    folder + entry.name
-                ):
-                    names.append(entry.name)
-                else:
-                    self.ignored += 1
+                follow, path = self._settings.follow_links, folder + entry.name
+                try:
+                    if entry.is_dir(follow_symlinks=follow):
+                        identity = _identity(entry.path)
+                        if identity not in entered:
+                            entered.add(identity)
+                            below.append(path + b"/")
+                    elif entry.is_file(follow_symlinks=follow) and self._is_recording(path):
+                        names.append(entry.name)
+                    else:
+                        self.ignored += 1
+                except OSError as error:
+                    self._warn(f"cannot look at {printable(path)}", error)
             yield folder, names
             waiting.extend(reversed(below))
 

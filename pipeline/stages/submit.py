@@ -73,12 +73,10 @@ async def _ask_if_open(context: Context, reconciler: Reconciler, uploaded: Uploa
     if not intake.is_open:
         await ledger.set_aside(attempt_id)
         return False
-    return await ledger.claim_submit(attempt_id, reconciler.newest_listed) and await _ask(
-        context, uploaded
-    )
+    return await _ask(context, reconciler, uploaded)
 
 
-async def _ask(context: Context, uploaded: Uploaded) -> bool:
+async def _ask(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> bool:
     """Whether the service has accepted; the ledger knows in any case."""
     ledger, attempt_id = context.ledger, uploaded.attempt_id
     body = submit_body(
@@ -86,6 +84,8 @@ async def _ask(context: Context, uploaded: Uploaded) -> bool:
     )
     handover = Handover()
     try:
+        if not await ledger.claim_submit(attempt_id, reconciler.newest_listed):
+            return False
         outcome = await context.client.submit(uploaded.upload_url, body, handover)
     except BaseException:
         if not handover.begun:

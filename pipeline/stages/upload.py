@@ -21,7 +21,6 @@ from pipeline import events
 from pipeline.errors import (
     AttemptsExhausted,
     BatchError,
-    ConnectionLost,
     RecordingChanged,
     RecordingError,
     RecordingUnreadable,
@@ -87,9 +86,10 @@ async def _upload(context: Context, claim: Claim) -> Uploaded | None:
         again_in_s = None
         if isinstance(error, AttemptsExhausted):
             again_in_s = _SECOND_PASS_IN_S
-            if isinstance(error.__cause__, ConnectionLost):
-                context.intake.lost(str(error.__cause__))
-        if not await ledger.fail_upload(claim, str(error), again_in_s, _PASSES):
+            context.intake.lost(str(error))
+        if not context.intake.is_open:
+            await ledger.put_back(claim)  # not its own fault
+        elif not await ledger.fail_upload(claim, str(error), again_in_s, _PASSES):
             emit(events.Failed(recording=label, reason=str(error)))
     return None
 

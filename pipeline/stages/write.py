@@ -11,10 +11,11 @@ import errno
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from math import inf
 from typing import TypeVar
 
 import aiofiles
-from anyio import to_process
+from anyio import BrokenWorkerProcess, to_process
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from pipeline import events
@@ -23,13 +24,13 @@ from pipeline.errors import (
     BatchError,
     DiskFull,
     PipelineError,
-    RequestRejected,
+    RecordingError,
     TranscriptUnknown,
 )
 from pipeline.events import printable
-from pipeline.files import keep_version, put_in_place
+from pipeline.files import keep_version, sha256_of, write_whole
 from pipeline.models import Delivery, Pending, Recipient
-from pipeline.names import derived, temporary, version
+from pipeline.names import derived, version
 from pipeline.render import RenderError, render
 from pipeline.retry import retry
 from pipeline.spool import Spool
@@ -42,6 +43,7 @@ R = TypeVar("R")
 
 _TRIES = 2
 _YOUNG_S = 60.0
+_REDACTION_S = 600.0
 _RENDER_BATCH = 100
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -53,16 +55,25 @@ async def write(
     async with looks:
         async for pending in looks:
             try:
-                if await _look(context, pending):
-                    context.intake.left(pending.attempt_id)
-                else:
-                    context.intake.entered(pending.attempt_id)
-            except BatchError as error:
-                context.intake.end(error)
-            except (PipelineError, OSError) as error:
-                await _put_off(context, pending, error)
+                if context.intake.collects:
+                    await _settle(context, pending)
             finally:
                 looking.discard(pending.transcript_id)
+
+
+async def _settle(context: Context, pending: Pending) -> None:
+    """One look, and what it means for the others where it went wrong."""
+    try:
+        if await _look(context, pending):
+            context.intake.left(pending.attempt_id)
+        else:
+            context.intake.entered(pending.attempt_id)
+    except BatchError as error:
+        context.intake.end(error)
+        if error.collect:  # the others may have more luck
+            await _put_off(context, pending, error)
+    except (PipelineError, OSError) as error:
+        await _put_off(context, pending, error)
 
 
 async def _look(context: Context, pending: Pending) -> bool:
@@ -70,10 +81,15 @@ async def _look(context: Context, pending: Pending) -> bool:
     if pending.completed and await _copy_written(context, pending):
         return True
     async with _spool(context, pending) as spool:
+        head = None
         try:
-            head = await _patiently(partial(_fetch, context, pending, spool))
+            with context.intake.fetching():
+                head = await _patiently(partial(_fetch, context, pending, spool))
         except TranscriptUnknown as error:
             return await _unknown(context, pending, error)
+        if head is None:
+            return False
+        context.intake.reached()
         if head.is_deleted:
             await _missing(context, pending, "it was deleted at the service")
             return True
@@ -115,7 +131,9 @@ async def _unknown(context: Context, pending: Pending, error: TranscriptUnknown)
     """An id that the service does not know, which it may do for a while after giving it."""
     if not pending.completed and context.ledger.now() - pending.accepted_at < _YOUNG_S:
         return False
-    await _missing(context, pending, f"the service no longer has it ({error}); see `--force`")
+    reason = f"the service no longer has it ({error}); see `--force`"
+    if await context.ledger.record_unknown(pending.attempt_id, reason):
+        await _missing(context, pending, reason)
     return True
 
 
@@ -226,12 +244,16 @@ async def _save_redacted(
     """Save the redacted audio beside the results, before they are; False while it is made."""
     try:
         url = await retry(partial(context.client.redacted_audio, pending.transcript_id))
-    except RequestRejected as error:
+    except RecordingError as error:
         message = f"no redacted audio for transcript {pending.transcript_id}: {error}"
         context.emit(events.Warned(message=message))
         return True
     if url is None:
-        return False
+        is_late = context.ledger.now() - (pending.finished_at or inf) > _REDACTION_S
+        if is_late:
+            message = f"no redacted audio for transcript {pending.transcript_id} after so long"
+            context.emit(events.Warned(message=message))
+        return is_late
     places = [_place(context, pending, each) for each in delivery.recipients]
     async with _spool(context, pending, f"redacted.{suffix}") as spool:
 
@@ -255,9 +277,11 @@ async def _deliver(context: Context, pending: Pending, delivery: Delivery, spool
     # The one that the file lies beside comes last: it is renamed, the others get copies.
     places.sort(key=lambda pair: pair[0] == spool.place)
     for place, recipient in places:
-        replaced = recipient.current and recipient.replaces not in (None, spool.digest)
+        # Whatever lies there, a result of ours or not, is kept before its name is taken over.
+        standing = await sha256_of(place) if recipient.current else None
+        replaced = standing not in (None, spool.digest)
         if replaced:
-            old = version(recipient.result, str(recipient.replaces)[:12])
+            old = version(recipient.result, str(standing)[:12])
             await keep_version(place, os.path.join(_versions(context), old))
         await spool.put(place)
         if recipient.current:
@@ -300,10 +324,10 @@ async def _render(context: Context, result: bytes, formats: Sequence[str]) -> in
             made = await to_process.run_sync(render, transcript, suffix, title)
         except RenderError as error:
             context.emit(events.Warned(message=f"cannot render {title} as {suffix}: {error}"))
-            continue
-        place = derived(result, suffix)
-        fresh = temporary(place)
-        async with aiofiles.open(fresh, "wb") as file:
-            await file.write(made)
-        await put_in_place(fresh, place)
+        except (BrokenWorkerProcess, KeyboardInterrupt, MemoryError) as error:
+            # The worker's end, not ours: a Ctrl-C reaches it too. The next run renders.
+            message = f"{title} is not rendered as {suffix}: {type(error).__name__}"
+            context.emit(events.Warned(message=message))
+        else:
+            await write_whole(derived(result, suffix), made)
     return len(formats)

@@ -428,12 +428,16 @@ async def test_a_damaged_twin_is_not_copied(archive: Archive) -> None:
 
 
 async def test_gone_on_both_sides_is_missing(archive: Archive) -> None:
-    """A result that neither disk nor service has is reported until `--force` pays for another."""
+    """
+    A result that neither disk nor service has is asked for once more by the next run, then
+    reported until `--force` pays for another.
+    """
     archive.add("a.wav", ONE)
     await archive.run()
     (archive.output / "a.wav.json").unlink()
     archive.service.faults.add(Fault(on="get", action="unknown_id", times=None))
 
+    assert accounts((await archive.run()).summary) == {"parked": 1}
     for _ in range(2):
         missing = await archive.run(retry_failed=True)
 

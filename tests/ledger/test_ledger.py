@@ -159,8 +159,8 @@ async def test_a_transcript_belongs_to_one_attempt(tmp_path: Path) -> None:
         third = await Steps(ledger, b"c.wav", b"three").reach(AttemptState.AMBIGUOUS)
 
         assert not await ledger.record_accepted(second, f"id-{first}")
-        assert not await ledger.adopt(third, f"id-{first}")
-        assert await ledger.adopt(third, "another-id")
+        assert not await ledger.record_accepted(third, f"id-{first}")
+        assert await ledger.record_accepted(third, "another-id")
 
 
 async def test_what_is_asked_for_is_the_identity() -> None:
@@ -282,7 +282,7 @@ async def test_not_listed_is_due_again_without_an_upload_that_is_spent(tmp_path:
     """What was not accepted after all is wanted again, with an upload of its own."""
     async with ledger_at(tmp_path) as ledger:
         attempt_id = await Steps(ledger).reach(AttemptState.AMBIGUOUS)
-        await ledger.record_not_accepted(attempt_id)
+        await ledger.record_not_accepted(attempt_id, 3)
         claim = await Steps(ledger).claim()
 
         assert claim.attempt_id != attempt_id
@@ -443,7 +443,7 @@ async def test_adopted_attempts_are_in_the_journal(tmp_path: Path) -> None:
     """Whatever way the id became known, it is written down outside of the ledger, too."""
     async with ledger_at(tmp_path) as ledger:
         attempt_id = await Steps(ledger).reach(AttemptState.AMBIGUOUS)
-        await ledger.adopt(attempt_id, "found-in-the-list")
+        await ledger.record_accepted(attempt_id, "found-in-the-list")
 
     (line,) = (tmp_path / "run-1.ndjson").read_bytes().splitlines()
     assert json.loads(line)["transcript_id"] == "found-in-the-list"

@@ -29,6 +29,7 @@ def pending(number: int, *, completed: bool = False, accepted_at: float = 0.0) -
         audio_url=f"upload:{number}",
         completed=completed,
         accepted_at=accepted_at,
+        finished_at=None,
         result=b"a.wav.json",
     )
 
