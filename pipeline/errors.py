@@ -17,7 +17,6 @@ The error tree: three families, one for each thing that a caller can do about an
     - RecordingChanged      it changed while it was being read: still being written
     - RequestRejected       the service refused the request for good
       . TranscriptUnknown     it has no transcript of that id, or none for this key
-    - TranscriptFailed      the service answered with status `error`
     - AnswerUnusable        what the service sent for it cannot be saved
     - AttemptsExhausted     the last TransientError is its `__cause__`
   + TransientError        try again; never leaves `pipeline.retry`
@@ -52,7 +51,6 @@ __all__ = [
     "ServiceUnavailable",
     "ServiceUnusable",
     "SettingsError",
-    "TranscriptFailed",
     "TranscriptUnknown",
     "TransientError",
 ]
@@ -197,10 +195,6 @@ class RequestRejected(RecordingError):
 
 class TranscriptUnknown(RequestRejected):
     """Raised when the service has no transcript of an id: gone, or of another project."""
-
-
-class TranscriptFailed(RecordingError):
-    """Raised when the service answers with status `error`, which costs nothing."""
 
 
 class AnswerUnusable(RecordingError):
