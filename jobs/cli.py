@@ -11,6 +11,7 @@ what to do next, and becomes an exit code (`pipeline.errors.ExitCode`).
 """
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -476,6 +477,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names in the input can be any bytes
     try:
+        _refuse_empty(sys.argv[1:] if argv is None else argv)
         result = app(argv, exit_on_error=False, print_error=False)
         code = result if isinstance(result, int) else ExitCode.DONE
     except CycloptsError as error:
@@ -487,6 +489,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _report(error)
     _say("")
     return code
+
+
+def _refuse_empty(argv: Sequence[str]) -> None:
+    """An empty argument is a variable of the shell that is not set; as a path it would be `.`."""
+    if any(not text or re.fullmatch("--[a-z-]+=", text) for text in argv):
+        raise SettingsError("one of the arguments is empty: is a variable of the shell not set?")
 
 
 def _report(error: BaseException) -> ExitCode:

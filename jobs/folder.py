@@ -185,6 +185,9 @@ async def run_folder(
         )
         if settings.dry_run:
             await scan.run(ledger, redo, emit_all)
+            # In the copy: so what a redo would ask for is counted as such.
+            while (due_in_s := await ledger.next_due()) is not None and due_in_s <= 0:
+                await ledger.claim(1000)
             rendered = 0
         else:
             await _until_stopped(context, scan, redo)
@@ -278,7 +281,8 @@ async def _summary(context: Context, scan: Scan, totals: _Totals) -> Summary:
     counts: Counter[str] = Counter()
     reasons: dict[str, dict[str, int]] = {}
     by_default = "left by `--limit`" if settings.limit is not None else "left for the next run"
-    not_come_to = "dry run" if settings.dry_run else intake.reason or by_default
+    would_be_sent = "to be sent without `--dry-run`"
+    not_come_to = would_be_sent if settings.dry_run else intake.reason or by_default
     for (outcome, reason), count in (await ledger.standing()).items():
         counts[outcome] += count
         if outcome in ("failed", "skipped", "parked"):
@@ -297,6 +301,7 @@ async def _summary(context: Context, scan: Scan, totals: _Totals) -> Summary:
         run_id="",
         exit_code=code,
         reason=intake.reason,
+        dry_run=settings.dry_run,
         found=counts.total(),
         written=counts["written"],
         already_written=counts["already_written"],

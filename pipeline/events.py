@@ -97,7 +97,7 @@ class Written(Event, tag="written"):
     result: str
     """Path of the JSON file, relative to the output folder."""
     replaced: bool = False
-    """Whether an older result was moved to `versions/`."""
+    """Whether what stood there before was kept in `versions/`."""
 
 
 class Skipped(Event, tag="skipped"):
@@ -139,6 +139,8 @@ class Summary(Event, tag="summary"):
     exit_code: int
     reason: str | None = None
     """Why the run ended before it was through, if it did."""
+    dry_run: bool = False
+    """Whether nothing was sent: what is parked is what would be."""
     found: int = 0
     written: int = 0
     already_written: int = 0

@@ -173,8 +173,6 @@ class Unresolved:
     upload_url: str
     anchor: str | None
     """Id of the newest transcript listed before the attempt; None when the list was empty."""
-    submitted_at: float
-    """Unix time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +201,6 @@ class Recipient:
     path: bytes
     result: bytes
     """Path of its JSON file, relative to the output folder."""
-    replaces: str | None
-    """sha256 of the older result that is there, if any."""
     current: bool
     """Whether it still has the content that was transcribed."""
 

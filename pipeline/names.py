@@ -81,11 +81,14 @@ def is_temporary(name: bytes) -> bool:
     return name.startswith(b".") and name.endswith(_TEMPORARY)
 
 
-def version(result: bytes, tag: str) -> bytes:
-    """Where a result goes in `versions/` when a newer one takes its place, told apart by `tag`."""
-    folder, name = _split(result.removesuffix(_JSON))
-    ending = b"~" + tag.encode() + _JSON
-    return folder + _cut(name, MAX_NAME_BYTES - len(ending)) + ending
+def version(name: bytes, tag: str) -> bytes:
+    """Where a file goes in `versions/` when a newer one takes its place, told apart by `tag`."""
+    folder, name = _split(name)
+    stem, dot, suffix = name.rpartition(b".")
+    if not dot:
+        stem, suffix = name, b""
+    ending = b"~" + tag.encode() + dot + suffix
+    return folder + _cut(stem, MAX_NAME_BYTES - len(ending)) + ending
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:

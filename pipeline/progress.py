@@ -309,7 +309,7 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
     for count, noun, words in (
         (summary.collected, "result", "collected for recordings that were not asked for this time"),
         (summary.rendered, "file", "rendered from results that were there"),
-        (summary.ignored, "file", "ignored, since they are no recordings"),
+        (summary.ignored, "file", "ignored: no recording by its name"),
     ):
         if count:
             yield f"{_count(count, noun)} {words}"
@@ -326,8 +326,8 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
             + (f", about ${cost:,.2f}" if cost is not None else "")
         )
     if summary.failed:
-        yield "hint: `--retry-failed` tries those that failed again; they have cost nothing"
-    if summary.parked:
+        yield "hint: `--retry-failed` tries again what failed and has cost nothing"
+    if summary.parked and not summary.dry_run:
         yield "hint: the same command again goes on with what is left"
 
 

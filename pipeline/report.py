@@ -16,6 +16,9 @@ from pipeline.ledger.accounts import Reader, recordings, states
 __all__ = ["list_lines", "status_json", "status_text"]
 
 
+_STATES = ("written", "kept", "failed", "skipped", "parked")
+
+
 def status_json(state: Path) -> dict[str, Any]:
     """How many recordings and transcripts are in each state, and how the last run ended.
 
@@ -53,9 +56,11 @@ def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Itera
     A line for each recording: its state, its path, and its result or the reason there is none.
 
     Raises:
-        SettingsError: there is no ledger in that folder.
+        SettingsError: there is no ledger in that folder, or no such state.
         LedgerUnusable: there is one that cannot be read.
     """
+    if state_filter not in (None, *_STATES):
+        raise SettingsError(f"`{state_filter}` is no state: they are {', '.join(_STATES)}")
     with _opened(state) as db:
         for row in recordings(db):
             facts = {

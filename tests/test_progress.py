@@ -312,11 +312,11 @@ def test_summary_accounts_for_every_recording() -> None:
         "998 transcripts, 41.25 h of audio, about $8.66",
         "1 result collected for recordings that were not asked for this time",
         "12 files rendered from results that were there",
-        "7 files ignored, since they are no recordings",
+        "7 files ignored: no recording by its name",
         "1,996 requests in 14m05s, run r1",
         "hint: `--redo-changed` asks anew for the 4 that were written with other options or by "
         "another provider: 2.50 h of audio, about $0.53",
-        "hint: `--retry-failed` tries those that failed again; they have cost nothing",
+        "hint: `--retry-failed` tries again what failed and has cost nothing",
         "hint: the same command again goes on with what is left",
     ]
 

@@ -11,9 +11,9 @@ done again is a row that is due again. States are drawn in docs/design.md.
     attempts    uploaded, submitted, accepted or not
     results     completed, written
 
-Every method is one transition (durable when awaited) or one reading. Each transition keeps the
-promise that counts most by itself: of all attempts at one request key and generation, the unique
-index `attempts_alive` lets one live.
+What is awaited is one transition, durable when it returns, or one reading. Each transition keeps
+the promise that counts most by itself: of all attempts at one request key and generation, the
+unique index `attempts_alive` lets one live.
 """
 
 from collections import Counter
@@ -73,8 +73,10 @@ class Ledger(Recordings, Attempts, Results):
     @reading
     def foreign_ids(self) -> list[tuple[str, list[str], bool]]:
         """
-        Other keys that attempts at this address are open with: fingerprint, the newest few ids
-        that it asked for, and whether any of them is still to be fetched.
+        Other keys that attempts at this address are open with.
+
+        Of each its fingerprint, the newest few ids that it asked for, and whether any transcript
+        of it is still to be fetched.
         """
         keys = self.ro.execute(
             "SELECT a.key_fingerprint, max(a.state = 'accepted') FROM attempts a "

@@ -279,7 +279,7 @@ class Attempts(Books):
     def unresolved(self) -> list[Unresolved]:
         """The ambiguous attempts of this project that are not parked, oldest first."""
         rows = self.ro.execute(
-            "SELECT a.attempt_id, a.upload_url, a.anchor, a.submitted_at FROM attempts a "
+            "SELECT a.attempt_id, a.upload_url, a.anchor FROM attempts a "
             "JOIN transcripts t USING (request_key, generation) "
             "WHERE a.state = 'ambiguous' AND a.base_url = ? AND t.parked IS NULL "
             "AND a.key_fingerprint IN (SELECT value FROM json_each(?)) ORDER BY a.attempt_id",
@@ -292,7 +292,7 @@ class Attempts(Books):
         """
         Note that a lost answer never became a transcript: what it was for is wanted again.
 
-        After so many `tries` it is left to the next run.
+        After so many `tries` of this run it is left to the next one.
         """
         row = self.db.execute(
             "UPDATE attempts SET state = 'not_accepted', reason = 'not listed by the service' "
@@ -304,9 +304,9 @@ class Attempts(Books):
         key, generation = row["request_key"], row["generation"]
         self._want_again(key, generation)
         (tried,) = self.db.execute(
-            "UPDATE transcripts SET tries = tries + 1 WHERE request_key = ? AND generation = ? "
-            "RETURNING tries",
-            (key, generation),
+            "SELECT count(*) FROM attempts WHERE request_key = ? AND generation = ? AND owner = ? "
+            "AND reason = 'not listed by the service'",
+            (key, generation, self.run.run_id),
         ).fetchone()
         if tried >= tries:
             self._park(attempt_id, "the service's answers were lost again and again")

@@ -174,7 +174,7 @@ def _delivery(db: sqlite3.Connection, attempt_id: int) -> Delivery:
         (attempt_id,),
     ).fetchone()
     rows = db.execute(
-        "SELECT recording_id, root, path, result, result_sha256, 1 FROM recordings "
+        "SELECT recording_id, root, path, result, 1 FROM recordings "
         "WHERE request_key = ? AND generation = ? AND state = 'found' ORDER BY recording_id",
         (key, generation),
     ).fetchall()
@@ -187,8 +187,7 @@ def _delivery(db: sqlite3.Connection, attempt_id: int) -> Delivery:
     if not recipients and written is None:
         # Whoever asked holds other bytes by now: what was paid is kept all the same.
         row = db.execute(
-            "SELECT recording_id, root, path, result, result_sha256, 0 FROM recordings "
-            "WHERE recording_id = ?",
+            "SELECT recording_id, root, path, result, 0 FROM recordings WHERE recording_id = ?",
             (by,),
         ).fetchone()
         recipients = [Recipient(*row)]

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from errno import ENOSPC
+from errno import EDQUOT, ENOSPC
 from functools import partial, wraps
 from importlib.resources import files
 from pathlib import Path
@@ -168,7 +168,7 @@ def reading(
 def _meaning(error: sqlite3.Error | OSError, path: Path) -> Exception:
     """What an error in the middle of a run means for it: no room, damage, or what it says."""
     code = getattr(error, "sqlite_errorcode", None)
-    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == ENOSPC:
+    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in (ENOSPC, EDQUOT):
         return DiskFull(f"no room for the ledger {path}")
     # Its subclasses say that a rule of the schema was broken, or that SQLite was used wrongly.
     if (

@@ -75,7 +75,7 @@ def _formats(value: Sequence[str]) -> tuple[str, ...]:
     names = {name.strip().lower() for text in value for name in text.split(",") if name.strip()}
     for name in sorted(names - {*FORMATS, "all"}):
         raise ValueError(
-            f"`{name}` is no format{nearest(name, FORMATS)} They are {', '.join(FORMATS)}"
+            f"`{name}` is no format{nearest(name, FORMATS) or '.'} They are {', '.join(FORMATS)}"
         )
     return FORMATS if "all" in names else tuple(f for f in FORMATS if f in {"json", *names})
 
@@ -89,7 +89,7 @@ def _provider(value: str) -> str:
     if url.scheme not in ("http", "https") or not url.hostname:
         names = [*PROVIDERS, "local"]
         raise ValueError(
-            f"unknown provider{nearest(text, names)} "
+            f"unknown provider{nearest(text, names) or '.'} "
             f"It is one of {', '.join(names)}, or a URL that begins with http:// or https://"
         )
     if url.username or url.password or url.query or url.fragment:

@@ -255,7 +255,7 @@ class Scan:
 
     def _is_recording(self, path: bytes) -> bool:
         text = os.fsdecode(path)
-        if path.endswith(_OURS) or any(pattern.fullmatch(text) for pattern in self._exclude):
+        if _is_redacted(path) or any(pattern.fullmatch(text) for pattern in self._exclude):
             return False
         suffix = os.path.splitext(path)[1][1:].lower()
         return suffix in MEDIA_SUFFIXES or any(pattern.fullmatch(text) for pattern in self._include)
@@ -302,6 +302,14 @@ class Scan:
     def _warn(self, what: str, error: OSError) -> None:
         self.incomplete = True
         self.warnings.append(f"{what}: {error.strerror}")
+
+
+def _is_redacted(path: bytes) -> bool:
+    """Whether this is audio saved beside a result: `a.wav.redacted.mp3`, not `a.redacted.mp3`."""
+    for suffix in _OURS:
+        if path.endswith(suffix):
+            return os.path.splitext(path.removesuffix(suffix))[1][1:].lower() in MEDIA_SUFFIXES
+    return False
 
 
 def _identity(folder: bytes) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """
 Looks -> files, ledger: a transcript fetched by its id, checked, and durable on disk.
 
-The bytes of the answer go as they came into a temporary file beside where they belong; that file
-is checked whole, its facts go into the ledger, and only then is it renamed into place. What was
+The bytes of the answer go as they came through a `Spool` beside where they belong; they are
+checked whole, its facts go into the ledger, and only then is it renamed into place. What was
 paid stays `completed` in the ledger until every recording of the content has its result, so
 nothing that goes wrong here can lose it or pay for it again.
 """
@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from hashlib import sha256
 from math import inf
 from typing import TypeVar
 
@@ -265,6 +266,7 @@ async def _save_redacted(
         await _patiently(attempt)
         audio = [derived(place, f"redacted.{suffix}") for place in places]
         for place in sorted(audio, key=lambda place: place == spool.place):
+            await _keep(context, place, spool.digest)
             await spool.put(place)
     return True
 
@@ -277,12 +279,7 @@ async def _deliver(context: Context, pending: Pending, delivery: Delivery, spool
     # The one that the file lies beside comes last: it is renamed, the others get copies.
     places.sort(key=lambda pair: pair[0] == spool.place)
     for place, recipient in places:
-        # Whatever lies there, a result of ours or not, is kept before its name is taken over.
-        standing = await sha256_of(place) if recipient.current else None
-        replaced = standing not in (None, spool.digest)
-        if replaced:
-            old = version(recipient.result, str(standing)[:12])
-            await keep_version(place, os.path.join(_versions(context), old))
+        replaced = recipient.current and await _keep(context, place, spool.digest)
         await spool.put(place)
         if recipient.current:
             await _render(context, place, formats)
@@ -296,6 +293,21 @@ async def _deliver(context: Context, pending: Pending, delivery: Delivery, spool
                 )
             )
     await context.ledger.record_written(pending.attempt_id, written, spool.size, spool.digest)
+
+
+async def _keep(context: Context, place: bytes, digest: str) -> bool:
+    """
+    Keep what lies at a place, whoever wrote it, before its name is taken over.
+
+    False when there is nothing, or just what is to be put there.
+    """
+    standing = await sha256_of(place)
+    if standing in (None, digest):
+        return False
+    name = place.removeprefix(os.path.join(_output(context), b""))
+    kept = version(name, str(standing)[:12])
+    await keep_version(place, os.path.join(_versions(context), kept))
+    return True
 
 
 async def render_lacking(context: Context) -> int:
@@ -329,5 +341,7 @@ async def _render(context: Context, result: bytes, formats: Sequence[str]) -> in
             message = f"{title} is not rendered as {suffix}: {type(error).__name__}"
             context.emit(events.Warned(message=message))
         else:
-            await write_whole(derived(result, suffix), made)
+            place = derived(result, suffix)
+            await _keep(context, place, sha256(made).hexdigest())
+            await write_whole(place, made)
     return len(formats)

@@ -123,6 +123,9 @@ def test_every_setting_has_a_flag_or_is_for_files_only() -> None:
         (["status"], "`--output`"),
         (["status", "-o", "nothing"], "no ledger"),
         (["list", "-o", "nothing"], "no ledger"),
+        (["list", "-o", "nothing", "--only", "lost"], "written, kept, failed, skipped, parked"),
+        (["run", "a", "-o", ""], "one of the arguments is empty"),
+        (["run", "a", "-o", "o", "--state="], "one of the arguments is empty"),
     ],
 )
 def test_usage_errors_exit_2_and_say_what_to_do(

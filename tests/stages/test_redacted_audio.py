@@ -92,3 +92,13 @@ async def test_it_is_no_recording(tmp_path: Path) -> None:
         again = await archive.run(transcript=OPTIONS, output=archive.recordings)
 
     assert (again.summary.found, again.summary.already_written) == (1, 1)
+
+
+async def test_a_recording_may_be_called_redacted(tmp_path: Path) -> None:
+    """A recording that was redacted before it came here is transcribed like any other."""
+    async with opened(tmp_path) as archive:
+        archive.add("call.redacted.wav", b"one")
+
+        outcome = await archive.run()
+
+    assert (outcome.summary.found, outcome.summary.written) == (1, 1)

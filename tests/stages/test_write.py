@@ -255,3 +255,18 @@ async def test_written_is_told_when_it_is_there(archive: Archive) -> None:
         "sub/a.wav.json",
         False,
     )
+
+
+async def test_what_a_user_wrote_is_kept(archive: Archive) -> None:
+    """A file of one's own under a name that a result takes is moved to `versions/`, not lost."""
+    archive.add("a.wav", ONE)
+    archive.recordings.joinpath("a.wav.json").write_text("mine")
+    archive.recordings.joinpath("a.wav.txt").write_text("my notes")
+
+    await archive.run(output=archive.recordings, formats=("json", "txt"))
+
+    kept = [
+        path.read_text() for path in (archive.recordings / ".overnight/versions").rglob("a.wav*")
+    ]
+    assert sorted(kept) == ["mine", "my notes"]
+    assert json.loads((archive.recordings / "a.wav.json").read_bytes())["status"] == "completed"
