@@ -537,3 +537,20 @@ async def test_results_never_share_a_name(tmp_path: Path) -> None:
     assert re.fullmatch(rb"call\.wav~[0-9a-f]{8}\.json", results[1])
     assert results[2] == "caf\u00e9.wav.json".encode()
     assert re.fullmatch("cafe\u0301\\.wav~[0-9a-f]{8}\\.json", results[3].decode())
+
+
+async def test_a_result_is_only_noted_where_it_is_still_waited_for(tmp_path: Path) -> None:
+    """A recording that changed between fetch and save does not get the old content's result."""
+    async with ledger_at(tmp_path) as ledger:
+        steps = Steps(ledger)
+        attempt_id = await steps.reach(AttemptState.ACCEPTED)
+        delivery = await ledger.record_completed(attempt_id, None, 1.0, None)
+        recipients = [each.recording_id for each in delivery.recipients]
+        changed = replace(entry(steps.path), mtime_ns=9)
+        await ledger.record_found("root", [changed], lambda _: None, (), Redo())
+
+        await ledger.record_written(attempt_id, recipients, 3, "f" * 64)
+
+        assert recipients
+        assert await ledger.next_due() is not None
+        assert (await ledger.standing())["parked", None] == 1
