@@ -99,7 +99,7 @@ def configure_logs(
         outlets = [_console_outlet(console, logging.ERROR if quiet else _LEVELS[min(verbose, 2)])]
         if log_file is not None:
             try:
-                stream = stack.enter_context(log_file.open("ab"))
+                stream = stack.enter_context(log_file.open("ab", buffering=0))
             except OSError as error:
                 raise SettingsError(f"`log_file` cannot be written: {error}") from error
             lines = stack.enter_context(LineWriter(stream))

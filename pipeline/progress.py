@@ -258,7 +258,8 @@ class EventFile(JsonLines):
         Raises:
             OSError: the file cannot be opened for appending.
         """
-        self._file = path.open("ab")
+        # Without a buffer: what a full disk does not take is dropped, not left for the closing.
+        self._file = path.open("ab", buffering=0)
         super().__init__(self._file)
 
     def __exit__(self, *_: object) -> None:
