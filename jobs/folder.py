@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import anyio
-from anyio import to_thread
+from anyio import BrokenResourceError, to_thread
 
 from pipeline.batch import run_batch
 from pipeline.client import Client
@@ -260,9 +260,13 @@ async def _until_stopped(context: Context, scan: Scan, redo: Redo) -> None:
             group.start_soon(heed)
             try:
                 await run_batch(context, scan, redo, stopped)
-            except* BatchError as errors:
-                # What ends a stage itself, a full disk under the ledger say: still summed up.
-                for error in _each(errors):
+            except BaseExceptionGroup as failures:
+                # What ends a stage itself, a full disk under the ledger say, is summed up as well;
+                # its neighbours then found that nobody receives any more.
+                ended, neighbours = failures.split(BatchError)
+                if ended is None or (neighbours and neighbours.split(BrokenResourceError)[1]):
+                    raise
+                for error in _each(ended):
                     context.intake.end(error)
         group.cancel_scope.cancel()
 
