@@ -311,13 +311,6 @@ class Attempts(Books):
         if tried >= tries:
             self._park(attempt_id, "the service's answers were lost again and again")
 
-    def _park(self, attempt_id: int, reason: str) -> None:
-        self.db.execute(
-            "UPDATE transcripts SET parked = ? WHERE (request_key, generation) = "
-            "(SELECT request_key, generation FROM attempts WHERE attempt_id = ?)",
-            (reason, attempt_id),
-        )
-
     @transition
     def park(self, attempt_ids: Sequence[int], reason: str) -> None:
         """Leave the transcripts of these attempts to the next run."""

@@ -179,6 +179,14 @@ class Books(Store):
         self._release(row["recording_id"])
         self._want_again(row["request_key"], row["generation"])
 
+    def _park(self, attempt_id: int, reason: str) -> None:
+        """Leave the transcript of an attempt to the next run."""
+        self.db.execute(
+            "UPDATE transcripts SET parked = ? WHERE (request_key, generation) = "
+            "(SELECT request_key, generation FROM attempts WHERE attempt_id = ?)",
+            (reason, attempt_id),
+        )
+
     def _release(self, recording_id: int) -> None:
         self.db.execute(
             "UPDATE recordings SET claim = NULL WHERE recording_id = ?", (recording_id,)

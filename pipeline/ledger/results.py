@@ -128,11 +128,7 @@ class Results(Books):
         if known == reason:
             return True
         self.db.execute("UPDATE attempts SET reason = ? WHERE attempt_id = ?", (reason, attempt_id))
-        self.db.execute(
-            "UPDATE transcripts SET parked = ? WHERE (request_key, generation) = "
-            "(SELECT request_key, generation FROM attempts WHERE attempt_id = ?)",
-            (reason, attempt_id),
-        )
+        self._park(attempt_id, reason)
         return False
 
     @transition

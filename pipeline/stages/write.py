@@ -105,7 +105,7 @@ async def _look(context: Context, pending: Pending) -> bool:
                 if head.redact_pii_audio and not await _save_redacted(
                     context, pending, delivery, head.redact_pii_audio_quality or "mp3"
                 ):
-                    return False  # not ready: its link is given out once, with the transcript
+                    return False  # still being made: looked at again, with the transcript
                 await _deliver(context, pending, delivery, spool)
                 return True
         return False  # queued or processing, or a status that nobody knows yet
