@@ -85,6 +85,8 @@ class Flags:
     """An option of the request, KEY=VALUE; repeatable."""
     formats: Annotated[list[str] | None, Parameter(name=("--format", "-f"), group=_HOW)] = None
     """json, txt, srt, vtt, md, tsv, a comma list, or all; repeatable."""
+    delete_remote: Annotated[bool | None, _Switch, Parameter(group=_HOW)] = None
+    """Delete the service's copy once the result is saved."""
     engine_model: Annotated[str | None, Parameter(group=_HOW)] = None
     """Speech model of the embedded engine: a name, or a folder."""
 
@@ -134,6 +136,8 @@ class Flags:
     """Read every recording to see if it has changed."""
     wait_lock: Annotated[bool | None, _Switch, Parameter(group=_AGAIN)] = None
     """Wait for a run that is under way."""
+    break_lock: Annotated[bool | None, _Switch, Parameter(group=_AGAIN)] = None
+    """Take over from a run on another machine that has ended."""
 
     json_lines: Annotated[bool | None, _Switch, Parameter(name="--json", group=_SAID)] = None
     """One JSON object a line on stdout."""

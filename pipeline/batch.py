@@ -24,7 +24,6 @@ from pipeline.errors import (
     ServiceUnusable,
     TranscriptUnknown,
 )
-from pipeline.ledger import Redo
 from pipeline.models import Claim, Pending, Uploaded
 from pipeline.reconcile import Reconciler
 from pipeline.retry import retry
@@ -67,7 +66,7 @@ def start(
         end.close()
 
 
-async def run_batch(context: Context, scan: Scan, redo: Redo, stopped: anyio.Event) -> None:
+async def run_batch(context: Context, scan: Scan, stopped: anyio.Event) -> None:
     """
     Transcribe what the scan finds and what earlier runs left, until nothing is open.
 
@@ -80,7 +79,7 @@ async def run_batch(context: Context, scan: Scan, redo: Redo, stopped: anyio.Eve
     looking: set[str] = set()
 
     async with anyio.create_task_group() as group:
-        group.start_soon(_scan, context, scan, redo, scanned, stopped)
+        group.start_soon(_scan, context, scan, scanned, stopped)
         if not await _has_work(context, scanned) or not await _may_begin(context, reconciler):
             return
         to_upload, claims = create_memory_object_stream[Claim](settings.uploads)
@@ -96,9 +95,7 @@ async def run_batch(context: Context, scan: Scan, redo: Redo, stopped: anyio.Eve
         group.start_soon(reconciler.run)
 
 
-async def _scan(
-    context: Context, scan: Scan, redo: Redo, scanned: anyio.Event, stopped: anyio.Event
-) -> None:
+async def _scan(context: Context, scan: Scan, scanned: anyio.Event, stopped: anyio.Event) -> None:
     """Scan the roots; what is stopped or ended in the middle is left to the next run."""
     async with anyio.create_task_group() as group:
 
@@ -107,7 +104,7 @@ async def _scan(
             group.cancel_scope.cancel()
 
         group.start_soon(end_early)
-        await scan.run(context.ledger, redo, context.emit, context.intake.changed)
+        await scan.run(context.ledger, context.emit, context.intake.changed)
         group.cancel_scope.cancel()
     scanned.set()
     context.intake.changed()

@@ -11,6 +11,10 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long form of tests that have one")
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

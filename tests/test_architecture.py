@@ -16,6 +16,7 @@ PACKAGES = ("pipeline", "jobs")
 TESTED_ELSEWHERE = {
     # Wiring, which nothing but a whole run can show to be right.
     "pipeline/stages/feed.py": "tests/jobs/test_folder.py",
+    "jobs/session.py": "tests/jobs/test_folder.py",
     # Parts of one class, which is only ever used as a whole.
     "pipeline/ledger/accounts.py": "tests/ledger/test_ledger.py",
     "pipeline/ledger/attempts.py": "tests/ledger/test_ledger.py",

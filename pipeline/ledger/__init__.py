@@ -25,6 +25,7 @@ from pipeline.ledger.books import Found, Reading, Redo, Run
 from pipeline.ledger.recordings import Recordings
 from pipeline.ledger.results import Results
 from pipeline.ledger.store import read_only, reading, transition
+from pipeline.models import Root
 
 __all__ = ["UPLOAD_LIFETIME_S", "Found", "Ledger", "Reading", "Redo", "Run", "read_only"]
 
@@ -70,6 +71,21 @@ class Ledger(Recordings, Attempts, Results):
             "AND a.generation = transcripts.generation AND a.state = 'ambiguous')"
         )
 
+    @transition
+    def record_roots(self, roots: Sequence[Root]) -> None:
+        """Note where recordings are found, for those who check them later."""
+        self.db.executemany(
+            "INSERT INTO roots (name, folder) VALUES (?,?) "
+            "ON CONFLICT DO UPDATE SET folder = excluded.folder",
+            [(root.name, root.folder) for root in roots],
+        )
+
+    @reading
+    def unclaimed(self) -> int:
+        """How many transcripts of the account wait for a word of the user, after a rebuild."""
+        (count,) = self.ro.execute("SELECT count(*) FROM unclaimed").fetchone()
+        return int(count)
+
     @reading
     def foreign_ids(self) -> list[tuple[str, list[str], bool]]:
         """
@@ -79,9 +95,11 @@ class Ledger(Recordings, Attempts, Results):
         of it is still to be fetched.
         """
         keys = self.ro.execute(
-            "SELECT a.key_fingerprint, max(a.state = 'accepted') FROM attempts a "
+            "SELECT a.key_fingerprint,"
+            " max(a.state = 'accepted' AND t.state IN ('submitted', 'completed')) FROM attempts a "
             "JOIN transcripts t USING (request_key, generation) "
             "WHERE a.base_url = ? AND a.key_fingerprint <> ? AND (a.state = 'ambiguous' "
+            "OR a.deletion = 'due' "
             "OR a.state = 'accepted' AND t.state IN ('submitted', 'completed')) GROUP BY 1",
             (self.run.base_url, self.run.key_fingerprint),
         ).fetchall()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pipeline.errors import ServiceUnavailable
-from pipeline.ledger.books import Books, Reading, Redo
+from pipeline.ledger.books import Books, Reading
 from pipeline.ledger.store import reading, transition
 from pipeline.models import (
     Claim,
@@ -30,8 +30,9 @@ class Attempts(Books):
         return self.ro.execute(query, (size, edges)).fetchone() is not None
 
     @transition
-    def recognise(self, claim: Claim, read: Reading, redo: Redo) -> bool:
+    def recognise(self, claim: Claim, read: Reading) -> bool:
         """Note what a recording holds; whether it has to be uploaded, or is under way or done."""
+        redo = self.run.redo
         row = self.db.execute(
             "SELECT r.* FROM recordings r JOIN transcripts t"
             " ON t.request_key = r.result_key AND t.generation = r.result_generation"
@@ -141,7 +142,7 @@ class Attempts(Books):
             (claim.recording_id,),
         ).fetchone()
         key = request_key(read.content, row["options"], self.run.provider_kind)
-        generation = row["generation"] if key == row["request_key"] else self._latest(key, False)
+        generation = row["generation"] if key == row["request_key"] else self._latest(key)
         self._note(claim, read, key, generation)
         former = self.db.execute(
             "SELECT request_key, generation FROM attempts WHERE attempt_id = ?",
@@ -209,7 +210,8 @@ class Attempts(Books):
 
     def _journal_line(self, row: sqlite3.Row) -> bytes:
         where = self.db.execute(
-            "SELECT root, path, options FROM recordings WHERE recording_id = ?",
+            "SELECT r.root, r.path, r.options, r.result, f.folder FROM recordings r"
+            " LEFT JOIN roots f ON f.name = r.root WHERE recording_id = ?",
             (row["recording_id"],),
         ).fetchone()
         facts = {
@@ -225,6 +227,8 @@ class Attempts(Books):
             "root": where["root"],
             "path": where["path"].decode("utf-8", "backslashreplace"),
             "path_hex": where["path"].hex(),
+            "folder_hex": (where["folder"] or b"").hex(),
+            "result_hex": where["result"].hex(),
             "accepted_at": row["accepted_at"],
         }
         return msgspec.json.encode(facts) + b"\n"

@@ -18,18 +18,6 @@ __all__ = ["Books", "Found", "Reading", "Redo", "Run"]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Who works on the ledger, and against which service."""
-
-    run_id: str
-    provider_kind: str
-    """`assemblyai`, `local` or `custom`: part of the request key."""
-    base_url: str
-    """Which service the attempts of this run are known to."""
-    key_fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
 class Redo:
     """Which finished recordings are looked at again."""
 
@@ -41,6 +29,21 @@ class Redo:
     """Those that failed for good."""
     checksum: bool = False
     """None is taken for unchanged by its size and times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Who works on the ledger, and against which service."""
+
+    run_id: str
+    provider_kind: str
+    """`assemblyai`, `local` or `custom`: part of the request key."""
+    base_url: str
+    """Which service the attempts of this run are known to."""
+    key_fingerprint: str
+    redo: Redo = Redo()
+    deletes: bool = False
+    """Whether the service's copies are deleted once results are saved."""
 
 
 @dataclass(slots=True)
@@ -73,13 +76,20 @@ class Books(Store):
     The database of one state folder, for one run at a time.
 
     `journal` is where accepted attempts are also appended, a line each, before anybody hears of
-    them: a lost ledger can be rebuilt from it.
+    them: a lost ledger can be rebuilt from it. `still_held` is called before each change, and
+    raises `Locked` when the state folder is another run's by now.
     """
 
     def __init__(
-        self, path: Path, run: Run, *, journal: Path, clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        run: Run,
+        *,
+        journal: Path,
+        still_held: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(path)
+        super().__init__(path, still_held)
         self.run = run
         self.now = clock
         self._journal = journal
@@ -104,7 +114,7 @@ class Books(Store):
             os.fsync(journal.fileno())
         self._lines.clear()  # not before: what could not be written is written the next time
 
-    def _latest(self, key: str | None, force: bool) -> int:
+    def _latest(self, key: str | None) -> int:
         """The generation that a recording of this key waits for."""
         row = self.db.execute(
             "SELECT generation, state FROM transcripts WHERE request_key = ? "
@@ -113,12 +123,16 @@ class Books(Store):
         ).fetchone()
         if row is None:
             return 1
-        return int(row["generation"]) + (force and row["state"] == "missing")
+        return int(row["generation"]) + (self.run.redo.force and row["state"] == "missing")
 
     def _wait_for(
-        self, key: str, generation: int, content: str, options: str, redo: Redo | None = None
+        self, key: str, generation: int, content: str, options: str, *, again: bool = False
     ) -> str:
-        """The state of the transcript that a recording now waits for, made if there is none."""
+        """
+        The state of the transcript that a recording now waits for, made if there is none.
+
+        One that failed is wanted `again` if the user said so, once in a run.
+        """
         self.db.execute(
             "INSERT INTO transcripts (request_key, generation, content, options, provider) "
             "VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
@@ -132,7 +146,7 @@ class Books(Store):
             # Paid, and there is one more to write it to.
             self._set_transcript(key, generation, "completed")
             return "completed"
-        if state == "failed" and redo is not None and (redo.failed or redo.force):
+        if state == "failed" and (again or self._may_retry(key, generation)):
             self.db.execute(
                 "UPDATE transcripts SET state = 'wanted', reason = NULL, tries = 0, due_at = 0 "
                 "WHERE request_key = ? AND generation = ?",
@@ -140,6 +154,17 @@ class Books(Store):
             )
             return "wanted"
         return str(state)
+
+    def _may_retry(self, key: str, generation: int) -> bool:
+        """Whether the user wants what failed before tried again, and this run has not done so."""
+        if not (self.run.redo.failed or self.run.redo.force):
+            return False
+        tried = self.db.execute(
+            "SELECT 1 FROM attempts WHERE request_key = ? AND generation = ? AND owner = ? "
+            "AND (state IN ('refused', 'not_accepted') OR outcome = 'error')",
+            (key, generation, self.run.run_id),
+        ).fetchone()
+        return tried is None
 
     def _set_transcript(self, key: str, generation: int, state: str) -> None:
         self.db.execute(

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.ledger.books import Books, Found, Redo
+from pipeline.ledger.books import Books, Found
 from pipeline.ledger.store import reading, transition
 from pipeline.models import (
     UNREADABLE,
@@ -32,7 +32,6 @@ class Recordings(Books):
         entries: Sequence[Entry],
         size_of: Callable[[bytes], int | None],
         formats: Iterable[str],
-        redo: Redo,
     ) -> Found:
         """
         Note what a scan sees, and say which of it there is work with.
@@ -48,10 +47,10 @@ class Recordings(Books):
             ).fetchone()
             if row is None:
                 self._insert(root, entry)
-            elif redo.checksum or _differs(row, entry):
+            elif self.run.redo.checksum or _differs(row, entry):
                 self._reset(row, entry, size_of, formats)
             else:
-                done = self._look_again(row, entry, size_of, formats, redo)
+                done = self._look_again(row, entry, size_of, formats)
                 if done is not None:
                     unchanged.append(done)
                     continue
@@ -110,10 +109,9 @@ class Recordings(Books):
         entry: Entry,
         size_of: Callable[[bytes], int | None],
         formats: Iterable[str],
-        redo: Redo,
     ) -> tuple[Any, ...] | None:
         """The new marks of an unchanged recording whose result is there, None if there is work."""
-        recording_id, content = row["recording_id"], row["content"]
+        recording_id, content, redo = row["recording_id"], row["content"], self.run.redo
         key = content and request_key(content, entry.options, self.run.provider_kind)
         if row["state"] == "written":
             if _has_result(row, size_of):
@@ -142,7 +140,7 @@ class Recordings(Books):
             key, generation = row["request_key"], row["generation"]
         else:
             same = key == row["request_key"] and not redo.force
-            generation = row["generation"] if same else self._latest(key, redo.force)
+            generation = row["generation"] if same else self._latest(key)
         self.db.execute(
             "UPDATE recordings SET run_id = ?, options = ?, request_key = ?, generation = ?,"
             " state = ?, reason = ?, kept = 0, redo = 0, tries = 0, due_at = 0 "
@@ -153,7 +151,7 @@ class Recordings(Books):
             ),
         )
         if key and not entry.skip:
-            self._wait_for(key, generation, content, entry.options, redo)
+            self._wait_for(key, generation, content, entry.options)
         return None
 
     @transition
@@ -178,15 +176,15 @@ class Recordings(Books):
         if row["redo"]:
             # From here on the new result is asked for, whatever the next run's flags are.
             key = request_key(content, row["options"], self.run.provider_kind)
-            again = key == row["result_key"]
-            generation = row["result_generation"] + 1 if again else 1
+            is_same = key == row["result_key"]
+            generation = row["result_generation"] + 1 if is_same else 1
             self.db.execute(
                 "UPDATE recordings SET state = 'found', redo = 0, kept = 0, request_key = ?,"
                 " generation = ? WHERE recording_id = ?",
                 (key, generation, recording_id),
             )
-            redo = Redo(failed=True)
-            if self._wait_for(key, generation, content, row["options"], redo) != "wanted":
+            state = self._wait_for(key, generation, content, row["options"], again=True)
+            if state != "wanted":
                 return None
         if key:
             state = self._wait_for(key, generation, content, row["options"])

@@ -55,12 +55,19 @@ class Results(Books):
 
     @transition
     def record_written(
-        self, attempt_id: int, recording_ids: Sequence[int], size: int, sha256: str
-    ) -> bool:
+        self,
+        attempt_id: int,
+        recording_ids: Sequence[int],
+        size: int,
+        sha256: str,
+        *,
+        is_all: bool = True,
+    ) -> None:
         """
         Note that a result is durable at these recordings.
 
-        False when meanwhile one more recording came to wait for it: write again.
+        Unless meanwhile one more recording came to wait for it, the transcript is done with, and
+        the service's copy may be deleted if `is_all` that was asked for.
         """
         attempt = self.db.execute(
             "SELECT request_key, generation, duration_s FROM attempts WHERE attempt_id = ?",
@@ -86,7 +93,12 @@ class Results(Books):
         ).fetchone()
         if waiting is None:
             self._set_transcript(key, generation, "written")
-        return waiting is None
+            if self.run.deletes and is_all:
+                self.db.execute(
+                    "UPDATE attempts SET deletion = 'due' "
+                    "WHERE attempt_id = ? AND deletion IS NULL",
+                    (attempt_id,),
+                )
 
     @transition
     def record_error(self, attempt_id: int, reason: str, *, again: bool, tries: int) -> bool:
@@ -144,6 +156,28 @@ class Results(Books):
             "WHERE request_key = ? AND generation = ?",
             (reason, row["request_key"], row["generation"]),
         )
+
+    @reading
+    def deletions(self, limit: int) -> list[tuple[int, str]]:
+        """
+        Attempt and transcript id of copies that the service is to delete; at most `limit`.
+
+        Also of earlier runs: it was asked for then. Not while a recording still waits for one.
+        """
+        rows = self.ro.execute(
+            "SELECT a.attempt_id, a.transcript_id FROM attempts a "
+            "JOIN transcripts t USING (request_key, generation) "
+            "WHERE a.deletion = 'due' AND t.state = 'written' AND a.base_url = ? "
+            "AND a.key_fingerprint IN (SELECT value FROM json_each(?)) "
+            "ORDER BY a.attempt_id LIMIT ?",
+            (self.run.base_url, self.own_keys, limit),
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    @transition
+    def record_deleted(self, attempt_id: int) -> None:
+        """Note that the service has no copy any more."""
+        self.db.execute("UPDATE attempts SET deletion = 'done' WHERE attempt_id = ?", (attempt_id,))
 
     @reading
     def lacking(self, limit: int) -> list[tuple[int, bytes, list[str]]]:

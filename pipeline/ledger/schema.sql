@@ -87,6 +87,7 @@ CREATE TABLE attempts (
   model_used      TEXT,
   duration_s      REAL,
   price_usd       REAL,
+  deletion        TEXT CHECK (deletion IN ('due', 'done')), -- of the service's copy, once it is saved here
   CHECK (state IN ('uploading', 'not_accepted') OR (upload_url IS NOT NULL AND request_key IS NOT NULL)),
   CHECK ((state = 'accepted') = (transcript_id IS NOT NULL)),
   CHECK (outcome IS NULL OR state = 'accepted')
@@ -95,6 +96,20 @@ CREATE TABLE attempts (
 -- Paying once: of all attempts at one request key and generation, one may be alive.
 CREATE UNIQUE INDEX attempts_alive ON attempts (request_key, generation)
   WHERE state IN ('submitting', 'ambiguous') OR (state = 'accepted' AND outcome IS NOT 'error');
+
+-- Where the recordings of a root were found last.
+CREATE TABLE roots (
+  name   TEXT NOT NULL PRIMARY KEY,
+  folder BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Transcripts of the account that a ledger made anew cannot account for: nothing is asked for until
+-- the user has said whose they are.
+CREATE TABLE unclaimed (
+  transcript_id TEXT NOT NULL PRIMARY KEY,
+  status        TEXT NOT NULL,
+  audio_url     TEXT
+) STRICT, WITHOUT ROWID;
 
 -- Requests by the second in which they were sent, as far back as the account's limit looks.
 CREATE TABLE requests (
@@ -105,5 +120,6 @@ CREATE TABLE requests (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX attempts_by_state ON attempts (state) WHERE state IN ('uploading', 'uploaded', 'submitting', 'ambiguous');
+CREATE INDEX attempts_to_delete ON attempts (attempt_id) WHERE deletion = 'due';
 CREATE INDEX attempts_by_owner ON attempts (owner, recording_id);
 CREATE INDEX attempts_by_key ON attempts (request_key, generation);

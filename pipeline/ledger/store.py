@@ -13,7 +13,7 @@ import asyncio
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC
 from functools import partial, wraps
@@ -24,11 +24,13 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from pipeline.errors import DiskFull, LedgerUnusable
+from pipeline.errors import DiskFull, LedgerUnusable, Locked
 
-__all__ = ["SCHEMA_VERSION", "Store", "read_only", "reading", "transition"]
+__all__ = ["SCHEMA_VERSION", "Store", "read_only", "reading", "transition", "unusable"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,8 +45,9 @@ class Store:
     db: sqlite3.Connection
     ro: sqlite3.Connection
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, still_held: Callable[[], None] | None = None) -> None:
         self.path = path
+        self._still_held = still_held
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._readers = CapacityLimiter(1)
         self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
@@ -96,6 +99,8 @@ class Store:
             return
         done: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
         try:
+            if self._still_held is not None:
+                self._still_held()  # before anything: who took the folder over must not be met
             self.db.execute("BEGIN IMMEDIATE")
             for call, future, _ in jobs:
                 self.db.execute("SAVEPOINT transition")
@@ -110,7 +115,7 @@ class Store:
                 self.db.execute("RELEASE transition")
             self.db.execute("COMMIT")
             self.committed()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, Locked) as error:
             with suppress(sqlite3.Error):
                 self.db.execute("ROLLBACK")
             done = [(future, None, _meaning(error, self.path)) for _, future, _ in jobs]
@@ -165,8 +170,10 @@ def reading(
     return beside
 
 
-def _meaning(error: sqlite3.Error | OSError, path: Path) -> Exception:
+def _meaning(error: sqlite3.Error | OSError | Locked, path: Path) -> Exception:
     """What an error in the middle of a run means for it: no room, damage, or what it says."""
+    if isinstance(error, Locked):
+        return error
     code = getattr(error, "sqlite_errorcode", None)
     if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in (ENOSPC, EDQUOT):
         return DiskFull(f"no room for the ledger {path}")
@@ -175,7 +182,7 @@ def _meaning(error: sqlite3.Error | OSError, path: Path) -> Exception:
         isinstance(error, OSError | sqlite3.OperationalError)
         or type(error) is sqlite3.DatabaseError
     ):
-        return LedgerUnusable(f"cannot work with the ledger {path}: {error}")
+        return unusable(error, path)
     return error
 
 
@@ -190,9 +197,14 @@ def read_only(path: Path) -> sqlite3.Connection:
             f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False
         )
         db.row_factory = sqlite3.Row
-        db.execute("SELECT 1 FROM recordings LIMIT 1")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
     except sqlite3.Error as error:
-        raise LedgerUnusable(f"cannot read the ledger {path}: {error}") from error
+        raise unusable(error, path) from error
+    if version != SCHEMA_VERSION:
+        raise LedgerUnusable(
+            f"the ledger {path} is of {'a newer' if version > SCHEMA_VERSION else 'an older'}"
+            " overnight; update overnight, or let a run bring the ledger up to date"
+        )
     return db
 
 
@@ -223,9 +235,30 @@ def _open(path: Path) -> sqlite3.Connection:
                 f"the ledger {path} was written by a newer overnight"
                 f" (schema {version}, this one knows {SCHEMA_VERSION}); update overnight"
             )
-        if version == 0:
-            schema = files("pipeline.ledger").joinpath("schema.sql").read_text("utf-8")
-            db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = 1; COMMIT;")
+        if version < SCHEMA_VERSION:
+            changes = "".join(_changes(version))
+            end = f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            db.executescript(f"BEGIN IMMEDIATE; {changes} {end}")
     except sqlite3.DatabaseError as error:
-        raise LedgerUnusable(f"cannot open the ledger {path}: {error}") from error
+        raise unusable(error, path) from error
     return db
+
+
+def _changes(version: int) -> Iterator[str]:
+    """What makes a database of that version one of today's: all of it is one transaction."""
+    sql = files("pipeline.ledger")
+    if version == 0:
+        yield sql.joinpath("schema.sql").read_text("utf-8")
+        return
+    for step in range(version, SCHEMA_VERSION):
+        yield sql.joinpath(f"migrate_{step}.sql").read_text("utf-8")
+
+
+def unusable(error: sqlite3.Error | OSError, path: Path) -> LedgerUnusable:
+    """What an error says about a ledger, and the way out."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+        return LedgerUnusable(
+            f"the ledger {path} is damaged ({error}); `overnight verify --rebuild` puts it aside"
+            " and makes it anew from what is on disk and at the service"
+        )
+    return LedgerUnusable(f"cannot work with the ledger {path}: {error}")

@@ -251,6 +251,11 @@ class Settings(BaseSettings):
     """Try again what failed in earlier runs; nothing of it was paid."""
     checksum: bool = False
     """Read every recording to see if it changed, instead of going by size and times."""
+    delete_remote: bool = False
+    """Delete the service's copy of a transcript and its audio once all that was asked for is
+    saved."""
+    break_lock: bool = False
+    """Take the state folder over from a run on another machine that is known to have ended."""
     wait_lock: bool = False
     """Wait for the run that holds the state folder, instead of leaving at once."""
 

@@ -18,7 +18,7 @@ from anyio import CapacityLimiter, to_thread
 
 from pipeline.errors import SettingsError
 from pipeline.events import Emit, RecordingFound, Skipped, Warned, printable
-from pipeline.ledger import Ledger, Redo
+from pipeline.ledger import Ledger
 from pipeline.models import MAX_UPLOAD_BYTES, SETTLED_S, UNREADABLE, Entry, Root
 from pipeline.names import is_temporary, result_name
 from pipeline.options import canonical
@@ -167,7 +167,7 @@ class Scan:
         """Whether there was anything that could not be looked at."""
 
     async def run(
-        self, ledger: Ledger, redo: Redo, emit: Emit, changed: Callable[[], None] = lambda: None
+        self, ledger: Ledger, emit: Emit, changed: Callable[[], None] = lambda: None
     ) -> None:
         """Record every recording under the roots in the ledger; `changed` is told of each part."""
         thread = CapacityLimiter(1)
@@ -176,7 +176,7 @@ class Scan:
             walk = self._chunks(root)
             while entries := await to_thread.run_sync(next, walk, None, limiter=thread):
                 found = await ledger.record_found(
-                    root.name, entries, self._listing.size_of, self._settings.formats[1:], redo
+                    root.name, entries, self._listing.size_of, self._settings.formats[1:]
                 )
                 for path, size in found.work:
                     emit(RecordingFound(recording=printable(root.prefix + path), size=size))

@@ -27,7 +27,7 @@ from pipeline.errors import (
     RequestRejected,
 )
 from pipeline.files import in_thread
-from pipeline.ledger import Reading, Redo
+from pipeline.ledger import Reading
 from pipeline.models import SETTLED_S, Claim, Uploaded
 from pipeline.options import canonical
 from pipeline.retry import retry
@@ -101,8 +101,7 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
         if claim.content is None and await ledger.seen_before(source.size, source.edges):
             async for _ in source.chunks(settings.upload_chunk):
                 pass
-            redo = Redo(force=settings.force, changed=settings.redo_changed)
-            if not await ledger.recognise(claim, await source.reading(), redo):
+            if not await ledger.recognise(claim, await source.reading()):
                 return None
 
         async def attempt() -> tuple[Uploaded | None, Reading]:

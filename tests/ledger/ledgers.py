@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from pipeline.ledger import Ledger, Reading, Redo, Run
+from pipeline.ledger import Ledger, Reading, Run
 from pipeline.models import AttemptState, Claim, Entry
 from pipeline.names import result_name
 
@@ -66,10 +66,10 @@ class Steps:
     content: bytes = b"one"
     _claims: list[Claim] = field(default_factory=list)
 
-    async def find(self, redo: Redo | None = None, options: str = "{}") -> None:
+    async def find(self, options: str = "{}") -> None:
         """A scan sees it, and no result of it."""
         found = entry(self.path, size=len(self.content), options=options)
-        await self.ledger.record_found("root", [found], lambda _: None, (), redo or Redo())
+        await self.ledger.record_found("root", [found], lambda _: None, ())
 
     async def claim(self) -> Claim:
         """It is taken."""

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.errors import ServiceUnavailable
 from pipeline.ledger import UPLOAD_LIFETIME_S, Ledger, Redo, read_only
-from pipeline.models import AttemptState, RecordingState, TranscriptState, request_key
+from pipeline.models import AttemptState, RecordingState, Root, TranscriptState, request_key
 from tests.ledger.ledgers import HERE, Clock, Steps, entry, ledger_at, reading
 
 pytestmark = pytest.mark.anyio
@@ -327,9 +327,9 @@ async def test_retry_failed_leaves_paid_ones_alone(tmp_path: Path) -> None:
     async with ledger_at(tmp_path) as ledger:
         await Steps(ledger, b"refused.wav").reach(AttemptState.REFUSED)
         await completed(ledger, path=b"paid.wav", content=b"two")
-    async with ledger_at(tmp_path, LATER) as ledger:
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(failed=True))) as ledger:
         for path, content in ((b"refused.wav", b"one"), (b"paid.wav", b"two")):
-            await Steps(ledger, path, content).find(Redo(failed=True))
+            await Steps(ledger, path, content).find()
         claims = await ledger.claim(10)
 
         assert [claim.path for claim in claims] == [b"refused.wav"]
@@ -371,10 +371,10 @@ async def test_one_more_recording_of_a_saved_content_waits_for_a_copy(tmp_path: 
     """A recording that turns out to be equal to a saved one is not wanted: it gets that result."""
     async with ledger_at(tmp_path) as ledger:
         attempt_id = await completed(ledger)
-        assert await ledger.record_written(attempt_id, [1], 10, "digest")
+        await ledger.record_written(attempt_id, [1], 10, "digest")
         claim = await Steps(ledger, b"b.wav").claim()
 
-        assert not await ledger.recognise(claim, reading(), Redo())
+        assert not await ledger.recognise(claim, reading())
         (pending,) = await ledger.pending()
         delivery = await ledger.delivery(pending.attempt_id)
         assert [each.path for each in delivery.recipients] == [b"b.wav"]
@@ -386,11 +386,11 @@ async def test_who_comes_late_is_not_forgotten(tmp_path: Path) -> None:
     async with ledger_at(tmp_path) as ledger:
         attempt_id = await completed(ledger)
         claim = await Steps(ledger, b"b.wav").claim()
-        assert not await ledger.recognise(claim, reading(), Redo())
+        assert not await ledger.recognise(claim, reading())
 
-        assert not await ledger.record_written(attempt_id, [1], 10, "digest")
+        await ledger.record_written(attempt_id, [1], 10, "digest")
         assert await ledger.unfinished() == 1
-        assert await ledger.record_written(attempt_id, [1, 2], 10, "digest")
+        await ledger.record_written(attempt_id, [1, 2], 10, "digest")
         assert await ledger.unfinished() == 0
 
 
@@ -399,7 +399,7 @@ async def test_a_result_without_a_recording_still_goes_somewhere(tmp_path: Path)
     async with ledger_at(tmp_path) as ledger:
         attempt_id = await completed(ledger)
         changed = replace(entry(), size=4, mtime_ns=2)
-        await ledger.record_found("root", [changed], lambda _: None, (), Redo())
+        await ledger.record_found("root", [changed], lambda _: None, ())
         delivery = await ledger.delivery(attempt_id)
 
         assert [(each.path, each.current) for each in delivery.recipients] == [(b"a.wav", False)]
@@ -413,7 +413,8 @@ async def test_the_journal_has_what_a_lost_ledger_needs(tmp_path: Path) -> None:
     path, content = b"caf\xc3\xa9 \xff\n.wav", b"one"
     async with ledger_at(tmp_path) as ledger:
         found = entry(path, options='{"punctuate":false}')
-        await ledger.record_found("root", [found], lambda _: None, (), Redo())
+        await ledger.record_roots([Root("root", b"/somewhere", b"")])
+        await ledger.record_found("root", [found], lambda _: None, ())
         (claim,) = await ledger.claim(1)
         assert await ledger.record_uploaded(claim, reading(content), "upload:1")
         assert await ledger.claim_submit(claim.attempt_id, None)
@@ -423,6 +424,8 @@ async def test_the_journal_has_what_a_lost_ledger_needs(tmp_path: Path) -> None:
     digest = sha256(content).hexdigest()
     told = json.loads(line)
     assert bytes.fromhex(told.pop("path_hex")) == path
+    assert bytes.fromhex(told.pop("folder_hex")) == b"/somewhere"
+    assert bytes.fromhex(told.pop("result_hex")) == path + b".json"
     assert told == {
         "transcript_id": "id-1",
         "upload_url": "upload:1",
@@ -459,18 +462,18 @@ async def written(ledger: Ledger, path: bytes = b"a.wav") -> None:
     await ledger.record_written(attempt_id, [row.recording_id], 10, "digest")
 
 
-async def find_written(ledger: Ledger, redo: Redo, options: str = "{}") -> None:
+async def find_written(ledger: Ledger, options: str = "{}") -> None:
     """A scan that sees the recording and its result, as they were."""
     found = entry(options=options)
-    await ledger.record_found("root", [found], lambda _: 10, (), redo)
+    await ledger.record_found("root", [found], lambda _: 10, ())
 
 
 async def test_force_is_a_generation_of_its_own(tmp_path: Path) -> None:
     """`--force` asks for a written recording once more, as generation 2 and not as 1 again."""
     async with ledger_at(tmp_path) as ledger:
         await written(ledger)
-    async with ledger_at(tmp_path, LATER) as ledger:
-        await find_written(ledger, Redo(force=True))
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(force=True))) as ledger:
+        await find_written(ledger)
         (claim,) = await ledger.claim(10)
         assert await ledger.record_uploaded(claim, reading(), "upload:2")
 
@@ -484,20 +487,20 @@ async def test_force_is_a_generation_of_its_own(tmp_path: Path) -> None:
 
 async def test_consent_is_kept_for_what_was_claimed(tmp_path: Path) -> None:
     """A redo that was claimed goes on without the flag; one that was not claimed does not."""
-    changed = '{"punctuate":false}'
+    changed, redoing = '{"punctuate":false}', replace(HERE, redo=Redo(changed=True))
     async with ledger_at(tmp_path) as ledger:
         await written(ledger)
-    async with ledger_at(tmp_path, replace(HERE, run_id="run-2")) as ledger:
-        await find_written(ledger, Redo(changed=True), changed)
+    async with ledger_at(tmp_path, replace(redoing, run_id="run-2")) as ledger:
+        await find_written(ledger, changed)
     async with ledger_at(tmp_path, replace(HERE, run_id="run-3")) as ledger:
-        await find_written(ledger, Redo(), changed)
+        await find_written(ledger, changed)
         assert await ledger.claim(10) == []
         assert list(await ledger.standing()) == [("kept", None)]
-    async with ledger_at(tmp_path, replace(HERE, run_id="run-4")) as ledger:
-        await find_written(ledger, Redo(changed=True), changed)
+    async with ledger_at(tmp_path, replace(redoing, run_id="run-4")) as ledger:
+        await find_written(ledger, changed)
         assert len(await ledger.claim(10)) == 1
     async with ledger_at(tmp_path, replace(HERE, run_id="run-5")) as ledger:
-        await find_written(ledger, Redo(), changed)
+        await find_written(ledger, changed)
 
         assert len(await ledger.claim(10)) == 1
 
@@ -508,12 +511,13 @@ async def test_missing_is_asked_for_with_force_only(tmp_path: Path) -> None:
         attempt_id = await completed(ledger)
         await ledger.record_missing(attempt_id, "gone")
     for number, redo in enumerate((Redo(), Redo(failed=True), Redo(changed=True))):
-        async with ledger_at(tmp_path, replace(HERE, run_id=f"again-{number}")) as ledger:
-            await Steps(ledger).find(redo)
+        again = replace(HERE, run_id=f"again-{number}", redo=redo)
+        async with ledger_at(tmp_path, again) as ledger:
+            await Steps(ledger).find()
             assert await ledger.claim(10) == []
             assert list(await ledger.standing()) == [("failed", "gone")]
-    async with ledger_at(tmp_path, LATER) as ledger:
-        await Steps(ledger).find(Redo(force=True))
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(force=True))) as ledger:
+        await Steps(ledger).find()
         claims = await ledger.claim(10)
 
         assert len(claims) == 1
@@ -528,9 +532,7 @@ async def test_results_never_share_a_name(tmp_path: Path) -> None:
     """Names that some file system takes for one get eight hex digits to tell them apart."""
     paths = [b"Call.wav", b"call.wav", "caf\u00e9.wav".encode(), "cafe\u0301.wav".encode()]
     async with ledger_at(tmp_path) as ledger:
-        await ledger.record_found(
-            "root", [entry(path) for path in paths], lambda _: None, (), Redo()
-        )
+        await ledger.record_found("root", [entry(path) for path in paths], lambda _: None, ())
 
     results = await standing(tmp_path, "SELECT result FROM recordings ORDER BY recording_id")
     assert results[0] == b"Call.wav.json"
@@ -547,7 +549,7 @@ async def test_a_result_is_only_noted_where_it_is_still_waited_for(tmp_path: Pat
         delivery = await ledger.record_completed(attempt_id, None, 1.0, None)
         recipients = [each.recording_id for each in delivery.recipients]
         changed = replace(entry(steps.path), mtime_ns=9)
-        await ledger.record_found("root", [changed], lambda _: None, (), Redo())
+        await ledger.record_found("root", [changed], lambda _: None, ())
 
         await ledger.record_written(attempt_id, recipients, 3, "f" * 64)
 

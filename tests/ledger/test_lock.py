@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from pipeline.errors import ExitCode, Locked
 from pipeline.ledger.lock import lock
@@ -18,9 +19,9 @@ pytestmark = pytest.mark.anyio
 
 async def test_the_second_is_told_who_has_it(tmp_path: Path) -> None:
     """The text of the lock names the machine and the process that holds it, and what to do."""
-    async with lock(tmp_path / "lock", wait=False):
+    async with lock(tmp_path / "lock"):
         with pytest.raises(Locked, match="--wait-lock") as caught:
-            async with lock(tmp_path / "lock", wait=False):
+            async with lock(tmp_path / "lock"):
                 pytest.fail("two hold one lock")
 
     assert f"{socket.gethostname()} {os.getpid()}" in str(caught.value)
@@ -29,11 +30,11 @@ async def test_the_second_is_told_who_has_it(tmp_path: Path) -> None:
 
 async def test_it_is_free_again(tmp_path: Path) -> None:
     """A lock that was left can be taken, and names nobody meanwhile."""
-    async with lock(tmp_path / "lock", wait=False):
+    async with lock(tmp_path / "lock"):
         pass
 
     assert (tmp_path / "lock").read_text() == ""
-    async with lock(tmp_path / "lock", wait=False):
+    async with lock(tmp_path / "lock"):
         pass
 
 
@@ -46,7 +47,7 @@ async def test_waiting_ends_when_it_is_free(tmp_path: Path) -> None:
             order.append("waited")
 
     with anyio.fail_after(10):
-        async with anyio.create_task_group() as group, lock(tmp_path / "lock", wait=False):
+        async with anyio.create_task_group() as group, lock(tmp_path / "lock"):
             group.start_soon(wait_for_it)
             await anyio.wait_all_tasks_blocked()
             order.append("held")
@@ -61,7 +62,7 @@ async def test_it_dies_with_its_holder(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from pipeline.ledger.lock import lock\n"
         "async def hold():\n"
-        "    async with lock(Path(sys.argv[1]), wait=False):\n"
+        "    async with lock(Path(sys.argv[1])):\n"
         "        sys.stdout.write('held'); sys.stdout.flush()\n"
         "        await anyio.sleep_forever()\n"
         "anyio.run(hold)\n"
@@ -72,10 +73,59 @@ async def test_it_dies_with_its_holder(tmp_path: Path) -> None:
         with anyio.fail_after(20):
             assert await holder.stdout.receive() == b"held"
         with pytest.raises(Locked, match=str(holder.pid)):
-            async with lock(tmp_path / "lock", wait=False):
+            async with lock(tmp_path / "lock"):
                 pass
         holder.send_signal(signal.SIGKILL)
         await holder.wait()
 
-        async with lock(tmp_path / "lock", wait=False):
+        async with lock(tmp_path / "lock"):
             pass
+
+
+ELSEWHERE = "another-machine 4711 2026-11-20T22:00:00+00:00 5eb1f00d\n"
+
+
+async def test_a_holder_elsewhere_is_never_presumed_dead(tmp_path: Path) -> None:
+    """No kernel tells whether a run on another machine lives: its name in the file is enough."""
+    (tmp_path / "lock").write_text(ELSEWHERE)
+
+    with pytest.raises(Locked, match=r"another-machine 4711.*--break-lock"):
+        async with lock(tmp_path / "lock"):
+            pytest.fail("taken from a run that may be alive")
+
+    assert (tmp_path / "lock").read_text() == ELSEWHERE
+
+
+async def test_a_holder_elsewhere_can_be_replaced_by_word_of_the_user(tmp_path: Path) -> None:
+    """`--break-lock` takes the folder over, and then it is held and left as any other."""
+    (tmp_path / "lock").write_text(ELSEWHERE)
+
+    async with lock(tmp_path / "lock", break_=True) as held:
+        await to_thread.run_sync(held.check)
+        with pytest.raises(Locked, match=str(os.getpid())):
+            async with lock(tmp_path / "lock"):
+                pytest.fail("two hold one lock")
+
+    assert (tmp_path / "lock").read_text() == ""
+
+
+async def test_a_live_holder_here_cannot_be_broken(tmp_path: Path) -> None:
+    """`--break-lock` is for other machines: of this one the kernel knows who lives."""
+    async with lock(tmp_path / "lock") as held:
+        with pytest.raises(Locked):
+            async with lock(tmp_path / "lock", break_=True):
+                pytest.fail("taken from a run that is alive")
+
+        await to_thread.run_sync(held.check)
+
+
+async def test_who_lost_the_lock_finds_out(tmp_path: Path) -> None:
+    """A holder whose folder was taken over by another machine learns who has it, and lets it be."""
+    async with lock(tmp_path / "lock") as held:
+        (tmp_path / "other").write_text(ELSEWHERE)
+        (tmp_path / "other").replace(tmp_path / "lock")
+
+        with pytest.raises(Locked, match="another-machine 4711"):
+            await to_thread.run_sync(held.check)
+
+    assert (tmp_path / "lock").read_text() == ELSEWHERE

@@ -2,13 +2,14 @@
 
 import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import anyio
 import pytest
 
-from pipeline.errors import ExitCode, LedgerUnusable
+from pipeline.errors import ExitCode, LedgerUnusable, Locked
 from pipeline.ledger.store import SCHEMA_VERSION, Store, read_only, reading, transition
 
 pytestmark = pytest.mark.anyio
@@ -17,8 +18,8 @@ pytestmark = pytest.mark.anyio
 class Notes(Store):
     """A store of words, that counts its commits and can be held up."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, still_held: Callable[[], None] | None = None) -> None:
+        super().__init__(path, still_held)
         self.commits = 0
         self.threads: set[int] = set()
         self.entered = threading.Event()
@@ -179,7 +180,7 @@ async def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, damage: str) 
     path = tmp_path / "ledger"
     path.write_text(damage)
 
-    with pytest.raises(LedgerUnusable, match="cannot open the ledger"):
+    with pytest.raises(LedgerUnusable, match=r"is damaged.*--rebuild"):
         async with Notes(path):
             pass
 
@@ -206,6 +207,84 @@ async def test_damage_found_later_is_told_as_damage(tmp_path: Path) -> None:
 
     with pytest.raises(LedgerUnusable):
         await use()
+
+
+def shape(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Tables and indexes of a database, with their columns."""
+    with closing(sqlite3.connect(path)) as db:
+        names = db.execute("SELECT type, name, tbl_name FROM sqlite_master ORDER BY 1, 2")
+        return {
+            f"{kind} {name} on {table}": sorted(
+                row[1:] for row in db.execute(f"PRAGMA {kind}_xinfo('{name}')")
+            )
+            for kind, name, table in names.fetchall()
+        }
+
+
+def former(path: Path) -> None:
+    """A ledger as the first version of this program left it, with a recording."""
+    schema = Path(__file__).with_name("schema_1.sql").read_text()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(f"{schema} PRAGMA user_version = 1;")
+        db.execute(
+            "INSERT INTO recordings (root, path, size, mtime_ns, ctime_ns, inode, settled, options,"
+            " result, result_fold, run_id) "
+            "VALUES ('r', x'61', 1, 1, 1, 1, 1, '{}', x'61', 'a', 'x')"
+        )
+        db.commit()
+
+
+async def test_an_older_ledger_becomes_one_of_today(tmp_path: Path) -> None:
+    """A ledger of an older version has the shape of a new one after it was opened, and its rows."""
+    former(tmp_path / "old")
+
+    async with Notes(tmp_path / "old"), Notes(tmp_path / "new"):
+        pass
+
+    assert shape(tmp_path / "old") == shape(tmp_path / "new")
+    with closing(sqlite3.connect(tmp_path / "old")) as db:
+        assert db.execute("SELECT path FROM recordings").fetchall() == [(b"a",)]
+        assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+async def test_an_older_ledger_changes_at_once_or_not_at_all(tmp_path: Path) -> None:
+    """A migration that fails at its end leaves the ledger as it was."""
+    former(tmp_path / "ledger")
+    with closing(sqlite3.connect(tmp_path / "ledger")) as db:
+        db.execute("CREATE TABLE unclaimed (in_the_way)")
+    before = shape(tmp_path / "ledger")
+
+    with pytest.raises(LedgerUnusable, match="unclaimed"):
+        async with Notes(tmp_path / "ledger"):
+            pass
+
+    assert shape(tmp_path / "ledger") == before
+
+
+def test_an_older_ledger_is_not_read_as_if_it_were_new(tmp_path: Path) -> None:
+    """Who only looks changes nothing, and says what brings the ledger up to date."""
+    former(tmp_path / "ledger")
+
+    with pytest.raises(LedgerUnusable, match=r"older.*let a run"):
+        read_only(tmp_path / "ledger")
+
+
+async def test_who_lost_the_folder_writes_nothing_more(tmp_path: Path) -> None:
+    """Once the state folder is another run's, no transition changes anything."""
+    taken = threading.Event()
+
+    def check() -> None:
+        if taken.is_set():
+            raise Locked("another run took it")
+
+    async with Notes(tmp_path / "ledger", check) as notes:
+        await notes.begin()
+        await notes.note("mine")
+        taken.set()
+
+        with pytest.raises(Locked):
+            await notes.note("too late")
+        assert await notes.words() == ["mine"]
 
 
 def test_a_ledger_that_is_not_there_cannot_be_read(tmp_path: Path) -> None:

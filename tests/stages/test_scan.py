@@ -14,7 +14,7 @@ from anyio import to_thread
 
 from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import Event, RecordingFound, Skipped, Warned
-from pipeline.ledger import Ledger, Redo, read_only
+from pipeline.ledger import Ledger, read_only
 from pipeline.models import MAX_UPLOAD_BYTES
 from pipeline.settings import Settings
 from pipeline.stages.scan import MEDIA_SUFFIXES, Listing, Scan, find_roots
@@ -64,7 +64,7 @@ class Eye:
                 listed=None if listed is None else [os.fsencode(path) for path in listed],
             )
         )
-        await looked.scan.run(self.ledger, Redo(), looked.events.append)
+        await looked.scan.run(self.ledger, looked.events.append)
         return looked
 
     def add(self, name: str | bytes, content: bytes = b"sound", age_s: float = 3600.0) -> None:
@@ -270,7 +270,7 @@ async def test_a_folder_that_is_gone_is_told(eye: Eye) -> None:
     await to_thread.run_sync(os.rename, eye.root / "in", eye.root / "moved")
     looked = Looked(scan)
 
-    await scan.run(eye.ledger, Redo(), looked.events.append)
+    await scan.run(eye.ledger, looked.events.append)
 
     assert looked.found == []
     assert scan.incomplete
@@ -295,7 +295,7 @@ async def test_output_inside_input_is_never_entered(eye: Eye) -> None:
         )
     )
 
-    await looked.scan.run(eye.ledger, Redo(), looked.events.append)
+    await looked.scan.run(eye.ledger, looked.events.append)
 
     assert looked.found == ["a.wav"]
 

@@ -68,6 +68,7 @@ its stdin is closed or on SIGTERM. FILE is read at the start, if it exists, and 
     POST /_control/fail      {"transcript_id": id, "sentence": s}
     POST /_control/fail_content  {"content": sha256, "sentence": s, "times": n}
     POST /_control/foreign   {"count": n}
+    POST /_control/reset     {}: a fresh account with the same settings
 
 Source: AssemblyAI openapi.yml; https://www.assemblyai.com/docs/api-reference/overview.
 """
@@ -188,6 +189,15 @@ class ScriptedService(Account):
             if on in ("*", call.kind):
                 event.set()
         self._holding = kept
+
+    def reset(self) -> None:
+        """Forgets everything but its settings: faults, log and whatever the account holds."""
+        self.release()
+        runner = self._runner
+        self.uploads, self.transcripts = {}, {}
+        self.peak_processing = self.peak_open = 0
+        self.__post_init__()
+        self._runner = runner
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Waits until this holds; looks again whenever a request has come, is held or answered."""
@@ -491,6 +501,8 @@ def _done(service: ScriptedService, verb: str, sent: dict[str, Any]) -> object:
             service.fail_content(sent["content"], sent["sentence"], sent.get("times", 1))
         case "foreign":
             return service.add_foreign(sent["count"])
+        case "reset":
+            service.reset()
         case _:
             raise ValueError(f"nothing is done at {verb}")
     return {}

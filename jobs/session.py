@@ -1,0 +1,267 @@
+"""
+What every job works with: in, settings; out, a locked state folder with its ledger and service.
+
+    output and state folder -> lock -> service -> ledger, recovered -> client -> `Context`
+
+A session is one run in the ledger's sense: it has an id, a folder of its own in `runs/`, and leaves
+there what happened.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import anyio
+from anyio import to_thread
+
+from pipeline.client import Client
+from pipeline.errors import BatchError, OutputNotWritable, SettingsError
+from pipeline.events import Completed, Emit, Event, RunStarted, Submitted, Warned
+from pipeline.intake import Intake
+from pipeline.ledger import Ledger, Redo, Run
+from pipeline.ledger.lock import lock
+from pipeline.limiter import Limiter
+from pipeline.logs import hide
+from pipeline.models import Root
+from pipeline.progress import EventFile
+from pipeline.settings import Settings, key_fingerprint, require_key
+from pipeline.stages import Context
+from pipeline.stages.scan import Listing
+
+__all__ = ["Session", "Totals", "session"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """Whom a run talks to."""
+
+    url: str
+    name: str
+    """What the ledger calls it: the URL, or `local`, whose port is a new one each time."""
+    key: str
+
+
+class Totals:
+    """Passes every fact on, and adds up what only facts tell."""
+
+    def __init__(self, *listeners: Emit) -> None:
+        self._listeners = listeners
+        self.transcripts = 0
+        """How many the service has accepted."""
+        self.audio_s = 0.0
+        self.cost_usd: float | None = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Submitted):
+            self.transcripts += 1
+        elif isinstance(event, Completed):
+            self.audio_s += event.audio_duration
+            known = self.cost_usd is not None and event.cost_usd is not None
+            self.cost_usd = (self.cost_usd or 0.0) + (event.cost_usd or 0.0) if known else None
+        for listener in self._listeners:
+            listener(event)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run: what its stages share, and where it leaves its traces."""
+
+    run_id: str
+    context: Context
+    totals: Totals
+    folder: Path
+    """`runs/ID` of the state folder."""
+    started_at: float
+    """The file system's own time before anything was written, Unix seconds."""
+
+
+@asynccontextmanager
+async def session(
+    settings: Settings,
+    *,
+    roots: Sequence[Root] = (),
+    redo: Redo | None = None,
+    emit: Emit,
+    environ: Mapping[str, str] = os.environ,
+) -> AsyncIterator[Session]:
+    """
+    Hold the state folder of these settings, with its ledger open and its service at hand.
+
+    A dry run works on a copy of the ledger, and leaves no trace.
+
+    Raises:
+        SettingsError: nothing says where results go.
+        OutputNotWritable: results could not be saved there.
+        KeyRefused: there is no API key, and the provider needs one.
+        Locked: another run works in the same state folder.
+        LedgerUnusable: the ledger is damaged, or newer than this program.
+    """
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    key, held = "", None
+    async with AsyncExitStack() as stack:
+        if settings.dry_run:
+            state = Path(await stack.enter_async_context(_beside(tempfile.TemporaryDirectory)))
+            started_at = 0.0
+            await to_thread.run_sync(_copy_ledger, settings, state)
+        else:
+            if settings.provider != "local":
+                key = await to_thread.run_sync(require_key, settings, environ)
+            state = settings.state_dir
+            started_at = await to_thread.run_sync(_prepare, settings, state)
+            held = await stack.enter_async_context(
+                lock(state / "lock", wait=settings.wait_lock, break_=settings.break_lock)
+            )
+            if settings.wait_lock:  # whoever held it may have left something since
+                started_at = await to_thread.run_sync(_prepare, settings, state)
+            await to_thread.run_sync(_sweep, os.fsencode(state / "versions"), started_at)
+        folder = state / "runs" / run_id
+        await to_thread.run_sync(lambda: folder.mkdir(parents=True))
+        facts = await stack.enter_async_context(_beside(EventFile, folder / "events.ndjson"))
+        totals = Totals(emit, facts)
+        service = await stack.enter_async_context(_service(settings, state, key))
+        hide(service.key)
+        run = Run(
+            run_id=run_id,
+            provider_kind=settings.provider_kind,
+            base_url=service.name,
+            key_fingerprint=key_fingerprint(service.key),
+            redo=redo or Redo(),
+            deletes=settings.delete_remote,
+        )
+        ledger = await stack.enter_async_context(
+            Ledger(
+                state / "ledger.sqlite3",
+                run,
+                journal=folder / "attempts.ndjson",
+                still_held=held.check if held else None,
+            )
+        )
+        await ledger.recover()
+        await ledger.record_roots(roots)
+        totals(
+            RunStarted(
+                run_id=run_id,
+                version=await to_thread.run_sync(version, "overnight"),
+                provider=settings.provider,
+                output=str(settings.output),
+            )
+        )
+        for address, count in await ledger.elsewhere():
+            totals(Warned(message=f"{count} transcripts are open at {address}, and stay there"))
+        limiter = Limiter(
+            int(settings.requests.count * settings.share),
+            settings.requests.window_s,
+            ramp=settings.ramps,
+            earlier=await ledger.earlier_requests(settings.requests.window_s),
+        )
+        client = await stack.enter_async_context(
+            Client(
+                service.url,
+                service.key,
+                limiter,
+                connect_s=settings.timeouts.connect,
+                stall_s=settings.timeouts.stall,
+                answer_s=settings.timeouts.answer,
+                max_answer_bytes=settings.max_answer,
+            )
+        )
+        context = Context(
+            settings=settings,
+            ledger=ledger,
+            client=client,
+            intake=Intake(settings.in_flight, settings.uploads),
+            emit=totals,
+            roots={root.name: root for root in roots},
+        )
+        yield Session(run_id, context, totals, folder, started_at)
+        with suppress(BatchError):  # said already, if the ledger cannot be written
+            await ledger.record_requests(limiter.take_unrecorded(), settings.requests.window_s)
+
+
+@asynccontextmanager
+async def _beside(
+    opened: Callable[P, AbstractContextManager[T]], *args: P.args, **kwargs: P.kwargs
+) -> AsyncIterator[T]:
+    """What a blocking context manager gives, made, entered and left in a thread."""
+    context = await to_thread.run_sync(partial(opened, *args, **kwargs))
+    entered = await to_thread.run_sync(context.__enter__)
+    try:
+        yield entered
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(context.__exit__, None, None, None)
+
+
+def _prepare(settings: Settings, state: Path) -> float:
+    """
+    Make the folders, prove that results can be saved, and give the file system's time.
+
+    Raises:
+        SettingsError: there is no output folder named.
+        OutputNotWritable: they cannot.
+    """
+    if settings.output is None:
+        raise SettingsError("where shall the results go? Name a folder with `--output`")
+    started_at = 0.0
+    for folder in (settings.output, state):
+        probe = folder / f".{secrets.token_hex(4)}~overnight"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"overnight")
+            started_at = started_at or probe.stat().st_mtime
+        except OSError as error:
+            raise OutputNotWritable(
+                f"cannot write to {folder}: {error.strerror}; nothing was sent"
+            ) from error
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
+    return started_at
+
+
+def _sweep(versions: bytes, started_at: float) -> None:
+    """Remove what a run that was killed left unfinished among the replaced results."""
+    listing = Listing(versions, started_at)
+    for folder, _, _ in os.walk(versions):
+        listing.load(folder)
+
+
+def _copy_ledger(settings: Settings, state: Path) -> None:
+    """A dry run works on a copy, and leaves no trace."""
+    for name in ("ledger.sqlite3", "ledger.sqlite3-wal"):
+        with suppress(FileNotFoundError):
+            shutil.copyfile(settings.state_dir / name, state / name)
+
+
+@asynccontextmanager
+async def _service(settings: Settings, state: Path, key: str) -> AsyncIterator[_Service]:
+    """The provider, started for this run if it is the embedded engine."""
+    if settings.dry_run:
+        yield _Service("http://127.0.0.1", settings.base_url or "local", "none")
+    elif settings.base_url is not None:
+        yield _Service(settings.base_url, settings.base_url, key)
+    else:
+        from pipeline.engine import EngineUnavailable, serve, stored_key
+
+        folder = state / "engine"
+        key = await to_thread.run_sync(stored_key, folder)
+        async with AsyncExitStack() as stack:
+            try:
+                engine = await stack.enter_async_context(
+                    serve(folder, keys=[key], model=settings.engine_model)
+                )
+            except EngineUnavailable as error:
+                raise SettingsError(str(error)) from error
+            yield _Service(engine.url, "local", key)
