@@ -162,7 +162,8 @@ async def _summary(context: Context, scan: Scan, totals: Totals) -> Summary:
         context.emit(Parked(recording=label, reason=why, transcript_id=transcript_id))
     kept_hours = await ledger.kept_hours()
     code = intake.exit_code
-    if counts["failed"] or scan.incomplete or (counts["parked"] and not settings.dry_run):
+    is_left = not settings.dry_run and (counts["parked"] or await ledger.deletions(1))
+    if counts["failed"] or scan.incomplete or is_left:
         code = ExitCode.worst(code, ExitCode.PARTIAL)
     if not counts:
         context.emit(Warned(message="no recordings found"))
@@ -183,6 +184,7 @@ async def _summary(context: Context, scan: Scan, totals: Totals) -> Summary:
         ignored=scan.ignored,
         collected=await ledger.collected(),
         transcripts=totals.transcripts,
+        deleted=totals.deleted,
         audio_hours=round(totals.audio_s / 3600, 6),
         cost_usd=None if totals.cost_usd is None else round(totals.cost_usd, 6),
         requests=dict(context.client.sent),

@@ -25,7 +25,8 @@ from anyio import to_thread
 
 from pipeline.client import Client
 from pipeline.errors import BatchError, OutputNotWritable, SettingsError
-from pipeline.events import Completed, Emit, Event, RunStarted, Submitted, Warned
+from pipeline.events import Completed, Deleted, Emit, Event, RunStarted, Submitted, Warned
+from pipeline.files import probe
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger, Redo, Run
 from pipeline.ledger.lock import lock
@@ -60,12 +61,16 @@ class Totals:
         self._listeners = listeners
         self.transcripts = 0
         """How many the service has accepted."""
+        self.deleted = 0
+        """How many the service has deleted its copy of."""
         self.audio_s = 0.0
         self.cost_usd: float | None = 0.0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Submitted):
             self.transcripts += 1
+        elif isinstance(event, Deleted):
+            self.deleted += 1
         elif isinstance(event, Completed):
             self.audio_s += event.audio_duration
             known = self.cost_usd is not None and event.cost_usd is not None
@@ -216,18 +221,13 @@ def _prepare(settings: Settings, state: Path) -> float:
         raise SettingsError("where shall the results go? Name a folder with `--output`")
     started_at = 0.0
     for folder in (settings.output, state):
-        probe = folder / f".{secrets.token_hex(4)}~overnight"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"overnight")
-            started_at = started_at or probe.stat().st_mtime
+            started_at = probe(os.fsencode(folder)).st_mtime
         except OSError as error:
             raise OutputNotWritable(
                 f"cannot write to {folder}: {error.strerror}; nothing was sent"
             ) from error
-        finally:
-            with suppress(OSError):
-                probe.unlink(missing_ok=True)
     return started_at
 
 

@@ -28,6 +28,7 @@ from pipeline.models import Claim, Pending, Uploaded
 from pipeline.reconcile import Reconciler
 from pipeline.retry import retry
 from pipeline.stages import Context
+from pipeline.stages.delete import delete
 from pipeline.stages.feed import feed
 from pipeline.stages.poll import poll
 from pipeline.stages.scan import Scan
@@ -86,12 +87,14 @@ async def run_batch(context: Context, scan: Scan, stopped: anyio.Event) -> None:
         to_submit, uploads = create_memory_object_stream[Uploaded](settings.uploads)
         to_poll, submitted = create_memory_object_stream[int](math.inf)
         to_write, looks = create_memory_object_stream[Pending](settings.in_flight)
+        to_delete, saved = create_memory_object_stream[None](1)
 
         start(group, 1, partial(_feed, context, scanned, reconciler), to_upload)
         start(group, settings.uploads, partial(upload, context), claims, to_submit)
         start(group, _SUBMITS, partial(submit, context, reconciler), uploads, to_poll)
         start(group, 1, partial(poll, context, reconciler, looking), submitted, to_write)
-        start(group, _WRITES, partial(write, context, looking), looks)
+        start(group, _WRITES, partial(write, context, looking), looks, to_delete)
+        start(group, 1, partial(delete, context), saved)
         group.start_soon(reconciler.run)
 
 
@@ -128,7 +131,8 @@ async def _has_work(context: Context, scanned: anyio.Event) -> bool:
         if await ledger.next_due() is not None or await ledger.unfinished():
             return context.intake.is_open
         if is_last:
-            return False
+            left = await ledger.deletions(1) or await ledger.foreign_ids()
+            return bool(left) and context.intake.is_open
         await change.wait()
 
 

@@ -15,6 +15,7 @@ The error tree: three families, one for each thing that a caller can do about an
   + RecordingError        this recording is lost to this run, the others go on (exit 3)
     - RecordingUnreadable   it vanished, or cannot be opened or read
     - RecordingChanged      it changed while it was being read: still being written
+    - PlaceUnwritable       its result could not be saved where it belongs: nothing is asked for
     - RequestRejected       the service refused the request for good
       . TranscriptUnknown     it has no transcript of that id, or none for this key
     - AnswerUnusable        what the service sent for it cannot be saved
@@ -43,6 +44,7 @@ __all__ = [
     "OptionsRefused",
     "OutputNotWritable",
     "PipelineError",
+    "PlaceUnwritable",
     "RateLimited",
     "RecordingChanged",
     "RecordingError",
@@ -123,9 +125,10 @@ class SettingsError(BatchError):
 
 
 class OutputNotWritable(BatchError):
-    """Raised before anything is sent when results could not be saved."""
+    """Raised when no result can be saved: nothing more is sent, and nothing can be collected."""
 
     exit_code = ExitCode.USAGE
+    collect = False
 
 
 class LedgerUnusable(BatchError):
@@ -183,6 +186,10 @@ class RecordingUnreadable(RecordingError):
 
 class RecordingChanged(RecordingError):
     """Raised when a recording is not what it was when it was opened."""
+
+
+class PlaceUnwritable(RecordingError):
+    """Raised before anything is sent when a result could not be saved where it belongs."""
 
 
 class RequestRejected(RecordingError):

@@ -100,6 +100,12 @@ class Written(Event, tag="written"):
     """Whether what stood there before was kept in `versions/`."""
 
 
+class Deleted(Event, tag="deleted"):
+    """The service has no copy of a transcript and its audio any more, since that was asked for."""
+
+    transcript_id: str
+
+
 class Skipped(Event, tag="skipped"):
     """A recording that is not sent."""
 
@@ -156,6 +162,8 @@ class Summary(Event, tag="summary"):
     """What else lies in the folders: never listed, never sent."""
     collected: int = 0
     """Results of earlier runs, written for recordings that were not asked for this time."""
+    deleted: int = 0
+    """Copies that the service deleted in this run, as asked for."""
     rendered: int = 0
     """Derived files (txt, srt, …) made for results that were already there."""
     transcripts: int = 0

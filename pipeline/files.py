@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial, wraps
 from hashlib import file_digest
+from secrets import token_hex
 from typing import Any, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -21,10 +22,13 @@ from anyio.lowlevel import RunVar
 from pipeline.names import temporary
 
 __all__ = [
+    "cannot_write",
     "copy_whole",
     "in_thread",
     "keep_version",
     "make_folder_of",
+    "obstacle",
+    "probe",
     "put_in_place",
     "remove",
     "sha256_of",
@@ -53,6 +57,46 @@ def in_thread(blocking: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
         return await to_thread.run_sync(partial(blocking, *args, **kwargs), limiter=limiter)
 
     return hop
+
+
+def probe(folder: bytes) -> os.stat_result:
+    """
+    Prove that a file can be made in a folder, by making one; it is gone again.
+
+    Raises:
+        OSError: it cannot.
+    """
+    place = os.path.join(folder, b".%s~overnight" % token_hex(4).encode())
+    try:
+        with open(place, "xb") as file:
+            file.write(b"overnight")
+        return os.stat(place)
+    finally:
+        with suppress(OSError):
+            os.unlink(place)
+
+
+@in_thread
+def cannot_write(folder: bytes) -> bool:
+    """Whether no file can be made in a folder."""
+    try:
+        probe(folder)
+    except OSError:
+        return True
+    return False
+
+
+@in_thread
+def obstacle(place: bytes) -> str | None:
+    """Why no file could be put at a place, in a folder that may have to be made; None: it could."""
+    folder = os.path.dirname(os.path.abspath(place))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        return f"{os.fsdecode(folder)} is no folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"{os.fsdecode(folder)} is not writable"
+    return None
 
 
 @in_thread

@@ -8,6 +8,7 @@ saved yet. Leftovers of an earlier run may exceed a count; nothing new starts un
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from pipeline.errors import BatchError, ExitCode, ServiceUnusable
 __all__ = ["Intake"]
 
 _LOST_IN_A_ROW = 8
+_REFUSED_ALIKE = 3
 
 
 class Intake:
@@ -36,6 +38,8 @@ class Intake:
         self._reached_at = time.monotonic()
         self.refused_options: dict[str, str] = {}
         """Canonical options that the service refuses, and what it said."""
+        self._taken_options: set[str] = set()
+        self._refusals: Counter[tuple[str, str]] = Counter()
         self.exit_code = ExitCode.DONE
         self.reason: str | None = None
         """Why the intake ended; None while it is open or when it ran to its end."""
@@ -133,6 +137,22 @@ class Intake:
         """A request got through to the service."""
         self._lost_in_a_row = 0
         self._reached_at = time.monotonic()
+
+    def took(self, options: str) -> None:
+        """The service took a request with these canonical options: they are not what it minds."""
+        self._taken_options.add(options)
+
+    def refused(self, options: str, said: str) -> bool:
+        """
+        A request with these options was refused; whether they are what the service minds.
+
+        It has not looked at a recording when it refuses: once several in a row are refused in the
+        same words, and none was ever taken with these options, all others would be, too.
+        """
+        self._refusals[options, said] += 1
+        return (
+            options not in self._taken_options and self._refusals[options, said] >= _REFUSED_ALIKE
+        )
 
     @property
     def silence_s(self) -> float:

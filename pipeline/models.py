@@ -161,6 +161,8 @@ class Claim:
     attempt_id: int
     options: Mapping[str, Any]
     """What the user set for it."""
+    result: bytes
+    """Where its JSON goes, relative to the output folder."""
     uploaded: Uploaded | None = None
     """An upload of an earlier run that is still good."""
 

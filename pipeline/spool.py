@@ -97,6 +97,11 @@ class Spool:
             head, self.digest, self.size = await _check(self._fresh)
         return head
 
+    async def head(self) -> Head:
+        """What a copied answer says."""
+        head, _, _ = await _check(self._fresh)
+        return head
+
     async def copy_from(self, source: bytes) -> str:
         """Take a file for the answer; the sha256 of what was copied, hex."""
         self._is_on_disk = True

@@ -105,9 +105,9 @@ def test_errors_carry_what_is_needed_to_act() -> None:
 
 
 def test_what_is_paid_is_fetched_unless_nothing_can_be() -> None:
-    """Only a refused key, a dead service and a full disk end the fetching as well."""
+    """Only a refused key, a dead service and no place for results end the fetching as well."""
     stopping = {
         name for name, c in classes().items() if issubclass(c, BatchError) and not c.collect
     }
 
-    assert stopping == {"KeyRefused", "ServiceUnusable", "DiskFull"}
+    assert stopping == {"KeyRefused", "ServiceUnusable", "DiskFull", "OutputNotWritable"}

@@ -25,6 +25,7 @@ EXAMPLES: list[Event] = [
         cost_usd=None,
     ),
     events.Written(recording="a.wav", transcript_id="t", result="a.wav.json"),
+    events.Deleted(transcript_id="t"),
     events.Skipped(recording="a.wav", reason="empty"),
     events.Failed(recording="a.wav", reason="no"),
     events.Parked(recording="a.wav", reason="later"),
@@ -39,7 +40,7 @@ def test_the_types_are_the_documented_ones() -> None:
 
     assert types == [
         *("run_started", "recording_found", "uploaded", "submitted", "completed", "written"),
-        *("skipped", "failed", "parked", "warning", "summary"),
+        *("deleted", "skipped", "failed", "parked", "warning", "summary"),
     ]
     assert {type(event) for event in EXAMPLES} == set(Event.__subclasses__())
 

@@ -304,3 +304,33 @@ async def test_one_success_shows_that_the_service_is_there() -> None:
         intake.reached()
 
     assert intake.is_open
+
+
+# --- options that the service minds ---------------------------------------------------------------
+
+
+def test_options_that_are_refused_alike_again_and_again_are_the_cause() -> None:
+    """Three refusals in the same words, with the same options, are no matter of the recordings."""
+    intake = Intake(in_flight=1, uploads=1)
+
+    said = [intake.refused("{}", "no"), intake.refused("{}", "no"), intake.refused("{}", "no")]
+
+    assert said == [False, False, True]
+
+
+@pytest.mark.parametrize("others", [("{}", "other words"), ('{"punctuate":true}', "no")])
+def test_refusals_that_differ_are_none_of_the_options(others: tuple[str, str]) -> None:
+    """Other words or other options are another cause, which is counted by itself."""
+    intake = Intake(in_flight=1, uploads=1)
+    intake.refused("{}", "no")
+    intake.refused("{}", "no")
+
+    assert not intake.refused(*others)
+
+
+def test_options_that_were_taken_once_are_not_the_cause() -> None:
+    """Once the service took a request with these options, it is the recordings that it minds."""
+    intake = Intake(in_flight=1, uploads=1)
+    intake.took("{}")
+
+    assert not any(intake.refused("{}", "no") for _ in range(10))

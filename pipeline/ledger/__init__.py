@@ -8,6 +8,7 @@ done again is a row that is due again. States are drawn in docs/design.md.
     store       one file, one writer thread     schema.sql   tables, and what they forbid
     books       what the next three share       lock         one run at a time
     recordings  found, claimed                  accounts     counted, for people
+    mounts      is this disk a local one
     attempts    uploaded, submitted, accepted or not
     results     completed, written
 

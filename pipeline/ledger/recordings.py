@@ -163,8 +163,12 @@ class Recordings(Books):
         Without `anew` only those are taken that this run has taken before.
         """
         due = self._due(anew) | {"limit": limit}
-        rows = self.db.execute(_DUE + " ORDER BY r.root, r.path LIMIT :limit", due)
-        claims = [self._claim(row) for row in rows.fetchall()]
+        for tried in ("r.tries = 0", "r.tries > 0"):  # a second pass begins when the first is over
+            query = f"{_DUE} AND {tried} ORDER BY r.root, r.path LIMIT :limit"
+            rows = self.db.execute(query, due).fetchall()
+            if rows:
+                break
+        claims = [self._claim(row) for row in rows]
         return [claim for claim in claims if claim is not None]
 
     def _due(self, anew: bool) -> dict[str, Any]:
@@ -225,6 +229,7 @@ class Recordings(Books):
             content=content,
             attempt_id=attempt_id,
             options=options,
+            result=row["result"],
             uploaded=uploaded
             and Uploaded(
                 attempt_id,

@@ -2,8 +2,9 @@
 Results: in, what a GET of a transcript said; out, what is still pending, and who waits for it.
 """
 
+import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pipeline.ledger.books import Books
 from pipeline.ledger.store import reading, transition
@@ -158,19 +159,21 @@ class Results(Books):
         )
 
     @reading
-    def deletions(self, limit: int) -> list[tuple[int, str]]:
+    def deletions(self, limit: int, *, but: Collection[int] = ()) -> list[tuple[int, str]]:
         """
         Attempt and transcript id of copies that the service is to delete; at most `limit`.
 
         Also of earlier runs: it was asked for then. Not while a recording still waits for one.
+        `but` are attempts to leave out.
         """
         rows = self.ro.execute(
             "SELECT a.attempt_id, a.transcript_id FROM attempts a "
             "JOIN transcripts t USING (request_key, generation) "
             "WHERE a.deletion = 'due' AND t.state = 'written' AND a.base_url = ? "
             "AND a.key_fingerprint IN (SELECT value FROM json_each(?)) "
+            "AND a.attempt_id NOT IN (SELECT value FROM json_each(?)) "
             "ORDER BY a.attempt_id LIMIT ?",
-            (self.run.base_url, self.own_keys, limit),
+            (self.run.base_url, self.own_keys, json.dumps(sorted(but)), limit),
         )
         return [(row[0], row[1]) for row in rows]
 

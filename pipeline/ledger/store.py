@@ -25,6 +25,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from pipeline.errors import DiskFull, LedgerUnusable, Locked
+from pipeline.ledger.mounts import mount_table, remote_file_system
 
 __all__ = ["SCHEMA_VERSION", "Store", "read_only", "reading", "transition", "unusable"]
 
@@ -216,15 +217,14 @@ def _open(path: Path) -> sqlite3.Connection:
     since SQLite 3.7.0 to 3.51.2 can lose pages when two connections checkpoint at once; see
     https://www.sqlite.org/wal.html#walresetbug.
     """
+    if kind := remote_file_system(path.parent, mount_table()):
+        raise _unfit(path, kind)
     try:
         db = sqlite3.connect(path, isolation_level=None)
         db.row_factory = sqlite3.Row
         (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
-            raise LedgerUnusable(
-                f"the file system of {path.parent} cannot hold the ledger (journal mode {mode});"
-                " name a folder on a local disk with `--state`"
-            )
+            raise _unfit(path, f"journal mode {mode}")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         if sys.platform == "darwin":
@@ -242,6 +242,13 @@ def _open(path: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         raise unusable(error, path) from error
     return db
+
+
+def _unfit(path: Path, why: str) -> LedgerUnusable:
+    return LedgerUnusable(
+        f"the file system of {path.parent} cannot hold the ledger ({why});"
+        " name a folder on a local disk with `--state`, the results may stay where they are"
+    )
 
 
 def _changes(version: int) -> Iterator[str]:

@@ -7,6 +7,7 @@ The stages, in the order in which data flows:
     submit  uploads            -> submitted             asking once for a transcript
     poll    submitted, ledger  -> looks                 what the service may have finished
     write   looks              -> files, ledger         fetched, checked, durable
+    delete  saved, ledger      -> the service           its copies, where that was asked for
 
 A stage is a plain coroutine that returns when its input ends. It knows its streams and what all
 stages share, a `Context`; never another stage. What has to be done again is a row of the ledger
@@ -42,6 +43,11 @@ class Context:
         """How a recording is called in events."""
         known = self.roots.get(root)
         return printable((known.prefix if known else root.encode() + b"/") + path)
+
+    def place(self, result: bytes) -> bytes:
+        """The absolute path of a result."""
+        assert self.settings.output is not None
+        return os.path.join(os.fsencode(self.settings.output), result)
 
     def where(self, root: str, path: bytes) -> bytes:
         """The absolute path of a recording; its root is one of this run."""

@@ -97,6 +97,7 @@ async def _ask(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> 
         match outcome:
             case Accepted(transcript_id):
                 context.intake.reached()
+                context.intake.took(canonical(uploaded.options))
                 if await ledger.record_accepted(attempt_id, transcript_id):
                     context.emit(
                         events.Submitted(
@@ -125,16 +126,26 @@ async def _refused(context: Context, uploaded: Uploaded, error: PipelineError) -
         await ledger.set_aside(uploaded.attempt_id, _AGAIN_IN_S)
         if isinstance(error, ConnectionLost):
             intake.lost(str(error))
-    elif isinstance(error, OptionsRefused) and context.settings.rules:
-        # Other recordings have other options: only those with the same ones are hopeless.
-        intake.refused_options[canonical(uploaded.options)] = str(error)
-        await ledger.record_refused(uploaded.attempt_id, str(error))
-        label = context.label(uploaded.root, uploaded.path)
-        context.emit(events.Failed(recording=label, reason=str(error)))
-    elif isinstance(error, BatchError):
+    elif isinstance(error, BatchError) and not _is_of_its_options(context, error):
         await ledger.set_aside(uploaded.attempt_id)
         intake.end(error)
     else:
+        options = canonical(uploaded.options)
         await ledger.record_refused(uploaded.attempt_id, str(error))
         label = context.label(uploaded.root, uploaded.path)
         context.emit(events.Failed(recording=label, reason=str(error)))
+        if intake.refused(options, str(error)) or isinstance(error, OptionsRefused):
+            _end_options(context, options, str(error))
+
+
+def _is_of_its_options(context: Context, error: BatchError) -> bool:
+    """Whether other recordings, which have other options, may have more luck."""
+    return isinstance(error, OptionsRefused) and bool(context.settings.rules)
+
+
+def _end_options(context: Context, options: str, said: str) -> None:
+    """Send nothing more with options that the service refuses."""
+    if context.settings.rules:
+        context.intake.refused_options[options] = said
+    else:
+        context.intake.end(OptionsRefused(f"the service refuses all alike: {said}"))

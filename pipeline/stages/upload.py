@@ -21,12 +21,13 @@ from pipeline import events
 from pipeline.errors import (
     AttemptsExhausted,
     BatchError,
+    PlaceUnwritable,
     RecordingChanged,
     RecordingError,
     RecordingUnreadable,
     RequestRejected,
 )
-from pipeline.files import in_thread
+from pipeline.files import in_thread, obstacle
 from pipeline.ledger import Reading
 from pipeline.models import SETTLED_S, Claim, Uploaded
 from pipeline.options import canonical
@@ -97,6 +98,8 @@ async def _upload(context: Context, claim: Claim) -> Uploaded | None:
 async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
     ledger, client, settings = context.ledger, context.client, context.settings
     where = context.where(claim.root, claim.path)
+    if why_not := await obstacle(context.place(claim.result)):
+        raise PlaceUnwritable(f"its result could not be saved: {why_not}; nothing was sent")
     async with await Source.open(where, follow_links=settings.follow_links) as source:
         if claim.content is None and await ledger.seen_before(source.size, source.edges):
             async for _ in source.chunks(settings.upload_chunk):

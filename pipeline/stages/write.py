@@ -10,26 +10,29 @@ nothing that goes wrong here can lose it or pay for it again.
 import errno
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from math import inf
 from typing import TypeVar
 
 import aiofiles
+import anyio
 from anyio import BrokenWorkerProcess, to_process
-from anyio.streams.memory import MemoryObjectReceiveStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from pipeline import events
 from pipeline.errors import (
     AnswerUnusable,
     BatchError,
     DiskFull,
+    OutputNotWritable,
     PipelineError,
     RecordingError,
     TranscriptUnknown,
 )
 from pipeline.events import printable
-from pipeline.files import keep_version, sha256_of, write_whole
+from pipeline.files import cannot_write, keep_version, sha256_of, write_whole
 from pipeline.models import Delivery, Pending, Recipient
 from pipeline.names import derived, version
 from pipeline.render import RenderError, render
@@ -50,16 +53,26 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 async def write(
-    context: Context, looking: set[str], looks: MemoryObjectReceiveStream[Pending]
+    context: Context,
+    looking: set[str],
+    looks: MemoryObjectReceiveStream[Pending],
+    saved: MemoryObjectSendStream[None],
 ) -> None:
-    """Look at each transcript, and save it if it is finished; then it is out of `looking`."""
-    async with looks:
+    """
+    Look at each transcript, and save it if it is finished; then it is out of `looking`.
+
+    `saved` is told that the service's copy may not be needed any more; what is, the ledger knows.
+    """
+    async with looks, saved:
         async for pending in looks:
             try:
                 if context.intake.collects:
                     await _settle(context, pending)
             finally:
                 looking.discard(pending.transcript_id)
+            if context.settings.delete_remote:
+                with suppress(anyio.WouldBlock):  # told already
+                    saved.send_nowait(None)
 
 
 async def _settle(context: Context, pending: Pending) -> None:
@@ -102,11 +115,13 @@ async def _look(context: Context, pending: Pending) -> bool:
                 if head.text is None:
                     raise AnswerUnusable("the service says `completed` and sends no text")
                 delivery = await _completed(context, pending, head)
-                if head.redact_pii_audio and not await _save_redacted(
-                    context, pending, delivery, head.redact_pii_audio_quality or "mp3"
-                ):
-                    return False  # still being made: looked at again, with the transcript
-                await _deliver(context, pending, delivery, spool)
+                has_audio = True
+                if suffix := _redacted_suffix(head):
+                    url = await _redacted_url(context, pending)
+                    if url is None and not _is_late(context, pending):
+                        return False  # still being made: looked at again, with the transcript
+                    has_audio = await _save_redacted(context, pending, delivery, suffix, url)
+                await _deliver(context, pending, delivery, spool, is_all=has_audio)
                 return True
         return False  # queued or processing, or a status that nobody knows yet
 
@@ -191,6 +206,10 @@ async def _put_off(context: Context, pending: Pending, error: Exception) -> None
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         context.intake.end(DiskFull(f"no room for results: {error.strerror}"))
         return
+    if isinstance(error, OSError) and await cannot_write(context.place(b"")):
+        message = f"cannot write to {context.settings.output} any more: {error.strerror}"
+        context.intake.end(OutputNotWritable(f"{message}; what is paid is fetched by the next run"))
+        return
     reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
     await context.ledger.park([pending.attempt_id], f"cannot be fetched or saved: {reason}")
     context.intake.left(pending.attempt_id)
@@ -200,21 +219,16 @@ async def _put_off(context: Context, pending: Pending, error: Exception) -> None
 # --- delivery -------------------------------------------------------------------------------------
 
 
-def _output(context: Context) -> bytes:
-    assert context.settings.output is not None
-    return os.fsencode(context.settings.output)
-
-
 def _place(context: Context, pending: Pending, recipient: Recipient) -> bytes:
     """Where the result goes: to its recording, or among the versions if that has changed."""
     if recipient.current:
-        return os.path.join(_output(context), recipient.result)
+        return context.place(recipient.result)
     return os.path.join(_versions(context), version(recipient.result, pending.transcript_id))
 
 
 def _spool(context: Context, pending: Pending, suffix: str | None = None) -> Spool:
     """For the JSON of a transcript, or for a file that belongs to it."""
-    place = os.path.join(_output(context), pending.result)
+    place = context.place(pending.result)
     return Spool(derived(place, suffix) if suffix else place, pending.transcript_id)
 
 
@@ -227,7 +241,7 @@ async def _copy_written(context: Context, pending: Pending) -> bool:
     delivery = await context.ledger.delivery(pending.attempt_id)
     if delivery.copy is None:
         return False
-    source, digest = os.path.join(_output(context), delivery.copy[0]), delivery.copy[1]
+    source, digest = context.place(delivery.copy[0]), delivery.copy[1]
     async with _spool(context, pending) as spool:
         try:
             found = await spool.copy_from(source)
@@ -235,28 +249,46 @@ async def _copy_written(context: Context, pending: Pending) -> bool:
             return False
         if found != digest:
             return False
+        if suffix := _redacted_suffix(await spool.head()):
+            async with _spool(context, pending, suffix) as audio:
+                try:
+                    await audio.copy_from(derived(source, suffix))
+                except FileNotFoundError:
+                    return False
+                await _put_beside(context, pending, delivery, audio, suffix)
         await _deliver(context, pending, delivery, spool)
     return True
 
 
-async def _save_redacted(
-    context: Context, pending: Pending, delivery: Delivery, suffix: str
-) -> bool:
-    """Save the redacted audio beside the results, before they are; False while it is made."""
+def _redacted_suffix(head: Head) -> str | None:
+    """What the redacted audio beside a result is called, None when none was asked for."""
+    return f"redacted.{head.redact_pii_audio_quality or 'mp3'}" if head.redact_pii_audio else None
+
+
+async def _redacted_url(context: Context, pending: Pending) -> str | None:
+    """Where the redacted audio is, None while it is being made, "" when there will be none."""
     try:
-        url = await retry(partial(context.client.redacted_audio, pending.transcript_id))
+        return await retry(partial(context.client.redacted_audio, pending.transcript_id))
     except RecordingError as error:
         message = f"no redacted audio for transcript {pending.transcript_id}: {error}"
         context.emit(events.Warned(message=message))
-        return True
+        return ""
+
+
+def _is_late(context: Context, pending: Pending) -> bool:
+    return context.ledger.now() - (pending.finished_at or inf) > _REDACTION_S
+
+
+async def _save_redacted(
+    context: Context, pending: Pending, delivery: Delivery, suffix: str, url: str | None
+) -> bool:
+    """Save the redacted audio beside the results, before they are; whether there was any."""
     if url is None:
-        is_late = context.ledger.now() - (pending.finished_at or inf) > _REDACTION_S
-        if is_late:
-            message = f"no redacted audio for transcript {pending.transcript_id} after so long"
-            context.emit(events.Warned(message=message))
-        return is_late
-    places = [_place(context, pending, each) for each in delivery.recipients]
-    async with _spool(context, pending, f"redacted.{suffix}") as spool:
+        message = f"no redacted audio for transcript {pending.transcript_id} after so long"
+        context.emit(events.Warned(message=message))
+    if not url:
+        return False
+    async with _spool(context, pending, suffix) as spool:
 
         async def attempt() -> None:
             await spool.rewind()
@@ -264,14 +296,23 @@ async def _save_redacted(
             await spool.close()
 
         await _patiently(attempt)
-        audio = [derived(place, f"redacted.{suffix}") for place in places]
-        for place in sorted(audio, key=lambda place: place == spool.place):
-            await _keep(context, place, spool.digest)
-            await spool.put(place)
+        await _put_beside(context, pending, delivery, spool, suffix)
     return True
 
 
-async def _deliver(context: Context, pending: Pending, delivery: Delivery, spool: Spool) -> None:
+async def _put_beside(
+    context: Context, pending: Pending, delivery: Delivery, spool: Spool, suffix: str
+) -> None:
+    """Put what belongs to a result beside it, wherever the result is waited for."""
+    places = [derived(_place(context, pending, each), suffix) for each in delivery.recipients]
+    for place in sorted(places, key=lambda place: place == spool.place):
+        await _keep(context, place, spool.digest)
+        await spool.put(place)
+
+
+async def _deliver(
+    context: Context, pending: Pending, delivery: Delivery, spool: Spool, *, is_all: bool = True
+) -> None:
     """Put a whole answer wherever it is waited for, then say so in the ledger."""
     formats = context.settings.formats[1:]
     written = []
@@ -292,7 +333,9 @@ async def _deliver(context: Context, pending: Pending, delivery: Delivery, spool
                     replaced=replaced,
                 )
             )
-    await context.ledger.record_written(pending.attempt_id, written, spool.size, spool.digest)
+    await context.ledger.record_written(
+        pending.attempt_id, written, spool.size, spool.digest, is_all=is_all
+    )
 
 
 async def _keep(context: Context, place: bytes, digest: str) -> bool:
@@ -304,7 +347,7 @@ async def _keep(context: Context, place: bytes, digest: str) -> bool:
     standing = await sha256_of(place)
     if standing in (None, digest):
         return False
-    name = place.removeprefix(os.path.join(_output(context), b""))
+    name = place.removeprefix(context.place(b""))
     kept = version(name, str(standing)[:12])
     await keep_version(place, os.path.join(_versions(context), kept))
     return True
@@ -316,7 +359,7 @@ async def render_lacking(context: Context) -> int:
     while batch := await context.ledger.lacking(_RENDER_BATCH):
         for _, result, formats in batch:
             try:
-                made += await _render(context, os.path.join(_output(context), result), formats)
+                made += await _render(context, context.place(result), formats)
             except OSError as error:
                 name = printable(result)
                 context.emit(events.Warned(message=f"cannot render {name}: {error.strerror}"))

@@ -525,6 +525,23 @@ async def test_missing_is_asked_for_with_force_only(tmp_path: Path) -> None:
         assert await ledger.claim_submit(claims[0].attempt_id, None)
 
 
+async def test_a_second_pass_comes_after_the_first(tmp_path: Path) -> None:
+    """What failed for a passing reason is due again, behind all that was not tried yet."""
+    clock = Clock()
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        await Steps(ledger, b"a.wav").find()
+        (first,) = await ledger.claim(1)
+        assert await ledger.fail_upload(first, "a hiccup", 30.0, 2)
+        await Steps(ledger, b"b.wav").find()
+        assert [claim.path for claim in await ledger.claim(1)] == [b"b.wav"]
+        await Steps(ledger, b"c.wav").find()
+        clock.now += 31
+
+        order = [claim.path for _ in range(2) for claim in await ledger.claim(10)]
+
+        assert order == [b"c.wav", b"a.wav"]
+
+
 # --- names of results --------------------------------------------------------------------------
 
 

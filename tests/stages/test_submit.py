@@ -289,6 +289,47 @@ async def test_refused_options_of_all_end_the_intake(archive: Archive) -> None:
     assert archive.service.requests["upload"] < 6
 
 
+@pytest.mark.parametrize("is_by_rule", [False, True])
+async def test_refusals_alike_are_of_the_options(archive: Archive, is_by_rule: bool) -> None:
+    """Three refusals in the same words end their options, whatever the words: uploads end, too."""
+    for number in range(20):
+        archive.add(f"bad/{number:02}.wav", b"bad %d" % number)
+    rules = [{"match": "bad/*", "punctuate": False}] if is_by_rule else []
+    if is_by_rule:
+        archive.add("good.wav", b"good")
+    refuse = Fault(
+        on="submit",
+        action="answer",
+        times=None,
+        status=400,
+        body='{"error": "The following models are not available in this language: universal-2"}',
+        match=lambda call: not is_by_rule or call.sent.get("punctuate") is False,
+    )
+    archive.service.faults.add(refuse)
+
+    outcome = await archive.run(rules=rules, uploads=1, concurrency=1)
+
+    assert refuse.met < 8
+    assert archive.service.requests["upload"] < 12
+    assert sorted(archive.results()) == (["good.wav.json"] if is_by_rule else [])
+    code = ExitCode.PARTIAL if is_by_rule else ExitCode.USAGE
+    assert outcome.summary.exit_code == code
+
+
+async def test_refusals_of_recordings_stop_nobody(archive: Archive) -> None:
+    """Refusals that come among acceptances are about recordings, however many there are."""
+    for number in range(12):
+        archive.add(f"{number:02}.wav", b"%d" % number)
+    refuse = Fault(
+        on="submit", action="answer", times=8, skip=1, status=400, body='{"error": "not this one"}'
+    )
+    archive.service.faults.add(refuse)
+
+    outcome = await archive.run(uploads=1)
+
+    assert (outcome.summary.written, outcome.summary.failed) == (4, 8)
+
+
 # --- key and balance ---------------------------------------------------------------------------
 
 

@@ -5,11 +5,12 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from pipeline.errors import ExitCode
 from pipeline.events import Completed, Failed, Written
-from tests.support.runs import Archive, opened
+from tests.support.runs import Archive, Outcome, opened
 from tests.support.service import Fault
 
 pytestmark = pytest.mark.anyio
@@ -226,7 +227,7 @@ async def test_results_are_written_with_ordinary_rights(archive: Archive) -> Non
 
 
 async def test_a_result_that_cannot_be_placed(archive: Archive) -> None:
-    """Something in the way of one result parks that one; it is paid, and written once it can be."""
+    """A recording whose result has no place is not sent, until a run finds that it has one."""
     archive.add("a.wav", ONE)
     archive.add("b/c.wav", TWO)
     archive.output.mkdir()
@@ -234,13 +235,63 @@ async def test_a_result_that_cannot_be_placed(archive: Archive) -> None:
 
     outcome = await archive.run()
 
-    assert outcome.summary.written == 1
-    assert outcome.summary.parked == 1
+    assert (outcome.summary.written, outcome.summary.failed) == (1, 1)
     assert outcome.summary.exit_code == ExitCode.PARTIAL
+    assert "is no folder; nothing was sent" in str(outcome.summary.reasons)
+    assert archive.service.requests["upload"] == 1
     (archive.output / "b").unlink()
     again = await archive.run()
     assert again.summary.written == 1
     assert archive.service.requests["submit"] == 2
+
+
+async def test_a_place_that_is_taken_meanwhile(archive: Archive) -> None:
+    """Something that comes in the way of a paid result parks it; the next run writes it."""
+    archive.add("a.wav", ONE)
+    archive.add("b/c.wav", TWO)
+    archive.service.faults.add(Fault(on="get", action="hold", times=2))
+
+    async with anyio.create_task_group() as group:
+        outcomes: list[Outcome] = []
+
+        async def run() -> None:
+            outcomes.append(await archive.run())
+
+        group.start_soon(run)
+        await archive.service.held("get", 2)
+        (archive.output / "b").write_text("a file where a folder is to be")
+        archive.service.release()
+
+    assert (outcomes[0].summary.written, outcomes[0].summary.parked) == (1, 1)
+    (archive.output / "b").unlink()
+    assert (await archive.run()).summary.written == 1
+    assert archive.service.requests["submit"] == 2
+
+
+async def test_an_output_that_is_gone_ends_the_intake(archive: Archive) -> None:
+    """Once no result can be saved nothing more is sent, and what is paid is fetched when it can."""
+    for number in range(12):
+        archive.add(f"{number:02}.wav", b"%d" % number)
+    line = ["--state", archive.root / "state", "--uploads", "1", "--concurrency", "2", "--json"]
+    archive.service.faults.add(Fault(on="get", action="hold", times=1))
+
+    async with archive.started(*archive.run_line(*line)) as process:
+        with anyio.fail_after(60):
+            await archive.service.held("get")
+            archive.output.rename(archive.root / "elsewhere")
+            archive.output.write_text("a file where the output was")
+            archive.service.release()
+            ended = await archive.ended(process)
+    sent = archive.service.requests["submit"]
+    archive.output.unlink()
+    (archive.root / "elsewhere").rename(archive.output)
+    again = await archive.command(*archive.run_line(*line))
+
+    assert ended.exit_code == ExitCode.USAGE
+    assert "cannot write to" in ended.summary["reason"]
+    assert sent < 8
+    assert (again.exit_code, len(archive.results())) == (ExitCode.DONE, 12)
+    assert set(archive.service.billable.values()) == {1}
 
 
 async def test_written_is_told_when_it_is_there(archive: Archive) -> None:

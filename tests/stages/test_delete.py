@@ -1,0 +1,176 @@
+"""The service's copies are deleted when that was asked for, and never before all is saved."""
+
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from pipeline.errors import ExitCode
+from pipeline.events import Deleted, Warned
+from tests.stages.test_redacted_audio import OPTIONS, ready, storage
+from tests.support.runs import Archive, opened
+from tests.support.service import Fault
+
+pytestmark = pytest.mark.anyio
+
+ONE = b"one"
+
+
+@pytest.fixture
+async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
+    async with opened(tmp_path) as archive:
+        archive.add("a.wav", ONE)
+        yield archive
+
+
+def deleted(archive: Archive) -> list[bool]:
+    """Of each transcript whether the service has deleted it."""
+    return [transcript.is_deleted for transcript in archive.service]
+
+
+async def test_copies_are_deleted_once_saved(archive: Archive) -> None:
+    """With `--delete-remote` each transcript is deleted at the service, and its result is here."""
+    archive.add("b.wav", ONE)
+    archive.add("c.wav", b"three")
+
+    outcome = await archive.run(delete_remote=True)
+
+    assert (outcome.summary.written, outcome.summary.deleted) == (3, 2)
+    assert outcome.summary.exit_code == ExitCode.DONE
+    assert deleted(archive) == [True, True]
+    assert {event.transcript_id for event in outcome.of(Deleted)} == set(
+        archive.service.transcripts
+    )
+    assert all(b'"completed"' in result for result in archive.results().values())
+
+
+async def test_nothing_is_deleted_unasked(archive: Archive) -> None:
+    """Without the flag the service keeps its copies, those of earlier runs as well."""
+    await archive.run()
+    archive.add("b.wav", b"two")
+
+    outcome = await archive.run(delete_remote=True)
+    await archive.run()
+
+    assert outcome.summary.deleted == 1
+    assert deleted(archive) == [False, True]
+
+
+async def test_a_deletion_that_failed_is_made_up_for(archive: Archive) -> None:
+    """What the service would not delete is told, makes exit code 3, and is due in the next run."""
+    archive.service.faults.add(Fault(on="delete", action="answer", status=400, times=None))
+    first = await archive.run(delete_remote=True)
+    archive.service.faults.clear()
+
+    second = await archive.run()
+    third = await archive.run()
+
+    assert (first.summary.exit_code, first.summary.written) == (ExitCode.PARTIAL, 1)
+    assert any("is not deleted" in warned.message for warned in first.of(Warned))
+    assert (second.summary.exit_code, second.summary.deleted) == (ExitCode.DONE, 1)
+    assert third.summary.requests == {}
+    assert deleted(archive) == [True]
+
+
+async def test_a_lost_answer_to_a_deletion_does_no_harm(archive: Archive) -> None:
+    """A deletion is repeated until it is known: the service says yes to it twice."""
+    archive.service.faults.add(Fault(on="delete", action="drop_after", times=1))
+
+    outcome = await archive.run(delete_remote=True)
+
+    assert outcome.summary.deleted == 1
+    assert archive.service.requests["delete"] == 2
+
+
+async def test_what_is_gone_already_counts_as_deleted(archive: Archive) -> None:
+    """An id that the service does not know any more has no copy there to delete."""
+    archive.service.faults.add(Fault(on="delete", action="unknown_id", times=None))
+
+    outcome = await archive.run(delete_remote=True)
+    again = await archive.run(delete_remote=True)
+
+    assert (outcome.summary.deleted, outcome.summary.exit_code) == (1, ExitCode.DONE)
+    assert again.summary.requests == {}
+
+
+async def test_not_before_redacted_audio_is_here(tmp_path: Path) -> None:
+    """A transcript whose redacted audio could not be had is saved, and kept at the service."""
+    async with opened(tmp_path) as archive:
+        archive.add("a.wav", ONE)
+        no = '{"error":"not today"}'
+        archive.service.faults.add(
+            Fault(on="export", action="answer", status=400, body=no, times=None)
+        )
+
+        outcome = await archive.run(transcript=OPTIONS, delete_remote=True)
+
+        assert (outcome.summary.written, outcome.summary.deleted) == (1, 0)
+        assert deleted(archive) == [False]
+
+
+async def test_with_redacted_audio_at_every_path(tmp_path: Path) -> None:
+    """Equal recordings get the audio too, also one that comes after the service deleted it."""
+    async with opened(tmp_path) as archive, storage() as (url, _):
+        archive.add("a.wav", ONE)
+        archive.add("b.wav", ONE)
+        archive.service.faults.add(ready(url))
+        await archive.run(transcript=OPTIONS, delete_remote=True)
+        assert deleted(archive) == [True]
+        archive.add("later/c.wav", ONE)
+
+        outcome = await archive.run(transcript=OPTIONS, delete_remote=True)
+
+        results = archive.results()
+        assert outcome.summary.written == 1
+        assert len({results[f"{name}.wav.json"] for name in ("a", "b", "later/c")}) == 1
+        assert len({results[f"{name}.wav.redacted.mp3"] for name in ("a", "b", "later/c")}) == 1
+        assert archive.service.requests["submit"] == 1
+
+
+@pytest.mark.parametrize("action", ["hold_before", "hold"])
+async def test_killed_while_deleting(archive: Archive, action: str) -> None:
+    """A run that dies with a deletion under way leaves it to the next, which needs no flag."""
+    fault = Fault(on="delete", action="hold", times=1)
+    archive.service.faults.add(replace(fault, action=action))
+    async with archive.started(*archive.run_line("--delete-remote")) as process:
+        with anyio.fail_after(60):
+            await archive.service.held("delete")
+            process.kill()
+            await process.wait()
+    archive.service.release()
+
+    ended = await archive.command(*archive.run_line("--json"))
+
+    assert ended.exit_code == ExitCode.DONE, ended.stderr
+    assert ended.summary["deleted"] == 1
+    assert deleted(archive) == [True]
+    assert len(archive.results()) == 1
+
+
+async def test_another_key_of_the_project_deletes_too(archive: Archive) -> None:
+    """What is due to be deleted is not forgotten when the key is rotated."""
+    archive.service.faults.add(Fault(on="delete", action="answer", status=400, times=None))
+    await archive.run(delete_remote=True)
+    archive.service.faults.clear()
+    rotated = archive.root / "rotated"
+    archive.service.keys["rotated"] = archive.service.keys[archive.service.key]
+    rotated.write_text("rotated")
+
+    outcome = await archive.run(api_key_file=rotated)
+
+    assert outcome.summary.deleted == 1
+
+
+async def test_a_deleted_transcript_is_never_saved(archive: Archive) -> None:
+    """What remains of a transcript that was deleted is no result: it is told as missing."""
+    await archive.run(delete_remote=True)
+    os.unlink(archive.output / "a.wav.json")
+
+    outcome = await archive.run()
+
+    assert outcome.summary.reasons["failed"] == {"it was deleted at the service": 1}
+    assert archive.results() == {}
+    assert archive.service.requests["submit"] == 1
