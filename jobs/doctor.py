@@ -28,7 +28,7 @@ from pipeline.settings import Settings, key_fingerprint, require_key
 
 __all__ = ["Finding", "examine"]
 
-_PACKAGES = ("aiofiles", "aiohttp", "anyio", "cyclopts", "msgspec", "pydantic", "rich", "structlog")
+_PACKAGES = ("aiohttp", "anyio", "cyclopts", "msgspec", "pydantic", "rich", "structlog")
 
 _REPAIRED_WAL = ((3, 44, 6), (3, 50, 7))
 """Versions in which the fault of 3.51.3 was repaired in an older line."""

@@ -30,6 +30,7 @@ __all__ = [
     "obstacle",
     "probe",
     "put_in_place",
+    "read_whole",
     "remove",
     "sha256_of",
     "write_whole",
@@ -132,6 +133,13 @@ def write_whole(place: bytes, body: bytes) -> None:
         with suppress(FileNotFoundError):
             os.unlink(fresh)
         raise
+
+
+@in_thread
+def read_whole(path: bytes) -> bytes:
+    """The bytes of a file."""
+    with open(path, "rb") as file:
+        return file.read()
 
 
 @in_thread

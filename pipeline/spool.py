@@ -8,11 +8,10 @@ large one goes through a temporary file, and both are read through before they c
 import mmap
 import os
 from hashlib import sha256
+from io import FileIO
 from typing import Self
 
-import aiofiles
 import anyio
-from aiofiles.threadpool.binary import AsyncFileIO
 
 from pipeline.files import copy_whole, in_thread, make_folder_of, put_in_place, remove
 from pipeline.names import temporary, version
@@ -40,7 +39,7 @@ class Spool:
         self._tag = tag
         self._fresh = temporary(version(place, tag))
         self._held = bytearray()
-        self._file: AsyncFileIO | None = None
+        self._file: FileIO | None = None
         self._is_on_disk = False
 
     async def __aenter__(self) -> Self:
@@ -53,9 +52,7 @@ class Spool:
     async def rewind(self) -> None:
         """Begin anew."""
         self._held.clear()
-        if self._file is not None:
-            await self._file.close()
-            self._file = None
+        self._close()
         if self._is_on_disk:
             await remove(self._fresh)
             self._is_on_disk = False
@@ -69,16 +66,18 @@ class Spool:
     async def _flush(self) -> None:
         if self._file is None:
             self._is_on_disk = True
-            await make_folder_of(self._fresh)
-            self._file = await aiofiles.open(self._fresh, "wb", buffering=0)
-        await self._file.write(bytes(self._held))
+            self._file = await _open(self._fresh)
+        await _write(self._file, bytes(self._held))
         self._held.clear()
 
     async def close(self) -> None:
         """Write out what is still in memory."""
         await self._flush()
+        self._close()
+
+    def _close(self) -> None:
         if self._file is not None:
-            await self._file.close()
+            self._file.close()  # never blocks: nothing is buffered
             self._file = None
 
     async def finish(self) -> Head:
@@ -124,6 +123,19 @@ class Spool:
             with anyio.CancelScope(shield=True):
                 await remove(copy)
             raise
+
+
+@in_thread
+def _open(path: bytes) -> FileIO:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return FileIO(path, "wb")
+
+
+@in_thread
+def _write(file: FileIO, body: bytes) -> None:
+    left = memoryview(body)
+    while left:  # a raw file may take less than it is given
+        left = left[file.write(left) :]
 
 
 @in_thread

@@ -47,9 +47,9 @@ async def poll(
     interval_s = context.settings.poll_interval
     asked: dict[str, float] = {}
     more_comes = True
-    for leftover in await context.ledger.pending():
-        context.intake.entered(leftover.attempt_id)
     async with submitted, looks:
+        for leftover in await context.ledger.pending():
+            context.intake.entered(leftover.attempt_id)
         while context.intake.collects:
             await _record_requests(context)
             pending = await context.ledger.pending()

@@ -16,7 +16,6 @@ from hashlib import sha256
 from math import inf
 from typing import TypeVar
 
-import aiofiles
 import anyio
 from anyio import BrokenWorkerProcess, to_process
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -32,7 +31,7 @@ from pipeline.errors import (
     TranscriptUnknown,
 )
 from pipeline.events import printable
-from pipeline.files import cannot_write, keep_version, sha256_of, write_whole
+from pipeline.files import cannot_write, keep_version, read_whole, sha256_of, write_whole
 from pipeline.models import Delivery, Pending, Recipient
 from pipeline.names import derived, version
 from pipeline.render import RenderError, render
@@ -372,8 +371,7 @@ async def _render(context: Context, result: bytes, formats: Sequence[str]) -> in
     if not formats:
         return 0
     title = printable(os.path.basename(result).removesuffix(b".json"))
-    async with aiofiles.open(result, "rb") as file:
-        transcript = await file.read()
+    transcript = await read_whole(result)
     for suffix in formats:
         try:
             made = await to_process.run_sync(render, transcript, suffix, title)
