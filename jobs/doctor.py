@@ -22,7 +22,14 @@ import anyio
 from pipeline.client import Client
 from pipeline.engine import DEFAULT_MODEL, EngineUnavailable
 from pipeline.engine.weights import packaged
-from pipeline.errors import BatchError, ExitCode, OutputNotWritable, PipelineError
+from pipeline.errors import (
+    BatchError,
+    ExitCode,
+    LedgerUnusable,
+    OutputNotWritable,
+    PipelineError,
+)
+from pipeline.ledger.mounts import mount_table, remote_file_system
 from pipeline.limiter import Limiter
 from pipeline.settings import Settings, key_fingerprint, require_key
 
@@ -99,6 +106,10 @@ def _places(settings: Settings) -> Iterator[Finding]:
         except OSError as error:
             text = f"{folder} cannot be written: {error.strerror}"
             yield Finding(name, text, OutputNotWritable.exit_code)
+    ledger = settings.state or settings.output
+    if ledger and (kind := remote_file_system(ledger, mount_table())):
+        text = f"{ledger} is on a network file system ({kind}): keep the ledger on a local disk"
+        yield Finding("state", f"{text} with `--state`", LedgerUnusable.exit_code)
 
 
 def _engine(settings: Settings) -> Finding:

@@ -404,6 +404,29 @@ async def test_waiting_for_the_lock(archive: Archive) -> None:
     all_is_well(archive)
 
 
+async def test_who_lost_the_folder_asks_for_nothing_more(archive: Archive) -> None:
+    """A run whose state folder was taken over submits nothing more and leaves with 11."""
+    fill(archive)
+    archive.service.faults.add(Fault(on="upload", action="hold", times=None))
+    async with archive.started(*archive.run_line()) as process:
+        with anyio.fail_after(30):
+            await archive.service.held("upload")
+        other = archive.state / "other"
+        other.write_text("another-machine 4711 2026-11-20T22:00:00+00:00 5eb1f00d\n")
+        other.replace(archive.state / "lock")
+        archive.service.faults.clear()
+        archive.service.release()
+        lost = await archive.ended(process)
+    refused = await archive.command(*archive.run_line())
+
+    assert (lost.exit_code, refused.exit_code) == (ExitCode.LOCKED, ExitCode.LOCKED)
+    assert "another-machine 4711" in lost.stderr + lost.stdout.decode()
+    assert archive.service.requests["submit"] == 0
+    taken = await archive.command(*archive.run_line("--break-lock"))
+    assert taken.exit_code == ExitCode.DONE
+    all_is_well(archive)
+
+
 async def test_status_beside_a_run(archive: Archive) -> None:
     """`status` and `list` work while a run is under way, and do not disturb it."""
     fill(archive)
