@@ -130,7 +130,7 @@ async def session(
             )
             if settings.wait_lock:  # whoever held it may have left something since
                 started_at = await to_thread.run_sync(_prepare, settings, state)
-            await to_thread.run_sync(_sweep, os.fsencode(state / "versions"), started_at)
+            await to_thread.run_sync(_sweep, os.fsencode(state), started_at)
         folder = state / "runs" / run_id
         await to_thread.run_sync(lambda: folder.mkdir(parents=True))
         facts = await stack.enter_async_context(_beside(EventFile, folder / "events.ndjson"))
@@ -231,10 +231,11 @@ def _prepare(settings: Settings, state: Path) -> float:
     return started_at
 
 
-def _sweep(versions: bytes, started_at: float) -> None:
-    """Remove what a run that was killed left unfinished among the replaced results."""
-    listing = Listing(versions, started_at)
-    for folder, _, _ in os.walk(versions):
+def _sweep(state: bytes, started_at: float) -> None:
+    """Remove what a run that was killed left unfinished here and among the replaced results."""
+    listing = Listing(state, started_at)
+    listing.load(state)
+    for folder, _, _ in os.walk(os.path.join(state, b"versions")):
         listing.load(folder)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import stamina
+import structlog
+from stamina.instrumentation import RetryDetails
 
 from pipeline.errors import AttemptsExhausted, RateLimited, TransientError
 
@@ -15,8 +17,15 @@ __all__ = ["retry"]
 
 R = TypeVar("R")
 
-# Made now: at the first retry stamina would import what they need on the event loop.
-stamina.instrumentation.get_on_retry_hooks()
+
+def _tell(retry: RetryDetails) -> None:
+    """A retry is no warning: that it was the last one is an error of its own."""
+    log = structlog.get_logger()
+    log.info("retry", error=str(retry.caused_by), wait_s=round(retry.wait_for, 3))
+
+
+# Also, at the first retry stamina would import its own hooks on the event loop.
+stamina.instrumentation.set_on_retry_hooks([_tell])
 
 
 async def retry(

@@ -181,14 +181,15 @@ class Books(Store):
 
     def _want_again(self, key: str | None, generation: int | None) -> None:
         """An open transcript that nothing is under way for any more is wanted again."""
+        # Before a submit it takes somebody who works on it: an upload that was set aside waits.
         self.db.execute(
             "UPDATE transcripts SET state = 'wanted' "
-            "WHERE request_key = ? AND generation = ? AND state = 'open' AND NOT EXISTS ("
-            "SELECT 1 FROM attempts a WHERE a.request_key = transcripts.request_key "
-            "AND a.generation = transcripts.generation AND a.owner = ? AND a.state = 'uploading' "
-            "OR a.request_key = transcripts.request_key AND a.generation = transcripts.generation "
-            "AND a.state IN ('uploaded', 'submitting', 'ambiguous'))",
-            (key, generation, self.run.run_id),
+            "WHERE request_key = :key AND generation = :generation AND state = 'open' "
+            "AND NOT EXISTS (SELECT 1 FROM attempts a JOIN recordings r USING (recording_id) "
+            "WHERE a.request_key = :key AND a.generation = :generation "
+            "AND (a.state IN ('submitting', 'ambiguous') "
+            "OR a.state IN ('uploading', 'uploaded') AND a.owner = :run AND r.claim = :run))",
+            {"key": key, "generation": generation, "run": self.run.run_id},
         )
 
     def _drop(self, attempt_id: int, reason: str) -> None:
