@@ -18,10 +18,10 @@ __all__ = ["retry"]
 R = TypeVar("R")
 
 
-def _tell(retry: RetryDetails) -> None:
+def _tell(details: RetryDetails) -> None:
     """A retry is no warning: that it was the last one is an error of its own."""
     log = structlog.get_logger()
-    log.info("retry", error=str(retry.caused_by), wait_s=round(retry.wait_for, 3))
+    log.info("retry", error=str(details.caused_by), wait_s=round(details.wait_for, 3))
 
 
 # Also, at the first retry stamina would import its own hooks on the event loop.

@@ -52,10 +52,10 @@ class Attempts(Books):
             )
             return False
         key, generation, state = self._attach(claim, read)
-        if state == "wanted":
+        if state == "wanted" and self._waiting_upload(key, generation) is None:
             self._set_transcript(key, generation, "open")
             return True
-        self._drop(claim.attempt_id, "the same content is under way or done")
+        self._drop(claim.attempt_id, "the same content is uploaded, under way or done")
         return False
 
     @transition

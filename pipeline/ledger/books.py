@@ -7,6 +7,7 @@ step here is a part of a transition, never one by itself.
 
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,6 +179,15 @@ class Books(Store):
             "WHERE request_key = ? AND generation = ?",
             (reason, key, generation),
         )
+
+    def _waiting_upload(self, key: str, generation: int) -> sqlite3.Row | None:
+        """An upload that is still good, and was set aside."""
+        row: sqlite3.Row | None = self.db.execute(
+            "SELECT attempt_id, upload_url FROM attempts "
+            "WHERE request_key = ? AND generation = ? AND state = 'uploaded' LIMIT 1",
+            (key, generation),
+        ).fetchone()
+        return row
 
     def _want_again(self, key: str | None, generation: int | None) -> None:
         """An open transcript that nothing is under way for any more is wanted again."""

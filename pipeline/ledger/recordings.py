@@ -176,7 +176,7 @@ class Recordings(Books):
 
     def _claim(self, row: sqlite3.Row) -> Claim | None:
         recording_id, content, key = row["recording_id"], row["content"], row["request_key"]
-        generation, uploaded = row["generation"], None
+        generation, waiting = row["generation"], None
         if row["redo"]:
             # From here on the new result is asked for, whatever the next run's flags are.
             key = request_key(content, row["options"], self.run.provider_kind)
@@ -195,12 +195,8 @@ class Recordings(Books):
             if state != "wanted":  # claimed a moment ago for an equal recording
                 return None
             self._set_transcript(key, generation, "open")
-            uploaded = self.db.execute(
-                "SELECT attempt_id, upload_url FROM attempts "
-                "WHERE request_key = ? AND generation = ? AND state = 'uploaded' LIMIT 1",
-                (key, generation),
-            ).fetchone()
-        if uploaded is None:
+            waiting = self._waiting_upload(key, generation)
+        if waiting is None:
             attempt_id = self.db.execute(
                 "INSERT INTO attempts (recording_id, request_key, generation, content, owner,"
                 " base_url, key_fingerprint, started_at) VALUES (?,?,?,?,?,?,?,?)",
@@ -210,7 +206,7 @@ class Recordings(Books):
                 ),
             ).lastrowid
         else:
-            attempt_id = uploaded["attempt_id"]
+            attempt_id = waiting["attempt_id"]
             self.db.execute(
                 "UPDATE attempts SET recording_id = ?, owner = ? WHERE attempt_id = ?",
                 (recording_id, self.run.run_id, attempt_id),
@@ -230,11 +226,12 @@ class Recordings(Books):
             attempt_id=attempt_id,
             options=options,
             result=row["result"],
-            uploaded=uploaded
-            and Uploaded(
+            uploaded=None
+            if waiting is None
+            else Uploaded(
                 attempt_id,
                 recording_id,
-                uploaded["upload_url"],
+                waiting["upload_url"],
                 row["root"],
                 row["path"],
                 options,

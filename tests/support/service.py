@@ -32,11 +32,14 @@ in the path, query, audio_url, sha256 or first bytes of the upload, or a functio
 
     without the effect    answer (status, body, content_type, headers)   list_down (503, HTML)
                           negative_balance   unknown_id   redirect (location)
-                          drop_before (an upload: amid its body)
+                          drop_before (an upload: amid its body)   close_before (without a reset)
+                          unknown_while_young (seconds)
     waiting, then effect  hold_before   stall (the same: an upload's body is left unread)
+                          late (seconds)
     after the effect      effect_then_answer (as answer)   drop_after   garbage (200, HTML)
                           truncate (half the body)   hold   slow (seconds)   big (size_bytes)
     a false answer        reuse_upload_url   foreign_audio_url   list_says_error   patch (patch)
+                          reuse_spent_upload_url (one that was submitted)
                           cross_answers (two submits get each other's answers, a GET the body of
                           another transcript)
 
@@ -68,6 +71,7 @@ its stdin is closed or on SIGTERM. FILE is read at the start, if it exists, and 
     POST /_control/fail      {"transcript_id": id, "sentence": s}
     POST /_control/fail_content  {"content": sha256, "sentence": s, "times": n}
     POST /_control/foreign   {"count": n}
+    POST /_control/expire    {}: no upload so far is good any more
     POST /_control/reset     {}: a fresh account with the same settings
 
 Source: AssemblyAI openapi.yml; https://www.assemblyai.com/docs/api-reference/overview.
@@ -80,6 +84,7 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import signal
 import socket
@@ -91,7 +96,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -220,11 +224,14 @@ class ScriptedService(Account):
         await visit.arrive()
         fault = self.faults.take(visit.call)
         self._wake()
-        if fault is None:
-            reply = await visit.effect()
-        else:
-            visit.fault = fault
-            reply = await service_faults.play(visit)
+        try:
+            if fault is None:
+                reply = await visit.effect()
+            else:
+                visit.fault = fault
+                reply = await service_faults.play(visit)
+        except ConnectionResetError:  # the client died amid its body: nobody is left to answer
+            return web.Response()
         visit.call.status = reply.status
         self._wake()
         return await _deliver(request, reply)
@@ -324,12 +331,20 @@ class _Visit:
     def last_upload_url(self) -> str:
         return self.service._last_upload_url
 
+    def spent_upload_url(self) -> str:
+        submitted = [row.audio_url for row in self.service if row.audio_url in self.service.uploads]
+        return submitted[-1] if submitted else ""
+
+    def age_s(self) -> float:
+        transcript = self.service.transcripts.get(self.call.transcript_id)
+        return self.service.now() - transcript.created if transcript else math.inf
+
     def _too_many(self, wait_s: float) -> Reply:
         headers = {}
         if self.service.retry_after == "seconds":
-            headers["Retry-After"] = str(ceil(wait_s))
+            headers["Retry-After"] = str(math.ceil(wait_s))
         elif self.service.retry_after == "date":
-            again = datetime.now(UTC) + timedelta(seconds=ceil(wait_s))
+            again = datetime.now(UTC) + timedelta(seconds=math.ceil(wait_s))
             headers["Retry-After"] = format_datetime(again, usegmt=True)
         return dataclasses.replace(Reply.of({"error": "Too Many Requests"}, 429), headers=headers)
 
@@ -423,6 +438,10 @@ async def _deliver(request: web.BaseRequest, reply: Reply) -> web.StreamResponse
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             request.transport.abort()
         return web.Response()
+    if reply.delivery == "closed":
+        if request.transport is not None:
+            request.transport.close()
+        return web.Response()
     if reply.delivery == "whole":
         return web.Response(status=reply.status, body=reply.body, headers=headers)
     response = web.StreamResponse(status=reply.status, headers=headers)
@@ -501,6 +520,8 @@ def _done(service: ScriptedService, verb: str, sent: dict[str, Any]) -> object:
             service.fail_content(sent["content"], sent["sentence"], sent.get("times", 1))
         case "foreign":
             return service.add_foreign(sent["count"])
+        case "expire":
+            service.expire_uploads()
         case "reset":
             service.reset()
         case _:
