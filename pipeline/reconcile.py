@@ -13,6 +13,7 @@ creation, `before_id` for older rows, `audio_url` required in each.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
@@ -30,6 +31,7 @@ __all__ = ["Reconciler", "next_look_s"]
 
 _LOOKS_S = (0.0, 5.0, 15.0, 60.0)
 _LOOK_EVERY_S = 60.0
+_PAGES_PER_S = 10.0
 _TRIES = 3
 _RANK = {"completed": 0, "processing": 1, "queued": 1}  # of several, the likeliest to be paid
 
@@ -44,6 +46,24 @@ def next_look_s(age_s: float, settle_s: float | None) -> float:
     looks = [at for at in _LOOKS_S if at > age_s]
     following = looks[0] if looks else (age_s // _LOOK_EVERY_S + 1) * _LOOK_EVERY_S
     return following if settle_s is None or age_s >= settle_s else min(following, settle_s)
+
+
+@dataclass(slots=True)
+class _Search:
+    """What this run knows of one lost answer."""
+
+    # By a clock that nobody sets: one that jumps ahead must not prove that a row is not there.
+    # So what an earlier run left settles anew, beside the work of this one.
+    since: float
+    looked_at: float | None = None
+    sighted: dict[str, Row] = field(default_factory=dict)
+    """Rows that some page has shown, by id. One that is not listed any more was accepted too."""
+
+    def due_s(self, now: float, settle_s: float | None) -> float:
+        """Seconds until the next look."""
+        if self.looked_at is None:
+            return 0.0
+        return self.since + next_look_s(self.looked_at - self.since, settle_s) - now
 
 
 class Reconciler:
@@ -63,24 +83,24 @@ class Reconciler:
         self._intake = intake
         self._emit = emit
         self._settle_s = settle_s
+        self._patience_s = _LOOKS_S[-1] if settle_s is None else settle_s
         self._clock = clock
-        self._wanted: dict[str, int] = {}
-        self._looked_at: dict[int, float] = {}
-        # By a clock that nobody sets: one that jumps ahead must not prove that a row is not there.
-        # So what an earlier run left settles anew, beside the work of this one.
-        self._since: dict[int, float] = {}
+        self._searches: dict[str, _Search] = {}  # by upload_url
+        self._rests_until = clock()
         self._woken = anyio.Event()
         self._is_finished = False
         self.newest_listed: str | None = None
         """Id of the newest transcript that is known to be listed."""
 
     def seen(self, rows: Sequence[Row], *, is_newest: bool) -> None:
-        """Take note of a page that somebody else has read; `is_newest` if the list begins so."""
+        """Take note of a page, whoever has read it; `is_newest` if the list begins so."""
         if is_newest and rows:
             self.newest_listed = rows[0].id
         for row in rows:
-            if row.audio_url in self._wanted:
-                self._looked_at.pop(self._wanted.pop(row.audio_url), None)
+            search = self._searches.get(row.audio_url or "")
+            if search is not None and row.id not in search.sighted:
+                search.sighted[row.id] = row
+                search.looked_at = None
                 self.wake()
 
     def wake(self) -> None:
@@ -97,87 +117,111 @@ class Reconciler:
         while not self._is_finished and self._intake.collects:
             self._woken = anyio.Event()
             unresolved = await self._ledger.unresolved()
-            self._wanted = {each.upload_url: each.attempt_id for each in unresolved}
-            now = self._clock()
-            for each in unresolved:
-                self._since.setdefault(each.attempt_id, now)
-            due_s = [self._due_s(each, now) for each in unresolved]
-            if due_s and min(due_s) <= 0:
-                self._looked_at = {each.attempt_id: now for each in unresolved}
-                try:
-                    await self._look(unresolved)
-                except RecordingError as error:
-                    await self._park(unresolved, f"the service's list cannot be read: {error}")
-                except BatchError as error:
-                    self._intake.end(error)
-                self._intake.changed()
+            wait_s = self._wait_s(unresolved)
+            if wait_s > 0:
+                with anyio.move_on_after(wait_s):
+                    await self._woken.wait()
                 continue
-            with anyio.move_on_after(min([*due_s, _LOOK_EVERY_S])):
-                await self._woken.wait()
+            with self._intake.fetching():
+                await self._look(unresolved)
+            self._intake.changed()
 
-    def _due_s(self, attempt: Unresolved, now: float) -> float:
-        """Seconds until an attempt is to be looked for."""
-        last = self._looked_at.get(attempt.attempt_id)
-        if last is None:
-            return 0.0
-        since = self._since[attempt.attempt_id]
-        return since + next_look_s(last - since, self._settle_s) - now
+    def _wait_s(self, unresolved: Sequence[Unresolved]) -> float:
+        """Seconds until a look is due for any of these."""
+        now, known = self._clock(), self._searches
+        urls = [each.upload_url for each in unresolved]
+        self._searches = {url: known.get(url) or _Search(now) for url in urls}
+        due_s = [search.due_s(now, self._settle_s) for search in self._searches.values()]
+        return max(min(due_s, default=_LOOK_EVERY_S), self._rests_until - now)
 
     async def _look(self, unresolved: Sequence[Unresolved]) -> None:
         """One walk for all: adopt what it shows, conclude on what it does not."""
         began = self._clock()
-        matches = await self._walk(unresolved)
-        undecided, absent = [], 0
-        for attempt in unresolved:
-            rows = matches.get(attempt.upload_url, [])
-            if rows:
-                await self._adopt(attempt, rows)
-            elif self._settle_s is None:
-                undecided.append(attempt)
-            elif began - self._since[attempt.attempt_id] >= self._settle_s:
-                await self._ledger.record_not_accepted(attempt.attempt_id, _TRIES)
-                absent += 1
-        if absent:  # once for all: what was lost in one moment is one sign of trouble
-            self._intake.lost("submits come to nothing")
-        stale = [a for a in undecided if began - self._since[a.attempt_id] >= _LOOKS_S[-1]]
-        if stale:
-            await self._park(
-                stale, "nobody knows whether the service accepted it (`--settle never`)"
-            )
+        for search in self._searches.values():
+            search.looked_at = began
+        try:
+            found = await self._walk(unresolved)
+        except RecordingError as error:
+            await self._give_up(unresolved, error)
+        except BatchError as error:
+            self._intake.end(error)
+            await self._give_up(unresolved, error)
+        else:
+            await self._conclude(unresolved, found, began)
 
     async def _walk(self, unresolved: Sequence[Unresolved]) -> dict[str, list[Row]]:
         """
         The rows of every lost attempt, by `audio_url`; returns only when the walk was complete.
 
         Raises:
-            RecordingError: a page could not be read, or is the one before it again.
+            RecordingError: a page could not be read, or is one of those before it again; or there
+                is none, though an anchor was listed.
         """
-        wanted = {each.upload_url for each in unresolved}
         anchors = {each.anchor for each in unresolved}
-        found: dict[str, list[Row]] = {}
-        before_id = None
+        found: dict[str, list[Row]] = {each.upload_url: [] for each in unresolved}
+        before_id, cursors = None, set[str]()
         while True:
+            # A long list is walked less often: nothing else waits long for its own requests.
+            self._rests_until = max(self._rests_until, self._clock()) + 1 / _PAGES_PER_S
             rows = await retry(partial(self._client.list, before_id=before_id))
-            if before_id is None and rows:
-                self.newest_listed = rows[0].id
+            if not rows and not cursors and any(anchors):
+                raise AnswerUnusable("the list is empty, and was not")
+            self.seen(rows, is_newest=before_id is None)
             for row in rows:
-                if row.audio_url in wanted:
-                    found.setdefault(row.audio_url, []).append(row)
+                if row.audio_url in found:
+                    found[row.audio_url].append(row)
                 anchors.discard(row.id)
             # Every anchor passed: whatever is further down was there before the first of them.
             if not anchors or not rows:
                 return found
-            if rows[-1].id == before_id:
-                raise AnswerUnusable("the list does not go on")
             before_id = rows[-1].id
+            if before_id in cursors:
+                raise AnswerUnusable("the list does not go on")
+            cursors.add(before_id)
+
+    async def _conclude(
+        self, unresolved: Sequence[Unresolved], found: dict[str, list[Row]], began: float
+    ) -> None:
+        """What a complete walk that began then says of each."""
+        undecided, absent = [], 0
+        for attempt in unresolved:
+            search = self._searches[attempt.upload_url]
+            if rows := found[attempt.upload_url] or list(search.sighted.values()):
+                await self._adopt(attempt, rows)
+            elif began - search.since < self._patience_s:
+                continue
+            elif self._settle_s is None:
+                undecided.append(attempt)
+            else:
+                await self._ledger.record_not_accepted(attempt.attempt_id, _TRIES)
+                absent += 1
+        if absent:  # once for all: what was lost in one moment is one sign of trouble
+            self._intake.lost("submits come to nothing")
+        await self._park(
+            undecided, "nobody knows whether the service accepted it (`--settle never`)"
+        )
+
+    async def _give_up(self, unresolved: Sequence[Unresolved], error: Exception) -> None:
+        """What a list that cannot be walked leaves: time may mend it, but not for ever."""
+        now, undecided = self._clock(), []
+        for attempt in unresolved:
+            search = self._searches[attempt.upload_url]
+            if now - search.since < self._patience_s:
+                continue
+            if search.sighted:
+                await self._adopt(attempt, list(search.sighted.values()))
+            else:
+                undecided.append(attempt)
+        await self._park(undecided, f"the service's list cannot be read: {error}")
 
     async def _adopt(self, attempt: Unresolved, rows: list[Row]) -> None:
+        """Take the best of the rows of one upload, newest first, and tell the others."""
         oldest_first = rows[::-1]
         best, *others = sorted(oldest_first, key=lambda row: _RANK.get(row.status, len(_RANK)))
-        if await self._ledger.record_accepted(attempt.attempt_id, best.id):
-            self._intake.entered(attempt.attempt_id)
-        else:
+        if not await self._ledger.record_accepted(attempt.attempt_id, best.id):
             await self._park([attempt], f"the service lists {best.id} for two uploads")
+            return
+        self._intake.entered(attempt.attempt_id)
         for other in others:
             self._emit(
                 Warned(
@@ -187,4 +231,5 @@ class Reconciler:
             )
 
     async def _park(self, attempts: Sequence[Unresolved], reason: str) -> None:
-        await self._ledger.park([each.attempt_id for each in attempts], reason)
+        if attempts:
+            await self._ledger.park([each.attempt_id for each in attempts], reason)

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,9 +21,10 @@ from pipeline.limiter import Limiter
 from pipeline.models import AttemptState
 from pipeline.reconcile import Reconciler, next_look_s
 from pipeline.wire import Row
-from tests.ledger.ledgers import Clock, Steps, ledger_at, reading
+from tests.ledger.ledgers import HERE, Clock, Steps, ledger_at, reading
 from tests.support.runs import Archive, opened
 from tests.support.service import Fault, ScriptedService
+from tests.support.service_account import LISTED_FOR_S, NOT_FOUND, Transcript
 
 pytestmark = pytest.mark.anyio
 
@@ -92,9 +95,7 @@ class Bench:
 
     async def reconcile(self, settle_s: float | None) -> Reconciler:
         """Looks until nothing is unresolved any more, or parked."""
-        reconciler = Reconciler(
-            self.ledger, self.client, Intake(8, 8), self.events.append, settle_s
-        )
+        reconciler = self.reconciler(Intake(8, 8), settle_s)
         with anyio.fail_after(20):
             async with anyio.create_task_group() as group:
                 group.start_soon(reconciler.run)
@@ -105,6 +106,33 @@ class Bench:
                 reconciler.finish()
         return reconciler
 
+    @asynccontextmanager
+    async def looking(self, settle_s: float | None, clock: Clock) -> "AsyncIterator[Looking]":
+        """A reconciler at work, whose clock a test moves."""
+        intake = Intake(8, 8)
+        reconciler = self.reconciler(intake, settle_s, clock)
+        async with anyio.create_task_group() as group:
+            group.start_soon(reconciler.run)
+            with anyio.fail_after(20):
+                yield Looking(reconciler, intake, clock, clock.now)
+            reconciler.finish()
+
+    def reconciler(
+        self, intake: Intake, settle_s: float | None, clock: Clock | None = None
+    ) -> Reconciler:
+        settled = (self.ledger, self.client, intake, self.events.append, settle_s)
+        return Reconciler(*settled, clock) if clock else Reconciler(*settled)
+
+    async def accepted(self, path: bytes, content: bytes) -> Transcript:
+        """The transcript of an attempt whose answer was lost."""
+        await self.lost(path, content, accepted=True)
+        return self.service.accepted(content)[-1]
+
+    def walks(self) -> int:
+        """How often the list was read from its top, but for the questions of one row."""
+        asked = [call.query for call in self.service.log if call.kind == "list"]
+        return sum("limit=200" in query and "before_id" not in query for query in asked)
+
     async def states(self) -> list[str]:
         """Of all attempts, in their order."""
 
@@ -113,6 +141,23 @@ class Bench:
             return [row[0] for row in rows]
 
         return await anyio.to_thread.run_sync(read)
+
+
+@dataclass
+class Looking:
+    """A reconciler at work: its looks, one by one."""
+
+    reconciler: Reconciler
+    intake: Intake
+    clock: Clock
+    began: float
+
+    async def look(self, age_s: float) -> None:
+        """Moves the clock to this age, and waits until the look that is due then is over."""
+        change = self.intake.next_change
+        self.clock.now = self.began + age_s
+        self.reconciler.wake()
+        await change.wait()
 
 
 @pytest.fixture
@@ -156,6 +201,18 @@ async def test_the_walk_goes_down_to_the_oldest_anchor(bench: Bench) -> None:
     assert bench.service.requests == {"list": 1}
 
 
+async def test_no_newer_anchor_ends_the_walk(bench: Bench) -> None:
+    """An attempt is found below the anchors of those that were made after it."""
+    bench.service.add_foreign(100)
+    await bench.lost(b"old.wav", ONE, accepted=True)
+    bench.service.add_foreign(300)
+    await bench.lost(b"new.wav", TWO, accepted=False)
+
+    await bench.reconcile(settle_s=0.0)
+
+    assert await bench.states() == ["accepted", "not_accepted"]
+
+
 async def test_without_an_anchor_the_whole_list_counts(bench: Bench) -> None:
     """An attempt that was made when nothing was listed is looked for to the end of the list."""
     await bench.lost(b"a.wav", ONE, accepted=False)
@@ -166,6 +223,32 @@ async def test_without_an_anchor_the_whole_list_counts(bench: Bench) -> None:
 
     assert await bench.states() == ["not_accepted"]
     assert bench.service.requests["list"] >= 3
+
+
+async def test_without_its_anchor_the_whole_list_counts(bench: Bench) -> None:
+    """Where the anchor is too old to be listed any more, the walk goes down to the end."""
+    bench.service.add_foreign(5)
+    await bench.lost(b"a.wav", ONE, accepted=False)
+    await bench.lost(b"b.wav", TWO, accepted=True)
+    for transcript in list(bench.service)[:5]:
+        transcript.created -= LISTED_FOR_S
+    bench.service.add_foreign(450)
+
+    await bench.reconcile(settle_s=0.0)
+
+    assert await bench.states() == ["not_accepted", "accepted"]
+
+
+async def test_an_empty_list_that_was_not_empty_proves_nothing(bench: Bench) -> None:
+    """A service that lists nothing at all where it listed something is not believed."""
+    bench.service.add_foreign(1)
+    await bench.lost(b"a.wav", ONE, accepted=True)
+    empty = json.dumps({"transcripts": []})
+    bench.service.faults.add(Fault(on="list", action="answer", status=200, body=empty, times=None))
+
+    await bench.reconcile(settle_s=0.0)
+
+    assert await bench.states() == ["ambiguous"]
 
 
 async def test_absence_before_settle_proves_nothing(bench: Bench, clock: Clock) -> None:
@@ -231,9 +314,9 @@ async def test_of_several_matches_the_paid_one_is_adopted(bench: Bench) -> None:
 
     (pending,) = await bench.ledger.pending()
     assert pending.transcript_id == third.id
-    told = " ".join(event.message for event in bench.events if isinstance(event, Warned))
-    assert first.id in told
-    assert second.id in told
+    told = [event.message for event in bench.events if isinstance(event, Warned)]
+    assert [each.id in line for each, line in zip((first, second), sorted(told), strict=True)]
+    assert all(sum(each.id in line for line in told) == 1 for each in (first, second))
 
 
 async def test_of_equal_matches_the_oldest_is_adopted(bench: Bench) -> None:
@@ -248,30 +331,237 @@ async def test_of_equal_matches_the_oldest_is_adopted(bench: Bench) -> None:
     assert pending.transcript_id == next(iter(bench.service)).id
 
 
-async def test_a_page_of_the_poller_counts(bench: Bench) -> None:
+async def test_a_page_of_the_poller_counts(bench: Bench, clock: Clock) -> None:
     """What somebody else has read in the list is looked at without waiting for the next look."""
-    attempt_id = await bench.lost(b"a.wav", ONE, accepted=True)
-    bench.service.list_lag_s = 0.0
-    for transcript in bench.service:
-        transcript.listed_from = 1e18
-    reconciler = Reconciler(bench.ledger, bench.client, Intake(8, 8), bench.events.append, 120.0)
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as group:
-            group.start_soon(reconciler.run)
-            seen = bench.service.requests["list"]
-            await bench.service.until(lambda: bench.service.requests["list"] > seen)
+    transcript = await bench.accepted(b"a.wav", ONE)
+    transcript.listed_from = 1e18
+    async with bench.looking(120.0, clock) as looking:
+        await looking.look(0.0)
+        transcript.listed_from = 0.0
+        clock.now += 1.0
+        row = Row(id=transcript.id, status="queued", audio_url=transcript.audio_url)
+        looking.reconciler.seen([row], is_newest=True)
+        while await bench.states() == ["ambiguous"]:
             await anyio.wait_all_tasks_blocked()
-            (lost,) = await bench.ledger.unresolved()
-            assert lost.attempt_id == attempt_id
-            for transcript in bench.service:
-                transcript.listed_from = 0.0
-            row = Row(id="x", status="queued", audio_url=lost.upload_url)
-            reconciler.seen([row], is_newest=True)
-            while await bench.states() == ["ambiguous"]:
-                await anyio.wait_all_tasks_blocked()
-            reconciler.finish()
 
     assert await bench.states() == ["accepted"]
+    assert bench.walks() == 2
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+async def test_a_walk_that_breaks_off_proves_nothing(
+    bench: Bench, clock: Clock, status: int
+) -> None:
+    """A cursor that the service does not know in the middle ends the look, not the search."""
+    await bench.lost(b"a.wav", ONE, accepted=True)
+    bench.service.add_foreign(450)
+    gone = json.dumps({"error": NOT_FOUND})
+    bench.service.faults.add(
+        Fault(on="list", action="answer", status=status, body=gone, match="before_id", skip=1)
+    )
+    async with bench.looking(120.0, clock) as looking:
+        await looking.look(0.0)
+        broken = await bench.states()
+        await looking.look(5.0)
+
+    assert broken == ["ambiguous"]
+    assert await bench.states() == ["accepted"]
+
+
+async def test_a_list_that_is_down_for_a_while_parks_nothing(bench: Bench, clock: Clock) -> None:
+    """Looks that fail before `settle` is over decide nothing; the list may be back in time."""
+    await bench.lost(b"a.wav", ONE, accepted=True)
+    await bench.lost(b"b.wav", TWO, accepted=False)
+    bench.service.faults.add(Fault(on="list", action="answer", status=403, times=4))
+    async with bench.looking(120.0, clock) as looking:
+        for age_s in (0.0, 5.0, 15.0, 60.0):
+            await looking.look(age_s)
+        undecided = await bench.ledger.unresolved()
+        await looking.look(120.0)
+        while "ambiguous" in await bench.states():
+            await anyio.wait_all_tasks_blocked()
+
+    assert len(undecided) == 2
+    assert await bench.states() == ["accepted", "not_accepted"]
+
+
+async def test_a_list_that_goes_round_proves_nothing(bench: Bench, clock: Clock) -> None:
+    """Pages that come again in a circle are noticed, and the attempt is left to the next run."""
+    await bench.lost(b"a.wav", ONE, accepted=False)
+    pages = [
+        json.dumps({"transcripts": [{"id": f"row-{n}", "status": "error", "audio_url": "x"}]})
+        for n in (1, 2, 3)
+    ]
+    turns = [("limit=200", 0), ("before_id=row-1", 1), ("before_id=row-2", 2), ("row-3", 0)]
+    for match, page in reversed(turns):
+        bench.service.faults.add(
+            Fault(on="list", action="answer", status=200, body=pages[page], match=match, times=None)
+        )
+    async with bench.looking(0.0, clock) as looking:
+        await looking.look(0.0)
+
+    assert await bench.states() == ["ambiguous"]
+    assert await bench.ledger.unresolved() == []
+
+
+async def test_what_was_listed_once_was_accepted(bench: Bench, clock: Clock) -> None:
+    """A transcript that a page has shown, and that is deleted before the walk, is not absent."""
+    transcript = await bench.accepted(b"a.wav", ONE)
+    row = Row(id=transcript.id, status="completed", audio_url=transcript.audio_url)
+    bench.service.delete(transcript.project, transcript.id)
+    bench.service.faults.add(Fault(on="list", action="hold", times=1))
+    async with bench.looking(0.0, clock) as looking:
+        await bench.service.held("list")
+        looking.reconciler.seen([row], is_newest=True)
+        bench.service.release()
+        while await bench.states() == ["ambiguous"]:
+            await anyio.wait_all_tasks_blocked()
+
+    (pending,) = await bench.ledger.pending()
+    assert pending.transcript_id == transcript.id
+
+
+async def test_what_a_broken_walk_showed_was_accepted(bench: Bench, clock: Clock) -> None:
+    """A row that a walk met before it broke off counts, though the next does not show it."""
+    transcript = await bench.accepted(b"a.wav", ONE)
+    bench.service.add_foreign(150)
+    bench.service.faults.add(
+        Fault(on="list", action="answer", status=404, match="before_id", times=1)
+    )
+    async with bench.looking(120.0, clock) as looking:
+        await looking.look(0.0)
+        bench.service.delete(transcript.project, transcript.id)
+        await looking.look(1.0)
+        while await bench.states() == ["ambiguous"]:
+            await anyio.wait_all_tasks_blocked()
+
+    (pending,) = await bench.ledger.pending()
+    assert pending.transcript_id == transcript.id
+
+
+async def test_a_sighting_counts_when_the_list_fails_for_good(bench: Bench, clock: Clock) -> None:
+    """What a page has shown is adopted at `settle`, though no walk was ever complete."""
+    transcript = await bench.accepted(b"a.wav", ONE)
+    await bench.lost(b"b.wav", TWO, accepted=True)
+    row = Row(id=transcript.id, status="queued", audio_url=transcript.audio_url)
+    bench.service.faults.add(Fault(on="list", action="answer", status=403, times=None))
+    async with bench.looking(120.0, clock) as looking:
+        await looking.look(0.0)
+        looking.reconciler.seen([row], is_newest=True)
+        await looking.look(120.0)
+        while await bench.ledger.unresolved():
+            await anyio.wait_all_tasks_blocked()
+
+    assert await bench.states() == ["accepted", "ambiguous"]
+
+
+async def test_thousands_of_rows_are_walked_as_often_as_the_schedule_says(
+    bench: Bench, clock: Clock
+) -> None:
+    """With 5,000 rows of others above it, an attempt costs five walks in two minutes, no more."""
+    await bench.lost(b"a.wav", ONE, accepted=False)
+    bench.service.add_foreign(5_000)
+    bench.service.requests.clear()
+    async with bench.looking(120.0, clock) as looking:
+        for age_s in range(121):
+            if age_s in (0, 5, 15, 60, 120):
+                await looking.look(age_s)
+            else:
+                clock.now = looking.began + age_s
+                looking.reconciler.wake()
+                await bench.ledger.unresolved()
+
+    assert await bench.states() == ["not_accepted"]
+    assert bench.walks() == 5
+    assert bench.service.requests == {"list": 5 * 26}
+
+
+async def test_a_long_walk_is_followed_by_a_rest(bench: Bench, clock: Clock) -> None:
+    """Answers that are lost one after the other share walks: each page is a tenth of a second."""
+    for number in range(3):
+        await bench.lost(b"%d.wav" % number, b"%d" % number, accepted=False)
+    bench.service.add_foreign(2_000)
+    bench.service.requests.clear()
+    async with bench.looking(120.0, clock) as looking:
+        await looking.look(0.0)
+        await bench.lost(b"late.wav", ONE, accepted=True)
+        for age_s in (0.5, 1.0):
+            clock.now = looking.began + age_s
+            looking.reconciler.wake()
+            await bench.ledger.unresolved()
+        rested = bench.walks()
+        await looking.look(1.2)
+
+    assert (rested, bench.walks()) == (1, 2)
+    assert await bench.states() == ["ambiguous"] * 3 + ["accepted"]
+
+
+async def test_rows_that_come_meanwhile_do_no_harm(bench: Bench, clock: Clock) -> None:
+    """Transcripts that others begin while the list is being walked hide nothing."""
+    await bench.lost(b"a.wav", ONE, accepted=True)
+    bench.service.add_foreign(450)
+    bench.service.faults.add(Fault(on="list", action="hold_before", match="before_id", times=1))
+    async with bench.looking(0.0, clock):
+        await bench.service.held("list")
+        bench.service.add_foreign(500)
+        bench.service.release()
+        while await bench.states() == ["ambiguous"]:
+            await anyio.wait_all_tasks_blocked()
+
+    assert await bench.states() == ["accepted"]
+
+
+async def test_other_projects_are_not_looked_into(bench: Bench) -> None:
+    """Rows of another project on the same service are neither seen nor walked."""
+    await bench.lost(b"a.wav", ONE, accepted=False)
+    bench.service.add_foreign(1_000, project="project-2")
+    bench.service.requests.clear()
+
+    await bench.reconcile(settle_s=0.0)
+
+    assert await bench.states() == ["not_accepted"]
+    assert bench.service.requests == {"list": 1}
+
+
+async def test_a_stop_ends_a_walk(bench: Bench, clock: Clock) -> None:
+    """A run that fetches nothing more does not wait for a page of the list."""
+    await bench.lost(b"a.wav", ONE, accepted=False)
+    bench.service.faults.add(Fault(on="list", action="hold", times=None))
+    intake = Intake(8, 8)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(bench.reconciler(intake, 0.0, clock).run)
+            await bench.service.held("list")
+            intake.stop(ExitCode.INTERRUPTED, "stopped")
+
+    assert await bench.states() == ["ambiguous"]
+
+
+async def test_what_never_settles_is_parked_and_decided_when_it_may_be(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """`--settle never` parks after a minute of looks; a later run with a `settle` decides."""
+    async with (
+        ScriptedService() as service,
+        Client(service.url, service.key, Limiter(1000, 1.0)) as client,
+    ):
+        async with ledger_at(tmp_path, clock=clock) as ledger:
+            bench = Bench(service, client, ledger)
+            await bench.lost(b"a.wav", ONE, accepted=False)
+            async with bench.looking(None, clock) as looking:
+                for age_s in (0.0, 5.0, 15.0):
+                    await looking.look(age_s)
+                before = len(await ledger.unresolved())
+                await looking.look(60.0)
+            parked = before - len(await ledger.unresolved())
+            states = await bench.states()
+        async with ledger_at(tmp_path, replace(HERE, run_id="run-2"), clock) as ledger:
+            bench = Bench(service, client, ledger)
+            await bench.reconcile(settle_s=0.0)
+            decided = await bench.states()
+
+    assert (before, parked, states) == (1, 1, ["ambiguous"])
+    assert decided == ["not_accepted"]
 
 
 # --- in a run ----------------------------------------------------------------------------------
@@ -367,3 +657,54 @@ async def test_states_are_where_they_belong(archive: Archive) -> None:
             (_is(TWO), AttemptState.ACCEPTED),
         ]
     )
+
+
+async def test_a_long_walk_holds_nothing_up(archive: Archive) -> None:
+    """While a walk waits for a page, all other recordings are transcribed and saved."""
+    archive.add("0.wav", ONE)
+    archive.service.faults.add(Fault(on="submit", action="hold", times=1))
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(archive.run)
+            await archive.service.held("submit")
+            group.cancel_scope.cancel()
+    archive.service.release()
+    archive.service.add_foreign(300)
+    for number in range(1, 10):
+        archive.add(f"{number}.wav", b"%d" % number)
+    archive.service.faults.add(Fault(on="list", action="hold", match="before_id", times=1))
+    outcomes = []
+
+    async def run() -> None:
+        outcomes.append(await archive.run(uploads=1, concurrency=1))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        with anyio.fail_after(30):
+            await archive.service.held("list")
+            await archive.service.until(lambda: archive.service.requests["get"] == 9)
+            while len(archive.results()) < 9:
+                await anyio.wait_all_tasks_blocked()
+            still_held = await archive.service.held("list")
+            archive.service.release()
+
+    assert len(still_held) == 1
+    assert outcomes[0].summary.written == 10
+    assert set(archive.service.billable.values()) == {1}
+
+
+async def test_a_list_that_asks_for_money_ends_the_run(archive: Archive) -> None:
+    """A list that is refused for want of money leaves a lost answer to the next run."""
+    archive.add("a.wav", ONE)
+    archive.service.faults.add(Fault(on="submit", action="drop_after", times=1))
+    archive.service.faults.add(
+        Fault(on="list", action="answer", status=402, body="no", times=None, skip=1)
+    )
+
+    outcome = await archive.run()
+    archive.service.faults.clear()
+    again = await archive.run()
+
+    assert outcome.summary.exit_code == ExitCode.REFUSED
+    assert (outcome.summary.parked, again.summary.written) == (1, 1)
+    assert archive.service.requests["submit"] == 1
