@@ -24,6 +24,7 @@ from jobs.session import Totals, session
 from pipeline.batch import run_batch
 from pipeline.errors import BatchError, ExitCode, SettingsError
 from pipeline.events import Emit, Parked, Summary, Warned, encode
+from pipeline.files import read_whole
 from pipeline.ledger import Redo
 from pipeline.options import DEFAULT_SPEECH_MODELS
 from pipeline.settings import Settings
@@ -32,6 +33,8 @@ from pipeline.stages.scan import Listing, Scan, find_roots
 from pipeline.stages.write import render_lacking
 
 __all__ = ["run_folder", "sample_folder"]
+
+_PIPE_BYTES = 64 * 1024
 
 
 def sample_folder() -> Path:
@@ -63,7 +66,7 @@ async def run_folder(
     """
     began = time.monotonic()
     given = [sample_folder()] if sample else folders
-    listed = await to_thread.run_sync(_listed, settings.files_from)
+    listed = await _listed(settings.files_from)
     if not given and listed is None:
         raise SettingsError("which recordings? Name a folder, or `--sample`")
     roots = await to_thread.run_sync(find_roots, [str(folder) for folder in given or [Path()]])
@@ -76,6 +79,7 @@ async def run_folder(
     )
     async with session(settings, roots=roots, redo=redo, emit=emit, environ=environ) as run:
         context, ledger = run.context, run.context.ledger
+        await ledger.require_claimed()
         scan = Scan(
             settings,
             roots,
@@ -211,7 +215,7 @@ def _with_model(settings: Settings) -> Settings:
     return settings.model_copy(update={"transcript": chosen})
 
 
-def _listed(files_from: str | None) -> list[bytes] | None:
+async def _listed(files_from: str | None) -> list[bytes] | None:
     """
     The absolute paths that a list names, which are separated by NUL or newline.
 
@@ -221,10 +225,23 @@ def _listed(files_from: str | None) -> list[bytes] | None:
     if files_from is None:
         return None
     try:
-        with open(0 if files_from == "-" else files_from, "rb") as file:
-            text = file.read()
+        text = await (_stdin() if files_from == "-" else read_whole(os.fsencode(files_from)))
     except OSError as error:
         raise SettingsError(f"cannot read the list {files_from}: {error.strerror}") from error
+    return await to_thread.run_sync(_absolute, text)
+
+
+async def _stdin() -> bytes:
+    """All that comes on stdin. Waited for in the loop: a thread that reads cannot be stopped."""
+    parts: list[bytes] = []
+    while not parts or parts[-1]:
+        with suppress(PermissionError):  # a regular file, which is always ready
+            await anyio.wait_readable(0)
+        parts.append(await to_thread.run_sync(os.read, 0, _PIPE_BYTES))
+    return b"".join(parts)
+
+
+def _absolute(text: bytes) -> list[bytes]:
     names = text.split(b"\0" if b"\0" in text else b"\n")
     parts = [os.path.split(name) for name in names if name]
     # As the roots are: whatever links lead there. The last part may be a link that is not followed.

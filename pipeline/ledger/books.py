@@ -181,10 +181,11 @@ class Books(Store):
         )
 
     def _waiting_upload(self, key: str, generation: int) -> sqlite3.Row | None:
-        """An upload that is still good, and was set aside."""
+        """An upload that is still good, and in nobody's hand."""
         row: sqlite3.Row | None = self.db.execute(
-            "SELECT attempt_id, upload_url FROM attempts "
-            "WHERE request_key = ? AND generation = ? AND state = 'uploaded' LIMIT 1",
+            "SELECT a.attempt_id, a.upload_url FROM attempts a "
+            "JOIN recordings r USING (recording_id) WHERE a.request_key = ? "
+            "AND a.generation = ? AND a.state = 'uploaded' AND r.claim IS NULL LIMIT 1",
             (key, generation),
         ).fetchone()
         return row

@@ -553,6 +553,22 @@ async def test_an_upload_that_waits_is_not_made_again(tmp_path: Path) -> None:
         assert not await ledger.recognise(second, reading())
 
 
+async def test_an_upload_in_hand_is_not_handed_out_twice(tmp_path: Path) -> None:
+    """An upload that waits for its place at the service is nobody else's, whatever becomes due."""
+    async with ledger_at(tmp_path) as ledger:
+        first = await Steps(ledger, b"a.wav").claim()
+        second = await Steps(ledger, b"b.wav").claim()
+        assert await ledger.record_uploaded(first, reading(), "upload:1")
+        assert await ledger.record_uploaded(second, reading(), "upload:2")
+        assert await ledger.claim_submit(first.attempt_id, None)
+        assert await ledger.record_accepted(first.attempt_id, "id-1")
+        assert await ledger.record_error(first.attempt_id, "Server error", again=True, tries=2)
+
+        claims = await ledger.claim(10)
+
+        assert second.attempt_id not in [claim.attempt_id for claim in claims]
+
+
 async def test_an_upload_that_waits_holds_nobody_up(tmp_path: Path) -> None:
     """What an equal recording's lost answer was for is due again, beside an upload set aside."""
     clock = Clock()
