@@ -6,6 +6,7 @@ it; what aiohttp raises is translated here and nowhere else. The key goes to the
 no redirect is followed, and no address from a body is ever sent the key.
 """
 
+import math
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -39,7 +40,9 @@ Write = Callable[[bytes], Awaitable[object]]
 
 _IDLE_SUBMIT_S = 2.0  # a server closes idle connections: a POST on a stale one is in doubt
 _MAX_AUDIO_BYTES = 4 << 30  # ten hours of 16 bit sound at 48 kHz
-_MAX_SMALL_ANSWER_BYTES = 8 << 20  # pages, errors, submits: all but transcripts
+_MAX_SMALL_ANSWER_BYTES = 4 << 20  # pages, errors, submits: all but transcripts
+_TOO_LONG = f"the answer is longer than {_MAX_SMALL_ANSWER_BYTES} bytes"
+_LEAST_BYTES = 64 << 10  # of a large answer, in `stall_s`: a byte now and then is no transfer
 
 
 @dataclass
@@ -55,7 +58,11 @@ class Client:
 
     Every call but `submit` waits for its permit of the limiter by itself. All of them raise
     `KeyRefused`, `BalanceNegative`, `RateLimited` (after pausing the limiter), `RequestRejected`,
-    `ServiceUnavailable` and `ConnectionLost` as `pipeline.wire` and this module tell them apart.
+    `ServiceUnavailable` and `ConnectionLost` as `pipeline.wire` and this module tell them apart,
+    and `AnswerUnusable` for what is too long to be an answer.
+
+    No answer takes for ever, however it comes: its head has `connect_s` and `answer_s`, a small
+    body `answer_s`, and of a large one 64 KiB have to come in each `stall_s`.
     """
 
     def __init__(
@@ -116,6 +123,8 @@ class Client:
 
         Raises:
             ConnectionLost: nothing moved for `stall_s`, besides what the class says.
+            ServiceUnavailable: the answer came before all was sent, besides what the class says.
+            AnswerUnusable: the `upload_url` holds the key.
         """
         await self._permit("upload")
         with anyio.CancelScope() as scope:
@@ -126,16 +135,21 @@ class Client:
                 "Content-Type": "application/octet-stream",
                 "Content-Length": str(size),
             }
-            body = _paced(chunks, size, scope, self._stall_s, self._answer_s)
+            body = _Body(chunks, size, scope, self._stall_s, self._answer_s)
             with self._translated("upload"):
                 async with self._http.post(
                     f"{self._base_url}/v2/upload",
-                    data=body,
+                    data=body.paced(),
                     headers=headers,
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_s),
                 ) as response:
-                    return wire.parse_upload(await self._whole("upload", response))
+                    upload_url = wire.parse_upload(await self._whole("upload", response))
+                    if body.left:
+                        raise ServiceUnavailable("upload: answered before all was sent")
+                    if self._headers["Authorization"] in upload_url:
+                        raise AnswerUnusable("upload: the upload_url holds the API key")
+                    return upload_url
         raise ConnectionLost(f"upload: nothing moved for {self._stall_s:g} s")
 
     async def submit(self, upload_url: str, body: bytes, handover: Handover) -> Submission:
@@ -158,8 +172,12 @@ class Client:
                     timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_s),
                     trace_request_ctx=handover,
                 ) as response:
-                    payload = self._hidden(await _bounded(response, _MAX_SMALL_ANSWER_BYTES))
-                    answer = wire.submission(response.status, response.headers, payload, upload_url)
+                    payload = await _beginning(response)
+                    if len(payload) > _MAX_SMALL_ANSWER_BYTES:
+                        raise AnswerUnusable(_TOO_LONG)
+                    answer = wire.submission(
+                        response.status, response.headers, self._hidden(payload), upload_url
+                    )
         except (aiohttp.ClientError, TimeoutError, OSError, AnswerUnusable) as error:
             reason = f"submit: {_describe(error)}"
             if handover.begun:
@@ -177,7 +195,8 @@ class Client:
             TranscriptUnknown: there is none of that id.
             AnswerUnusable: it is longer than `max_answer_bytes`, or the id is none.
         """
-        async with self._get("get", f"/v2/transcript/{wire.check_id(transcript_id)}") as response:
+        path = f"/v2/transcript/{wire.check_id(transcript_id)}"
+        async with self._asked("get", "GET", path) as response:
             await self._pour("get", response, write, self._max_answer_bytes)
 
     async def redacted_audio(self, transcript_id: str) -> str | None:
@@ -188,7 +207,7 @@ class Client:
             RequestRejected: there is none, or not any more.
         """
         path = f"/v2/transcript/{wire.check_id(transcript_id)}/redacted-audio"
-        async with self._get("redacted_audio", path) as response:
+        async with self._asked("redacted_audio", "GET", path) as response:
             body = await self._whole("redacted_audio", response)
             return None if response.status == 202 else wire.parse_redacted_audio(body)
 
@@ -201,7 +220,7 @@ class Client:
             AnswerUnusable: it is no address, not a trusted one, or the file has no end.
         """
         try:
-            with self._translated("download"):
+            with self._translated("download", self._connect_s + self._answer_s):
                 response = await self._http.get(url, allow_redirects=False)
         except SettingsError as error:
             # Another host: what is wrong with it concerns this recording alone.
@@ -214,7 +233,7 @@ class Client:
         query = {"limit": str(limit)}
         if before_id is not None:
             query["before_id"] = wire.check_id(before_id)
-        async with self._get("list", "/v2/transcript", query) as response:
+        async with self._asked("list", "GET", "/v2/transcript", query) as response:
             return wire.parse_list(await self._whole("list", response))
 
     async def delete(self, transcript_id: str) -> None:
@@ -224,32 +243,35 @@ class Client:
         Raises:
             TranscriptUnknown: it is gone already.
         """
-        await self._permit("delete")
-        url = f"{self._base_url}/v2/transcript/{wire.check_id(transcript_id)}"
-        with self._translated("delete"):
-            async with self._http.delete(
-                url, headers=self._headers, allow_redirects=False
-            ) as response:
-                await self._whole("delete", response)
+        path = f"/v2/transcript/{wire.check_id(transcript_id)}"
+        async with self._asked("delete", "DELETE", path) as response:
+            await self._whole("delete", response)
 
     @asynccontextmanager
-    async def _get(
-        self, call: str, path: str, query: dict[str, str] | None = None
+    async def _asked(
+        self, call: str, method: str, path: str, query: dict[str, str] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         await self._permit(call)
-        with self._translated(call):
-            response = await self._http.get(
-                self._base_url + path, params=query, headers=self._headers, allow_redirects=False
+        with self._translated(call, self._connect_s + self._answer_s):
+            response = await self._http.request(
+                method,
+                self._base_url + path,
+                params=query,
+                headers=self._headers,
+                allow_redirects=False,
             )
         async with response:
             yield response
 
     async def _whole(self, call: str, response: aiohttp.ClientResponse) -> bytes:
         """The body of a success; any other answer is raised as what it stands for."""
-        with self._translated(call):
-            body = await _bounded(response, _MAX_SMALL_ANSWER_BYTES)
+        with self._translated(call, self._answer_s):
+            body = await _beginning(response)
         if 200 <= response.status < 300:
+            if len(body) > _MAX_SMALL_ANSWER_BYTES:
+                raise AnswerUnusable(f"{call}: {_TOO_LONG}")
             return body
+        # Of an error the beginning is enough: its status says what it is.
         error = wire.error_from(call, response.status, response.headers, self._hidden(body))
         self._heed(error)
         raise error
@@ -259,14 +281,18 @@ class Client:
     ) -> None:
         if not 200 <= response.status < 300:
             await self._whole(call, response)
-        taken = 0
+        taken, least, left_s = 0, _LEAST_BYTES, self._stall_s
         while True:
-            # Only the reading: an error of `write` is none of the connection.
-            with self._translated(call):
+            began = anyio.current_time()
+            # Only the reading: neither an error nor the time of `write` is the connection's.
+            with self._translated(call, left_s):
                 chunk = await response.content.readany()
             if not chunk:
                 return
             taken += len(chunk)
+            left_s -= anyio.current_time() - began
+            if taken >= least:
+                least, left_s = taken + _LEAST_BYTES, self._stall_s
             if taken > most:
                 raise AnswerUnusable(
                     f"{call}: the answer is longer than {most} bytes;"
@@ -287,10 +313,13 @@ class Client:
             self.limiter.pause(error.retry_after_s)
 
     @contextmanager
-    def _translated(self, call: str) -> Iterator[None]:
-        """Errors of aiohttp as ours, `from` the original."""
+    def _translated(self, call: str, within_s: float = math.inf) -> Iterator[None]:
+        """Errors of aiohttp as ours, `from` the original; too slow is `ConnectionLost`."""
         try:
-            yield
+            with anyio.move_on_after(within_s) as scope:
+                yield
+            if scope.cancelled_caught:
+                raise ConnectionLost(f"{call}: the answer came too slowly")
         except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
             raise SettingsError(
                 f"the certificate of {self._base_url} is not trusted ({error});"
@@ -298,8 +327,8 @@ class Client:
             ) from error
         except (aiohttp.InvalidURL, UnicodeError) as error:  # the latter of a host name
             raise SettingsError(f"{self._base_url} is not an address") from error
-        except aiohttp.ClientPayloadError as error:
-            raise ServiceUnavailable(f"{call}: the answer ended early") from error
+        except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
+            raise ServiceUnavailable(f"{call}: {_describe(error)}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             cause: BaseException | None = error
             while cause is not None:
@@ -330,34 +359,52 @@ async def _note_handover(_: aiohttp.ClientSession, context: SimpleNamespace, __:
         context.trace_request_ctx.begun = True
 
 
-async def _paced(
-    chunks: AsyncIterator[bytes],
-    size: int,
-    scope: anyio.CancelScope,
-    stall_s: float,
-    answer_s: float,
-) -> AsyncIterator[bytes]:
-    """The same chunks, each of which has `stall_s` to go out, and the answer `answer_s`."""
-    left = size
-    async for chunk in chunks:
-        left -= len(chunk)
-        scope.deadline = anyio.current_time() + stall_s
-        if not left:
-            scope.deadline = anyio.current_time() + stall_s + answer_s
-        yield chunk
+class _Body:
+    """The bytes of an upload, each chunk with `stall_s` to go out, and the answer `answer_s`."""
+
+    def __init__(
+        self,
+        chunks: AsyncIterator[bytes],
+        size: int,
+        scope: anyio.CancelScope,
+        stall_s: float,
+        answer_s: float,
+    ) -> None:
+        self.left = size
+        """Bytes that were not asked for yet."""
+        self._chunks = chunks
+        self._scope = scope
+        self._stall_s = stall_s
+        self._answer_s = answer_s
+
+    async def paced(self) -> AsyncIterator[bytes]:
+        async for chunk in self._chunks:
+            self.left -= len(chunk)
+            self._scope.deadline = anyio.current_time() + self._stall_s
+            if not self.left:
+                self._scope.deadline += self._answer_s
+            yield chunk
 
 
-async def _bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """A small body whole; of a larger one the first bytes, more than a small one has."""
     parts = bytearray()
     async for chunk in response.content.iter_any():
         parts += chunk
-        if len(parts) > most:
-            raise AnswerUnusable(f"the answer is longer than {most} bytes")
+        if len(parts) > _MAX_SMALL_ANSWER_BYTES:
+            break
     return bytes(parts)
 
 
 def _describe(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """What went wrong, without what aiohttp quotes of the answer: it may repeat the key."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "Server disconnected"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the answer cannot be read ({error.message.partition(':')[0]})"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer ended early"
+    return wire.shown(str(error)) or type(error).__name__
 
 
 def _system_proxy(base_url: str) -> str | None:

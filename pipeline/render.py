@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-__all__ = ["FORMATS", "Caption", "RenderError", "Turn", "Word", "captions", "render"]
+__all__ = ["FORMATS", "Caption", "RenderError", "Turn", "Word", "captions", "render", "render_file"]
 
 FORMATS: Final = ("txt", "srt", "vtt", "md", "tsv")
 """What `render` can make; each is also the suffix of the file."""
@@ -109,6 +109,18 @@ def render(transcript: bytes, file_format: str, title: str = "") -> bytes:
     speech = _speech(_completed(transcript), title)
     text = _WRITERS[file_format](speech).rstrip("\n")
     return f"{text}\n".encode() if text else b""
+
+
+def render_file(result: bytes, file_format: str, title: str = "") -> bytes:
+    """
+    The same of a saved answer, by its path: what is large is not passed between processes.
+
+    Raises:
+        RenderError: as `render`.
+        OSError: it cannot be read.
+    """
+    with open(result, "rb") as file:
+        return render(file.read(), file_format, title)
 
 
 def captions(turns: Iterable[Turn]) -> list[Caption]:

@@ -46,6 +46,7 @@ __all__ = [
     "parse_redacted_audio",
     "parse_upload",
     "retry_after_s",
+    "shown",
     "submission",
     "submit_body",
 ]
@@ -62,7 +63,15 @@ Source: openapi.yml, deleteTranscript, example DeleteTranscriptResponse.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SERVER_FAULT = re.compile(r"server error", re.IGNORECASE)
 _LOST_UPLOAD = re.compile(r"download error", re.IGNORECASE)
+_UPLOAD_URL = re.compile(r"[^\x00-\x20\x7f]{1,4096}")
+_SUFFIX = re.compile(r"[a-z0-9]{1,8}")
 _LONGEST_EXCERPT = 300
+_LONGEST_AUDIO_S = 1e6
+_ODD = (
+    (re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"), rb"\\u0030"),  # halves of UTF-16 characters
+    (re.compile(rb"-?(?:NaN|Infinity)(?=[\s,\]}])"), b"null"),
+)
+"""What many programs write into JSON that it does not know, and what passes in its place."""
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What a body that is not the JSON that it should be raises, whatever is wrong with it."""
 
@@ -98,7 +107,9 @@ class Head(msgspec.Struct):
     status: str
     audio_url: str | None = None
     error: str | None = None
+    """One short line."""
     text: str | None = None
+    """Empty, whatever was said: all that counts is whether there is one, and it may be long."""
     audio_duration: float | None = None
     """Seconds."""
     speech_model_used: str | None = None
@@ -109,6 +120,20 @@ class Head(msgspec.Struct):
     def is_deleted(self) -> bool:
         """Whether this is what remains of a deleted transcript."""
         return self.audio_url == DELETED_AUDIO_URL
+
+
+class _Transcript(msgspec.Struct):
+    """The same as it is sent."""
+
+    id: str
+    status: str
+    audio_url: str | None = None
+    error: str | None = None
+    text: msgspec.Raw = msgspec.Raw(b"null")  # not read: it may be most of the answer
+    audio_duration: float | None = None
+    speech_model_used: str | None = None
+    redact_pii_audio: bool | None = None
+    redact_pii_audio_quality: str | None = None
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -164,8 +189,8 @@ def parse_upload(body: bytes) -> str:
         upload_url = msgspec.json.decode(body, type=_Upload).upload_url
     except _UNREADABLE as error:
         raise ServiceUnavailable(f"upload answered with {_excerpt(body)!r}") from error
-    if not upload_url:
-        raise ServiceUnavailable("upload answered with an empty upload_url")
+    if not _UPLOAD_URL.fullmatch(upload_url):
+        raise ServiceUnavailable(f"upload answered with no upload_url: {upload_url[:80]!r}")
     return upload_url
 
 
@@ -175,11 +200,15 @@ def parse_list(body: bytes) -> list[Row]:
 
     Raises:
         ServiceUnavailable: it is not a page.
+        AnswerUnusable: the id of a row cannot be one. Without that row it would be no whole page.
     """
     try:
-        return msgspec.json.decode(body, type=_Rows).transcripts
+        rows = msgspec.json.decode(body, type=_Rows).transcripts
     except _UNREADABLE as error:
         raise ServiceUnavailable(f"list answered with {_excerpt(body)!r}") from error
+    for row in rows:
+        check_id(row.id)
+    return rows
 
 
 def parse_redacted_audio(body: bytes) -> str:
@@ -203,13 +232,44 @@ def parse_head(body: bytes | memoryview) -> Head:
     """
     What a transcript says, the whole document having been read.
 
+    What would harm where it goes is left out or cut short: names and reasons are the service's,
+    and end up in file names, the ledger and on terminals. Of doubled keys the last counts. Half
+    characters, NaN and Infinity are let pass, and bytes that are not UTF-8 where nothing is read:
+    a reader may stumble over them, but what was paid for is worth having as it came.
+
     Raises:
         ServiceUnavailable: it is not whole, or not a transcript.
+        AnswerUnusable: its id cannot be one.
     """
     try:
-        return msgspec.json.decode(body, type=Head)
+        found = _decoded(body)
     except _UNREADABLE as error:
-        raise ServiceUnavailable(f"transcript answered with {_excerpt(body)!r}") from error
+        # Nothing of the answer itself: it holds what was said.
+        raise ServiceUnavailable(f"the answer is no whole transcript ({error})") from error
+    has_text = bytes(memoryview(found.text)[:1]) == b'"'
+    found.text = msgspec.Raw()  # lets go of the body, which may be a map that is about to close
+    duration_s, suffix = found.audio_duration or 0.0, found.redact_pii_audio_quality or ""
+    return Head(
+        id=check_id(found.id),
+        status=found.status,
+        audio_url=found.audio_url,
+        error=found.error and shown(found.error),
+        text="" if has_text else None,
+        audio_duration=found.audio_duration if 0 <= duration_s <= _LONGEST_AUDIO_S else None,
+        speech_model_used=found.speech_model_used and shown(found.speech_model_used),
+        redact_pii_audio=found.redact_pii_audio,
+        redact_pii_audio_quality=suffix if _SUFFIX.fullmatch(suffix) else None,
+    )
+
+
+def _decoded(body: bytes | memoryview) -> "_Transcript":
+    try:
+        return msgspec.json.decode(body, type=_Transcript)
+    except msgspec.DecodeError:
+        for odd, stand_in in _ODD:
+            if odd.search(body):
+                body = odd.sub(stand_in, body)
+        return msgspec.json.decode(body, type=_Transcript)
 
 
 def submission(status: int, headers: Mapping[str, str], body: bytes, upload_url: str) -> Submission:
@@ -287,14 +347,19 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+def shown(text: str) -> str:
+    """A text of the service's on one short line, without what a terminal would obey."""
+    line = " ".join(text[:_LONGEST_EXCERPT].split())
+    return "".join(each if each.isprintable() else "\ufffd" for each in line)
+
+
 def _sentence(body: bytes) -> str:
     """What an error body says, whatever its type."""
     try:
-        return msgspec.json.decode(body, type=_Error).error[:_LONGEST_EXCERPT]
+        return shown(msgspec.json.decode(body, type=_Error).error)
     except _UNREADABLE:
         return _excerpt(body)
 
 
-def _excerpt(body: bytes | memoryview) -> str:
-    text = bytes(body[:_LONGEST_EXCERPT]).decode("utf-8", "replace")
-    return " ".join(text.split()) or "an empty body"
+def _excerpt(body: bytes) -> str:
+    return shown(body[:_LONGEST_EXCERPT].decode("utf-8", "replace")) or "an empty body"

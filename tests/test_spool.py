@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ServiceUnavailable
+from pipeline.errors import AnswerUnusable, PipelineError, ServiceUnavailable
 from pipeline.spool import Spool
 
 pytestmark = pytest.mark.anyio
@@ -111,3 +111,23 @@ async def test_audio_needs_no_head(tmp_path: Path) -> None:
         await spool.put(os.fsencode(place))
 
     assert place.stat().st_size == 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [(b'"id":"../x"', AnswerUnusable), (b'"x":"\\q"', ServiceUnavailable)],
+)
+async def test_a_large_answer_that_is_none_is_let_go(
+    tmp_path: Path, fault: bytes, expected: type[PipelineError]
+) -> None:
+    """One that is refused only after it was read through leaves neither a file nor a map open."""
+    place = os.fsencode(tmp_path / "a.json")
+    body = b'{"status":"completed","text":"' + b"word " * 400_000 + b'",' + fault + b',"id":"x"}'
+    if expected is AnswerUnusable:
+        body = body.replace(b',"id":"x"', b"")
+    async with Spool(place, "tag") as spool:
+        await spool.write(body)
+        with pytest.raises(expected):
+            await spool.finish()
+
+    assert os.listdir(tmp_path) == []

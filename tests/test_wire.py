@@ -1,6 +1,7 @@
 """What the service's answers mean, on bytes alone."""
 
 import json
+import tracemalloc
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -437,7 +438,7 @@ def test_the_head_of_a_transcript() -> None:
         id="6f0b-2c1e_5d1a",
         status="completed",
         audio_url=UPLOAD_URL,
-        text="Hello.",
+        text="",
         audio_duration=2.0,
         speech_model_used="u2",
     )
@@ -518,3 +519,93 @@ def test_a_deleted_transcript_is_known_by_its_url() -> None:
 def test_the_services_own_faults_are_worth_asking_again(reason: str, expected: bool) -> None:
     """A failure is asked for again where its sentence blames the service, and only there."""
     assert wire.is_server_fault(reason) is expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id":"x","status":"completed","text":"a secret',
+        b'{"id":"x","status":5,"text":"a secret"}',
+        b'{"id":"x","status":"completed","text":"a secret\x00"}',
+        b'{"status":"completed","text":"a secret"}',
+        b'{"id":"x","text":"a secret","status":"\xff"}',
+        b'{"id":"x","text":"a secret","status":"","words":' + b"[" * 10_000,
+    ],
+)
+def test_no_error_quotes_what_was_said(body: bytes) -> None:
+    """Why a transcript cannot be read is told without a word of it."""
+    with pytest.raises(ServiceUnavailable) as raised:
+        wire.parse_head(body)
+
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *(b'"\\ud83d"', b'"\\udc00\\ud83d"', b'"\\\\ud83d \\ud83d"', b"NaN", b"[-Infinity,NaN ]"),
+        *(b'"\xff\xfe"', b"1e999"),
+    ],
+)
+@pytest.mark.parametrize("field", [b"text", b"words"])
+def test_what_others_write_into_json_passes(field: bytes, odd: bytes) -> None:
+    """A transcript that is whole is worth having, though some readers may stumble over it."""
+    head = wire.parse_head(b'{"id":"x","status":"completed","%s":%s}' % (field, odd))
+
+    assert (head.id, head.status) == ("x", "completed")
+
+
+@pytest.mark.parametrize("text", ["null", "5", "[]", '""', '"said"'])
+def test_of_a_text_only_its_being_there_counts(text: str) -> None:
+    """Whether there is a text is known, and the text itself is not held."""
+    head = wire.parse_head(b'{"id":"x","status":"completed","text": %s}' % text.encode())
+
+    assert head.text == ("" if text.startswith('"') else None)
+
+
+def test_a_long_text_takes_no_memory() -> None:
+    """What a transcript says is found without a copy of what was said."""
+    body = b'{"id":"x","text":"' + b"word " * 4_000_000 + b'\xf0\x9f\x98\x80","status":"completed"}'
+    tracemalloc.start()
+    head = wire.parse_head(memoryview(body))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert head.status == "completed"
+    assert peak < 100_000
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("error", "No\n\x1b[31m speech " * 1000, "No \ufffd[31m speech"),
+        ("speech_model_used", "\x00" + "x" * 1000, "\ufffdxxx"),
+        ("redact_pii_audio_quality", "../../x", None),
+        ("redact_pii_audio_quality", "mp3\x00", None),
+        ("redact_pii_audio_quality", "wav", "wav"),
+        ("audio_duration", -1e300, None),
+        ("audio_duration", 1e300, None),
+        ("audio_duration", 36_000.5, 36_000.5),
+    ],
+)
+def test_facts_do_no_harm_where_they_go(field: str, value: object, expected: object) -> None:
+    """What ends up in names, sums, the ledger and on terminals is short and fit for it."""
+    body = json.dumps({"id": "x", "status": "error", field: value}).encode()
+    found = getattr(wire.parse_head(body), field)
+
+    if isinstance(found, str) and isinstance(expected, str):
+        assert found.startswith(expected)
+        assert found.isprintable()
+        assert len(found) <= 300
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize("bad", ["../x", "", "x" * 65, "a b", "a\x00"])
+def test_an_id_that_is_none_makes_no_transcript(bad: str) -> None:
+    """Neither a transcript nor a row of the list has an id that could lead a request elsewhere."""
+    row = {"id": bad, "status": "completed"}
+    with pytest.raises(AnswerUnusable):
+        wire.parse_head(json.dumps(row).encode())
+    with pytest.raises(AnswerUnusable):
+        wire.parse_list(json.dumps({"transcripts": [{"id": "good"}, row]}).encode())

@@ -67,6 +67,8 @@ async def serve(
     model: str = DEFAULT_MODEL,
     workers: int | None = None,
     recognizer: Recognizer | None = None,
+    uploads_kept: int = 10_000,
+    uploads_kept_bytes: int = 200_000_000_000,
 ) -> AsyncIterator[Engine]:
     """
     A running engine, listening and with its model loaded.
@@ -84,6 +86,9 @@ async def serve(
         workers: Threads that decode and transcribe, one core each; by default the
             cores this process may use, at most 4.
         recognizer: Used in place of the Whisper model.
+        uploads_kept: Most uploads on disk at once. Those that were transcribed make room for
+            new ones, the oldest first; then further uploads are refused with a 507.
+        uploads_kept_bytes: Most bytes of them.
 
     Raises:
         EngineUnavailable: The extra is not installed, the weights are missing or not the
@@ -111,6 +116,8 @@ async def serve(
         model=model,
         workers=workers,
         recognizer=recognizer,
+        uploads_kept=uploads_kept,
+        uploads_kept_bytes=uploads_kept_bytes,
     ) as engine:
         yield engine
 

@@ -12,12 +12,14 @@ common errors, unless said otherwise. Where the service's behaviour is not docum
 * exports of a deleted transcript are refused (400).
 """
 
+import asyncio
 import hmac
 import json
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -39,6 +41,7 @@ from pipeline.engine.store import (
     Store,
     Transcript,
     UploadEmpty,
+    UploadsFull,
     UploadTooLarge,
 )
 
@@ -52,6 +55,12 @@ _QUERY = ("limit", "status", "created_on", "throttled_only", "before_id", "after
 _PHRASE_WORDS = 5
 _GRACE_S = 1.0
 
+_MOST_CONNECTIONS = 256
+_IDLE_S = 75.0  # between requests, and for the head of one; longer than clients keep connections
+_LINGERING_S = 2.0  # for a client to see why it is refused, before its body is cut off
+_STALL_S = 60.0
+_LEAST_BYTES = 1 << 20  # of a body, either way, in `_STALL_S`: slower is no transfer
+
 
 @asynccontextmanager
 async def running(
@@ -63,6 +72,8 @@ async def running(
     model: str = DEFAULT_MODEL,
     workers: int | None = None,
     recognizer: Recognizer | None = None,
+    uploads_kept: int,
+    uploads_kept_bytes: int,
 ) -> AsyncIterator[Engine]:
     """
     See `pipeline.engine.serve`.
@@ -72,7 +83,9 @@ async def running(
     """
     if workers is None:
         workers = min(_cores(), MOST_WORKERS)
-    store = await to_thread.run_sync(Store, state)
+    store = await to_thread.run_sync(
+        partial(Store, state, uploads_kept=uploads_kept, uploads_kept_bytes=uploads_kept_bytes)
+    )
     try:
         if recognizer is None:
             # A model may be on its way from a hub: leaving does not wait for that.
@@ -103,28 +116,51 @@ def _cores() -> int:
 
 @asynccontextmanager
 async def _listening(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
-    site_runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE_S)
-    await site_runner.setup()
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=_GRACE_S,
+        keepalive_timeout=_IDLE_S,
+        lingering_time=_LINGERING_S,
+    )
+    await runner.setup()
+    server = runner.server
+    assert server is not None
+
+    def accept() -> asyncio.Protocol:
+        return server() if len(server.connections) < _MOST_CONNECTIONS else _HangUp()
+
     try:
         try:
-            await web.TCPSite(site_runner, host, port).start()
+            listening = await asyncio.get_running_loop().create_server(accept, host, port)
         except OSError as error:
             raise EngineUnavailable(
                 f"the engine cannot listen on {host}:{port} ({error.strerror}): "
                 "another program may be there; choose another port"
             ) from error
-        bound_port = site_runner.addresses[0][1]
-        yield f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
+        bound_port = listening.sockets[0].getsockname()[1]
+        try:
+            yield f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
+        finally:
+            listening.close()
     finally:
         with anyio.CancelScope(shield=True):
-            await site_runner.cleanup()
+            await runner.cleanup()
+
+
+class _HangUp(asyncio.Protocol):
+    """What one connection too many meets: those there are keep their memory and their turn."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 def _app(
     store: Store, runner: Runner, recognizer: Recognizer, keys: Sequence[str]
 ) -> web.Application:
     service = _Service(store, runner, recognizer)
-    app = web.Application(middlewares=[_errors_as_json, _key_required(keys)])
+    app = web.Application(middlewares=[_read_or_cut_off, _errors_as_json, _key_required(keys)])
     app.add_routes(
         [
             web.post("/v2/upload", service.upload),
@@ -140,6 +176,24 @@ def _app(
         ]
     )
     return app
+
+
+@web.middleware
+async def _read_or_cut_off(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """An answer goes out as fast as the slowest client may be, or not at all."""
+    answer = await handler(request)
+    assert isinstance(answer, web.Response)
+    transport = request.transport
+    if transport is None:
+        return answer
+    transport.set_write_buffer_limits(0)  # so that `write_eof` waits until all is out
+    limit_s = _STALL_S * (1 + (answer.content_length or 0) // _LEAST_BYTES)
+    with anyio.move_on_after(limit_s) as scope, suppress(ConnectionError):
+        await answer.prepare(request)
+        await answer.write_eof()
+    if scope.cancelled_caught:
+        transport.abort()
+    return answer
 
 
 @web.middleware
@@ -183,7 +237,9 @@ class _Service:
         if (request.content_length or 0) > UPLOAD_MAX_BYTES:
             return _refusal(413, _TOO_LARGE)
         try:
-            upload_url = await self._store.receive(request.content.iter_any())
+            upload_url = await self._store.receive(
+                _moving(request), expected_bytes=request.content_length or 0
+            )
         except UploadEmpty:
             # Plain text, as the service has it.
             return web.Response(
@@ -193,6 +249,10 @@ class _Service:
             )
         except UploadTooLarge:
             return _refusal(413, _TOO_LARGE)
+        except UploadsFull as full:
+            return _refusal(507, str(full))
+        except TimeoutError:
+            return _refusal(408, _TOO_SLOW)
         except ConnectionError:
             # Nobody reads this answer: the client is gone.
             return _refusal(400, "The upload was broken off")
@@ -202,7 +262,11 @@ class _Service:
 
     async def submit(self, request: web.Request) -> web.Response:
         try:
-            body = json.loads(await request.read())
+            with anyio.fail_after(_STALL_S):
+                content = await request.read()
+            body = json.loads(content)
+        except TimeoutError:
+            return _refusal(408, _TOO_SLOW)
         # Nesting beyond the interpreter's depth is no ValueError.
         except (ValueError, RecursionError) as error:
             raise Refused("The request body must be JSON") from error
@@ -337,6 +401,22 @@ class _Service:
         return None if transcript_id is None else (await self._found(transcript_id)).sequence
 
 
+async def _moving(request: web.Request) -> AsyncIterator[bytes]:
+    """The chunks of a body; `TimeoutError` if it moves too slowly, its reader's time apart."""
+    came, left_s = 0, _STALL_S
+    while not request.content.at_eof():
+        began = anyio.current_time()
+        with anyio.fail_after(left_s):
+            chunk = await request.content.readany()
+        left_s -= anyio.current_time() - began
+        came += len(chunk)
+        if came >= _LEAST_BYTES:
+            came, left_s = 0, _STALL_S
+        if chunk:
+            yield chunk
+
+
+_TOO_SLOW = f"Less than {_LEAST_BYTES} bytes of the body came in {_STALL_S:g} s"
 _TOO_LARGE = f"The file is larger than {UPLOAD_MAX_BYTES} bytes"
 
 

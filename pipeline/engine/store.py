@@ -41,6 +41,7 @@ __all__ = [
     "Transcript",
     "UploadEmpty",
     "UploadTooLarge",
+    "UploadsFull",
 ]
 
 UPLOAD_MAX_BYTES = 2_200_000_000
@@ -63,6 +64,7 @@ _UPLOAD_ID = re.compile(re.escape(_UPLOAD_URL) + r"([0-9a-f]{32})", re.ASCII)
 _TRANSCRIPT_ID = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
 
 _WRITE_BYTES = 1 << 20
+_RESERVED_BYTES = 64 << 20  # at a time, for a body that does not say its length
 
 Status = Literal["queued", "processing", "completed", "error"]
 STATUSES: tuple[Status, ...] = ("queued", "processing", "completed", "error")
@@ -97,6 +99,10 @@ class UploadEmpty(Exception):
 
 class UploadTooLarge(Exception):
     """The body of an upload is over `UPLOAD_MAX_BYTES`."""
+
+
+class UploadsFull(Exception):
+    """There is no room for one more upload; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +164,17 @@ def _in_thread(
 class Store:
     """The uploads and transcripts of one state folder."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(
+        self, state: Path, *, uploads_kept: int = 10_000, uploads_kept_bytes: int = 10**12
+    ) -> None:
         """
         Open a folder, made if absent; what an earlier engine left half done is put right.
 
         Blocks; `close` in the end.
+
+        Args:
+            uploads_kept: Most uploads there at once.
+            uploads_kept_bytes: Most bytes of them.
 
         Raises:
             EngineUnavailable: Another engine has the folder, a newer one made it, or it
@@ -170,6 +182,8 @@ class Store:
         """
         self._turn = CapacityLimiter(1)
         self._disk = CapacityLimiter(16)
+        self._uploads_kept = uploads_kept
+        self._uploads_kept_bytes = uploads_kept_bytes
         self._uploads = state / "uploads"
         try:
             # Transcripts are nobody's business but the owner's.
@@ -317,7 +331,7 @@ class Store:
 
     # --- uploads ---------------------------------------------------------------------
 
-    async def receive(self, chunks: AsyncIterable[bytes]) -> str:
+    async def receive(self, chunks: AsyncIterable[bytes], expected_bytes: int = 0) -> str:
         """
         Keep the bytes of an upload, and get the `upload_url` that stands for them.
 
@@ -327,11 +341,12 @@ class Store:
         Raises:
             UploadEmpty: No bytes came.
             UploadTooLarge: More than `UPLOAD_MAX_BYTES` came.
+            UploadsFull: It is one more, or more bytes, than may be kept.
             OSError: The disk refused them.
         """
         name = uuid4().hex
         part = self._uploads / f"{name}.part"
-        size_bytes = 0
+        size_bytes = reserved_bytes = 0
         held = bytearray()
         file = await to_thread.run_sync(_create, part, limiter=self._disk)
         try:
@@ -339,6 +354,11 @@ class Store:
                 size_bytes += len(chunk)
                 if size_bytes > UPLOAD_MAX_BYTES:
                     raise UploadTooLarge
+                if size_bytes > reserved_bytes:
+                    reserved_bytes = max(expected_bytes, size_bytes)
+                    if reserved_bytes > expected_bytes:
+                        reserved_bytes += _RESERVED_BYTES
+                    await self._reserve(file, part, reserved_bytes)
                 held += chunk
                 if len(held) >= _WRITE_BYTES:
                     await to_thread.run_sync(file.write, bytes(held), limiter=self._disk)
@@ -367,12 +387,46 @@ class Store:
                 if arrived < oldest and not self._is_needed(url, since=_text(oldest)):
                     path.unlink()
 
+    @_in_thread
+    def _reserve(self, file: BinaryIO, part: Path, size: int) -> None:
+        """Make room, where uploads that were transcribed are in the way the oldest go first."""
+        kept: list[tuple[float, int, Path]] = []
+        for path in self._uploads.iterdir():
+            with suppress(FileNotFoundError):  # broken off meanwhile
+                if path != part:
+                    found = path.stat()
+                    kept.append((found.st_mtime, found.st_size, path))
+        count, size_bytes = len(kept) + 1, sum(each[1] for each in kept) + size
+        for _, freed, path in sorted(kept):
+            if count <= self._uploads_kept and size_bytes <= self._uploads_kept_bytes:
+                break
+            if path.suffix != ".part" and self._is_transcribed(_UPLOAD_URL + path.name):
+                path.unlink(missing_ok=True)
+                count, size_bytes = count - 1, size_bytes - freed
+        if count > self._uploads_kept or size_bytes > self._uploads_kept_bytes:
+            raise UploadsFull(
+                f"There is no room for this upload: at most {self._uploads_kept} uploads of"
+                f" {self._uploads_kept_bytes} bytes in all are kept for transcripts that are not"
+                " finished. Try again once some are, or submit what was uploaded"
+            )
+        # The length of the file is the reservation: those who come meanwhile see it.
+        file.truncate(size)
+
     def _keep(self, file: BinaryIO, rest: bytes, name: str) -> None:
         file.write(rest)
+        file.truncate()
         file.flush()
         os.fsync(file.fileno())
         (self._uploads / f"{name}.part").rename(self._uploads / name)
         _fsync_folder(self._uploads)
+
+    def _is_transcribed(self, audio_url: str) -> bool:
+        """There are transcripts of it, and all of them are final."""
+        row = self._db.execute(
+            "SELECT min(status IN ('completed', 'error')) FROM transcripts WHERE audio_url = ?",
+            (audio_url,),
+        ).fetchone()
+        return bool(row[0])
 
     def _is_needed(self, audio_url: str, since: str | None = None) -> bool:
         """A transcript of it is not final, or was not before `since`."""

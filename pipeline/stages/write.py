@@ -31,10 +31,10 @@ from pipeline.errors import (
     TranscriptUnknown,
 )
 from pipeline.events import printable
-from pipeline.files import cannot_write, keep_version, read_whole, sha256_of, write_whole
+from pipeline.files import cannot_write, keep_version, sha256_of, write_whole
 from pipeline.models import Delivery, Pending, Recipient
 from pipeline.names import derived, version
-from pipeline.render import RenderError, render
+from pipeline.render import RenderError, render_file
 from pipeline.retry import retry
 from pipeline.spool import Spool
 from pipeline.stages import Context
@@ -371,10 +371,9 @@ async def _render(context: Context, result: bytes, formats: Sequence[str]) -> in
     if not formats:
         return 0
     title = printable(os.path.basename(result).removesuffix(b".json"))
-    transcript = await read_whole(result)
     for suffix in formats:
         try:
-            made = await to_process.run_sync(render, transcript, suffix, title)
+            made = await to_process.run_sync(render_file, result, suffix, title)
         except RenderError as error:
             context.emit(events.Warned(message=f"cannot render {title} as {suffix}: {error}"))
         except (BrokenWorkerProcess, KeyboardInterrupt, MemoryError) as error:
