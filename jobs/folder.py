@@ -11,9 +11,8 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -88,56 +87,70 @@ async def run_folder(
             listed=listed,
         )
         rendered = 0
-        if settings.dry_run:
-            await scan.run(ledger, run.totals)
-            # In the copy: so what a redo would ask for is counted as such.
-            while (due_in_s := await ledger.next_due()) is not None and due_in_s <= 0:
-                await ledger.claim(1000)
-        else:
-            await _until_stopped(context, scan)
-            rendered = await render_lacking(context) if context.intake.is_open else 0
-        summary = await _summary(context, scan, run.totals)
-        summary.run_id = run.run_id
-        summary.rendered = rendered
-        summary.elapsed_s = round(time.monotonic() - began, 3)
-        run.totals(summary)
-        with suppress(OSError):  # a full disk is said in the summary, which went to stdout
-            written = partial((run.folder / "summary.json").write_bytes, encode(summary) + b"\n")
-            await to_thread.run_sync(written)
+        async with _heeding_signals(context) as (stopped, work):
+            with work:
+                if settings.dry_run:
+                    await scan.run(ledger, run.totals)
+                    # In the copy: so what a redo would ask for is counted as such.
+                    while (due_in_s := await ledger.next_due()) is not None and due_in_s <= 0:
+                        await ledger.claim(1000)
+                else:
+                    await _batch(context, scan, stopped)
+                    rendered = await render_lacking(context)
+            summary = await _summary(context, scan, run.totals)
+            summary.run_id = run.run_id
+            summary.rendered = rendered
+            summary.elapsed_s = round(time.monotonic() - began, 3)
+            run.totals(summary)
+            line = encode(summary) + b"\n"
+            with suppress(OSError):  # a full disk is said in the summary, which went to stdout
+                await to_thread.run_sync((run.folder / "summary.json").write_bytes, line)
     return summary
 
 
-async def _until_stopped(context: Context, scan: Scan) -> None:
-    """The batch, to its end, or to the end of the grace that a signal leaves it."""
-    stopped = anyio.Event()
+@asynccontextmanager
+async def _heeding_signals(
+    context: Context,
+) -> AsyncIterator[tuple[anyio.Event, anyio.CancelScope]]:
+    """
+    Whether a signal has come, and a scope for the work, which ends a grace later or at the second.
+
+    Signals do no more until the block is left: what the work came to is told all the same.
+    """
+    stopped, work = anyio.Event(), anyio.CancelScope()
     async with anyio.create_task_group() as group:
 
         async def heed() -> None:
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async for number in signals:
+                    if stopped.is_set() or context.settings.dry_run:
+                        work.cancel()
                     if stopped.is_set():
-                        break
+                        continue
                     name = signal.Signals(number).name
                     context.emit(Warned(message=f"{name}: finishing what is being submitted"))
                     code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
                     context.intake.stop(code, f"stopped by {name}")
                     stopped.set()
-                    batch.deadline = anyio.current_time() + context.settings.stop_grace
-                batch.cancel()
+                    work.deadline = anyio.current_time() + context.settings.stop_grace
 
-        with anyio.CancelScope() as batch:
-            group.start_soon(heed)
-            try:
-                await run_batch(context, scan, stopped)
-            except BaseExceptionGroup as failures:
-                # What ends a stage itself, a full disk under the ledger say, is summed up as well;
-                # its neighbours then found that nobody receives any more.
-                ended, neighbours = failures.split(BatchError)
-                if ended is None or (neighbours and neighbours.split(BrokenResourceError)[1]):
-                    raise
-                for error in _each(ended):
-                    context.intake.end(error)
+        group.start_soon(heed)
+        yield stopped, work
         group.cancel_scope.cancel()
+
+
+async def _batch(context: Context, scan: Scan, stopped: anyio.Event) -> None:
+    """The batch; what ends it as a whole is a reason of its intake."""
+    try:
+        await run_batch(context, scan, stopped)
+    except BaseExceptionGroup as failures:
+        # What ends a stage itself, a full disk under the ledger say, is summed up as well; its
+        # neighbours then found that nobody receives any more.
+        ended, neighbours = failures.split(BatchError)
+        if ended is None or (neighbours and neighbours.split(BrokenResourceError)[1]):
+            raise
+        for error in _each(ended):
+            context.intake.end(error)
 
 
 def _each(errors: BaseExceptionGroup[BatchError]) -> Iterator[BatchError]:

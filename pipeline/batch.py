@@ -144,13 +144,14 @@ async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
     """
     ledger, client = context.ledger, context.client
     try:
-        rows = await retry(lambda: client.list(limit=1))
-        reconciler.seen(rows, is_newest=True)
-        for fingerprint, ids, is_open in await ledger.foreign_ids():
-            if await _knows_one(context, ids):
-                ledger.trust_key(fingerprint)
-            elif is_open:
-                raise KeyRefused(_OTHER_PROJECT)
+        with context.intake.fetching():
+            rows = await retry(lambda: client.list(limit=1))
+            reconciler.seen(rows, is_newest=True)
+            for fingerprint, ids, is_open in await ledger.foreign_ids():
+                if await _knows_one(context, ids):
+                    ledger.trust_key(fingerprint)
+                elif is_open:
+                    raise KeyRefused(_OTHER_PROJECT)
     except RecordingError as error:
         context.intake.end(ServiceUnusable(f"the service cannot be reached: {error}"))
     except BatchError as error:

@@ -86,9 +86,10 @@ async def _statuses(
     context: Context, reconciler: Reconciler, waiting: Sequence[Pending]
 ) -> dict[str, str]:
     """What the list says; nothing when it cannot be read, which ids can still be asked for."""
-    intake = context.intake
+    intake, statuses = context.intake, dict[str, str]()
     try:
-        statuses = await _sweep(context, reconciler, waiting)
+        with intake.fetching() as scope:
+            statuses = await _sweep(context, reconciler, waiting)
     except RecordingError as error:
         if intake.silence_s > _SILENCE_S:
             intake.end(ServiceUnusable(f"the service does not answer: {error}"))
@@ -96,7 +97,8 @@ async def _statuses(
     except BatchError as error:
         intake.end(error)
         return {}
-    intake.reached()
+    if not scope.cancelled_caught:
+        intake.reached()
     return statuses
 
 

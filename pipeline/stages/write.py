@@ -355,7 +355,7 @@ async def _keep(context: Context, place: bytes, digest: str) -> bool:
 async def render_lacking(context: Context) -> int:
     """Make the derived files that results of earlier runs lack; how many were made."""
     made = 0
-    while batch := await context.ledger.lacking(_RENDER_BATCH):
+    while context.intake.is_open and (batch := await context.ledger.lacking(_RENDER_BATCH)):
         for _, result, formats in batch:
             try:
                 made += await _render(context, context.place(result), formats)

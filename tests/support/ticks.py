@@ -1,20 +1,23 @@
 """
-Cancellation at every await: in, a coroutine; out, the same, cancelled at its n-th suspension.
+Cancellation at every await: in, a coroutine; out, the same, cancelled where it waits.
 
-    for tick in ticks():                    # n = 1, 2, 3 ... until a run comes to its end uncancelled
-        ...                                 # everything anew
+    for tick in ticks():            # one for each place where it was seen to wait
+        ...                         # everything anew
         await tick.run(stage(...))
-        ...                                 # what has to be so, wherever it was
+        ...                         # what has to be so, wherever it was
 
-Suspensions are those of the coroutine and of every task that is started in it, in the order in
-which they come. The cancellation is that of a scope around it all, as a run is cancelled: what is
-shielded goes on, and whatever is awaited after it without a shield is cancelled, too.
+A place is the chain of lines at which a coroutine waits for another, down into the libraries; it is
+cancelled when it is first there. With `every=True` it is cancelled at its n-th suspension instead,
+for n = 1, 2, 3 ... until it comes to its end. Tasks that are started in it count as it does. The
+cancellation is that of a scope around it all, as a run is cancelled: what is shielded goes on, and
+whatever is awaited after it without a shield is cancelled, too.
 
 Source: the tick tests of https://github.com/encode/httpcore, tests/test_cancellations.py.
 """
 
 import ast
 import asyncio
+import gc
 import itertools
 from collections.abc import Coroutine, Generator, Iterator
 from contextvars import ContextVar
@@ -24,42 +27,61 @@ from typing import Any
 
 import anyio
 
-__all__ = ["Tick", "awaits", "ticks"]
+__all__ = ["Line", "Tick", "awaits", "ticks"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LONGEST_S = 20.0
+_TRIES = 3
+
+Line = tuple[str, int]
+"""A file, by its path, and a line in it."""
+
+Place = tuple[Line, ...]
+"""Where a coroutine waits: its own line first, what it waits for after it."""
 
 _running: ContextVar["Tick | None"] = ContextVar("running", default=None)
 
-Line = tuple[str, int]
-"""A module, as a path from the root of the project, and a line in it."""
 
-
-def ticks() -> Iterator["Tick"]:
-    """One tick after another, until one was run to its end."""
-    for at in itertools.count(1):
-        tick = Tick(at)
+def ticks(*, every: bool = False) -> Iterator["Tick"]:
+    """One tick after another; each has to be run before the next."""
+    if every:
+        for at in itertools.count(1):
+            tick = Tick(at)
+            yield tick
+            if not tick.is_cancelled:
+                return
+    tries: dict[Place, int] = {}
+    tick = Tick(None)
+    while True:
         yield tick
-        if not tick.is_cancelled:
+        for place in tick.places:
+            tries.setdefault(place, 0)
+        if tick.is_cancelled:
+            tries[tick.at] = _TRIES
+        # No two runs are quite alike: one that did not come there is made again.
+        place = next((place for place, tried in tries.items() if tried < _TRIES), None)
+        if place is None:
             return
+        tries[place] += 1
+        tick = Tick(place)
 
 
 class Tick:
-    """One run, cancelled at its `at`-th suspension."""
+    """One run, cancelled at its n-th suspension, or at the first one at a place, or never."""
 
-    def __init__(self, at: int) -> None:
-        self.at = at
-        self.lines: set[Line] = set()
-        """Where the program was when it was cancelled: the awaits from the outermost inwards."""
+    def __init__(self, at: int | Place | None) -> None:
+        self.at: Any = at
+        self.places: dict[Place, None] = {}
+        """Where it has waited, in order; where it was cancelled comes last."""
         self._seen = 0
         self._scope = anyio.CancelScope()
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the run had so many suspensions."""
+        """Whether it was, before it came to its end."""
         return self._scope.cancel_called
 
-    async def run(self, work: Coroutine[Any, Any, None]) -> None:
+    async def run(self, work: Coroutine[Any, Any, object]) -> None:
         """Run it, and cancel it in time; fails when it does not end soon."""
         loop = asyncio.get_running_loop()
         former, token = loop.get_task_factory(), _running.set(self)
@@ -73,9 +95,12 @@ class Tick:
 
     def suspended(self, work: Any) -> None:
         """One suspension more, of this coroutine."""
+        if self.is_cancelled:
+            return
         self._seen += 1
-        if self._seen == self.at:
-            self.lines = set(_lines(work))
+        place = tuple(_lines(work))
+        self.places[place] = None
+        if self.at in (self._seen, place):
             self._scope.cancel()
 
 
@@ -114,19 +139,25 @@ def _counted(
 
 
 def _lines(work: Any) -> Iterator[Line]:
-    """The lines of the program at which a coroutine waits for another, outermost first."""
+    """The lines at which a coroutine waits for another, and that for the next."""
     while work is not None:
-        frame = getattr(work, "cr_frame", None) or getattr(work, "gi_frame", None)
-        if frame is not None and (path := Path(frame.f_code.co_filename)).is_relative_to(_ROOT):
-            yield path.relative_to(_ROOT).as_posix(), frame.f_lineno
-        work = getattr(work, "cr_await", None) or getattr(work, "gi_yieldfrom", None)
+        kind = next((k for k in ("cr", "ag", "gi") if hasattr(work, f"{k}_frame")), None)
+        if kind is None:
+            # A step of an asynchronous generator does not tell in public whose it is.
+            known = gc.get_referents(work)
+            work = next((each for each in known if hasattr(each, "ag_frame")), None)
+            continue
+        frame = getattr(work, f"{kind}_frame")
+        if frame is not None:
+            yield frame.f_code.co_filename, frame.f_lineno
+        work = getattr(work, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
 
 
 def awaits(module: str) -> dict[Line, str]:
     """Every await of a module, by the line that it begins at, and how it reads."""
-    source = (_ROOT / module).read_text()
+    path = _ROOT / module
     return {
-        (module, node.lineno): ast.unparse(node)
-        for node in ast.walk(ast.parse(source))
+        (str(path), node.lineno): ast.unparse(node)
+        for node in ast.walk(ast.parse(path.read_bytes()))
         if isinstance(node, ast.Await)
     }
