@@ -1,9 +1,16 @@
 """
 Programs made of the pipeline: one module a job, and the command line on top.
 
+    start        where the command begins
     cli          the `overnight` command: words in, exit code out
     folder       `overnight run`: every recording under some folders gets its transcript
+    verify       `overnight verify`: is everything that was paid for on disk, as it was saved
+    audit        `overnight audit`: what was asked for, what it came to, and what nobody uses
+    rebuild      `overnight verify --rebuild`: a lost ledger from all that is left of it
     doctor       `overnight doctor`: what is in place, what is not
+    account      the whole list of an account, a page at a time
+    finding      what a job that looks has found
+    shelf        what lies in the folder of the results
     session      what every job works with: state folder, ledger, service
 
 Beside them lie the recordings of `overnight run --sample`.

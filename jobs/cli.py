@@ -3,7 +3,8 @@ The `overnight` command: in, a command line; out, results, and an exit code for 
 
     overnight run FOLDER… -o OUTPUT     transcribe          overnight engine    serve the model
     overnight status|list -o OUTPUT     what has been done  overnight doctor    what is in place
-                                                            overnight init      a settings file
+    overnight verify -o OUTPUT          is it all there     overnight init      a settings file
+    overnight audit -o OUTPUT           what it came to
 
 Data goes to stdout, everything else to stderr. Whatever a command imports it imports when it
 runs, so that `--help` is there at once. This is where errors end: each is reported once, with
@@ -14,7 +15,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -312,6 +313,174 @@ def list_recordings(
     for line in list_lines(_state_dir(output, state, config), state_filter=only, as_json=json):
         _say(line)
     return ExitCode.DONE
+
+
+@app.command
+def verify(
+    *,
+    output: _Output = None,
+    state: Path | None = None,
+    config: Path | None = None,
+    provider: str | None = None,
+    api_key_file: Path | None = None,
+    api_key_command: str | None = None,
+    repair: Annotated[bool, _Switch] = False,
+    rebuild: Annotated[bool, _Switch] = False,
+    claim: Annotated[list[str] | None, _Text] = None,
+    disclaim: Annotated[list[str] | None, _Text] = None,
+    json: Annotated[bool, _Switch] = False,
+) -> int:
+    """
+    Whether every result is there as it was saved, and every recording as it was transcribed.
+
+    Parameters
+    ----------
+    output
+        Folder of the results.
+    state
+        Folder of ledger, lock and runs (OUTPUT/.overnight).
+    config
+        Settings file, instead of ./overnight.toml.
+    provider
+        For all but a look: assemblyai, assemblyai-eu, local, or a base URL.
+    api_key_file
+        File that holds the API key, before ASSEMBLYAI_API_KEY.
+    api_key_command
+        Command that prints the API key.
+    repair
+        Bring back what is missing or damaged, by its id; costs nothing.
+    rebuild
+        Make a lost or damaged ledger anew, and put the old one aside; costs nothing.
+    claim
+        After a rebuild, ID=PATH: that transcript of the account is of this recording; repeatable.
+    disclaim
+        After a rebuild, ID or all: that transcript is another program's; repeatable.
+    json
+        As one JSON object a line.
+    """
+    from functools import partial
+
+    import anyio
+
+    from jobs import rebuild as remake
+    from jobs import verify as job
+
+    if sum(map(bool, (repair, rebuild, claim or disclaim))) > 1:
+        raise SettingsError("`--repair`, `--rebuild` and `--claim` or `--disclaim` go one by one")
+    settings = _settings(output, state, config, provider, api_key_file, api_key_command)
+    tell, environ = _teller(json), dict(os.environ)
+    if not (repair or rebuild or claim or disclaim):
+        verified = job.verify(settings, tell)
+        tell(verified)
+        return verified.exit_code
+    work: Callable[..., Any] = partial(remake.claim, settings, claim or (), disclaim or ())
+    if repair:
+        work = partial(job.repair, settings, tell)
+    elif rebuild:
+        work = partial(remake.rebuild, settings, tell)
+    with _warnings(settings) as emit:
+        done = anyio.run(partial(work, emit=emit, environ=environ))
+    tell(done)
+    return int(done.exit_code)
+
+
+@app.command
+def audit(
+    *,
+    output: _Output = None,
+    state: Path | None = None,
+    config: Path | None = None,
+    provider: str | None = None,
+    api_key_file: Path | None = None,
+    api_key_command: str | None = None,
+    remote: Annotated[bool, _Switch] = False,
+    json: Annotated[bool, _Switch] = False,
+) -> int:
+    """
+    What was asked for, what it came to, and whether anything was paid for in vain.
+
+    Parameters
+    ----------
+    output
+        Folder of the results.
+    state
+        Folder of ledger, lock and runs (OUTPUT/.overnight).
+    config
+        Settings file, instead of ./overnight.toml.
+    provider
+        For the account: assemblyai, assemblyai-eu, or a base URL.
+    api_key_file
+        File that holds the API key, before ASSEMBLYAI_API_KEY.
+    api_key_command
+        Command that prints the API key.
+    remote
+        Compare with the account's own list; costs nothing.
+    json
+        As one JSON object a line.
+    """
+    import anyio
+
+    from jobs import audit as job
+
+    settings = _settings(output, state, config, provider, api_key_file, api_key_command)
+    tell = _teller(json)
+    if remote:
+        found = anyio.run(job.audit_remote, settings, tell, dict(os.environ))
+    else:
+        found = job.audit(settings, tell)
+    tell(found)
+    return found.exit_code
+
+
+def _settings(
+    output: Path | None,
+    state: Path | None,
+    config: Path | None,
+    provider: str | None,
+    api_key_file: Path | None,
+    api_key_command: str | None,
+) -> "Settings":
+    """Settings of a command that pays for nothing, whatever the settings file says of runs."""
+    from pipeline.settings import load_settings
+
+    return load_settings(
+        {
+            "output": output,
+            "state": state,
+            "provider": provider,
+            "api_key_file": api_key_file,
+            "api_key_command": api_key_command,
+            "dry_run": False,
+        },
+        config=config,
+    )
+
+
+def _teller(json: bool) -> "Callable[[Any], None]":
+    """Says a finding, or what it came to, as a line for people or for programs."""
+    from json import dumps
+
+    return lambda said: _say(dumps(said.facts(), ensure_ascii=False) if json else str(said))
+
+
+@contextmanager
+def _warnings(settings: "Settings") -> "Iterator[Emit]":
+    """Who listens to a repair: the log, and the terminal for what went wrong."""
+    from rich.console import Console
+
+    from pipeline.logs import log_event
+    from pipeline.progress import WarningLines
+
+    console = Console(stderr=True)
+    warn = WarningLines(console)
+
+    def emit(event: Any) -> None:
+        log_event(event)
+        warn(event)
+
+    with _logs(settings, console):
+        os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
+        yield emit
 
 
 def _state_dir(output: Path | None, state: Path | None, config: Path | None) -> Path:

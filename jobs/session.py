@@ -24,11 +24,12 @@ import anyio
 from anyio import to_thread
 
 from pipeline.client import Client
-from pipeline.errors import BatchError, OutputNotWritable, SettingsError
+from pipeline.errors import BatchError, LedgerUnusable, OutputNotWritable, SettingsError
 from pipeline.events import Completed, Deleted, Emit, Event, RunStarted, Submitted, Warned
 from pipeline.files import probe
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger, Redo, Run
+from pipeline.ledger.journal import newest
 from pipeline.ledger.lock import lock
 from pipeline.limiter import Limiter
 from pipeline.logs import hide
@@ -98,23 +99,27 @@ async def session(
     *,
     roots: Sequence[Root] = (),
     redo: Redo | None = None,
+    ledger_path: Path | None = None,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
 ) -> AsyncIterator[Session]:
     """
     Hold the state folder of these settings, with its ledger open and its service at hand.
 
-    A dry run works on a copy of the ledger, and leaves no trace.
+    A dry run works on a copy of the ledger, and leaves no trace. `ledger_path` is another ledger to
+    work with than that of the state folder.
 
     Raises:
         SettingsError: nothing says where results go.
         OutputNotWritable: results could not be saved there.
         KeyRefused: there is no API key, and the provider needs one.
         Locked: another run works in the same state folder.
-        LedgerUnusable: the ledger is damaged, or newer than this program.
+        LedgerUnusable: the ledger is damaged, newer than this program, or lost.
     """
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    key, held = "", None
+    key, held, last = "", None, None
+    if ledger_path is None:  # before a copy is made: a run beside may add to both
+        last = await to_thread.run_sync(newest, settings.state_dir / "runs")
     async with AsyncExitStack() as stack:
         if settings.dry_run:
             state = Path(await stack.enter_async_context(_beside(tempfile.TemporaryDirectory)))
@@ -145,14 +150,19 @@ async def session(
             redo=redo or Redo(),
             deletes=settings.delete_remote,
         )
+        path = ledger_path or state / "ledger.sqlite3"
+        if last is not None and not await to_thread.run_sync(_has_content, path):
+            raise _lost(path)
         ledger = await stack.enter_async_context(
             Ledger(
-                state / "ledger.sqlite3",
+                path,
                 run,
                 journal=folder / "attempts.ndjson",
                 still_held=held.check if held else None,
             )
         )
+        if last is not None and not await ledger.knows(last):
+            raise _lost(path)
         await ledger.recover()
         await ledger.record_roots(roots)
         totals(
@@ -237,6 +247,18 @@ def _sweep(state: bytes, started_at: float) -> None:
     listing.load(state)
     for folder, _, _ in os.walk(os.path.join(state, b"versions")):
         listing.load(folder)
+
+
+def _has_content(ledger: Path) -> bool:
+    return ledger.is_file() and ledger.stat().st_size > 0
+
+
+def _lost(ledger: Path) -> LedgerUnusable:
+    return LedgerUnusable(
+        f"the ledger {ledger} is lost, or an older one: it does not know what was asked for last."
+        " Nothing is asked for, since all might be paid for again;"
+        " `overnight verify --rebuild` makes it anew from what is on disk and at the service"
+    )
 
 
 def _copy_ledger(settings: Settings, state: Path) -> None:

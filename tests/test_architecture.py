@@ -17,10 +17,19 @@ TESTED_ELSEWHERE = {
     # Wiring, which nothing but a whole run can show to be right.
     "pipeline/stages/feed.py": "tests/jobs/test_folder.py",
     "jobs/session.py": "tests/jobs/test_folder.py",
+    "jobs/start.py": "tests/jobs/test_signals.py",
+    # What jobs that look have in common.
+    "jobs/account.py": "tests/jobs/test_audit.py",
+    "jobs/finding.py": "tests/jobs/test_verify.py",
+    "jobs/shelf.py": "tests/jobs/test_verify.py",
     # Parts of one class, which is only ever used as a whole.
     "pipeline/ledger/accounts.py": "tests/ledger/test_ledger.py",
     "pipeline/ledger/attempts.py": "tests/ledger/test_ledger.py",
     "pipeline/ledger/books.py": "tests/ledger/test_ledger.py",
+    "pipeline/ledger/evidence.py": "tests/jobs/test_verify.py",
+    "pipeline/ledger/journal.py": "tests/jobs/test_rebuild.py",
+    "pipeline/ledger/remains.py": "tests/jobs/test_rebuild.py",
+    "pipeline/ledger/repairs.py": "tests/jobs/test_verify.py",
     "pipeline/ledger/recordings.py": "tests/ledger/test_ledger.py",
     "pipeline/ledger/results.py": "tests/ledger/test_ledger.py",
     # The bodies of the server's answers, which have to be right on the wire.

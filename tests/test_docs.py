@@ -300,6 +300,30 @@ async def test_files_and_commands_say_what_is_documented(tmp_path: Path) -> None
         assert [row[0].strip("`") for row in rows(section(OUTPUT, heading))] == list(facts), heading
 
 
+@pytest.mark.anyio
+async def test_findings_say_what_is_documented(tmp_path: Path) -> None:
+    """`verify` and `audit` have the fields of the page, and their findings its kinds."""
+    async with opened(tmp_path) as archive:
+        archive.add("a.wav", b"a")
+        await archive.run()
+        archive.service.add_foreign(1)
+        archive.environ["OVERNIGHT_SETTLE"] = "500ms"
+        (archive.output / "a.wav.json").unlink()
+        where = ["-o", archive.output, "--json", "--provider", archive.service.url]
+        ended = [
+            await archive.command(*words, *where)
+            for words in (["verify"], ["audit", "--remote"], ["verify", "--rebuild"])
+        ]
+    said = [line for each in ended for line in each.lines]
+    kinds = {row[0].strip("`") for row in rows(section(OUTPUT, "Kinds of findings"))}
+
+    assert {line["type"] for line in said} == {"finding", "verified", "audit", "rebuilt"}
+    for line in said:
+        fields = [row[0].strip("`") for row in rows(section(OUTPUT, f"`{line['type']}`"))]
+        assert fields == list(line), line["type"]
+        assert line.get("kind", "missing") in kinds
+
+
 # --- states --------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,9 @@ done again is a row that is due again. States are drawn in docs/design.md.
     recordings  found, claimed                  accounts     counted, for people
     mounts      is this disk a local one
     attempts    uploaded, submitted, accepted or not
-    results     completed, written
+    results     completed, written              evidence     held against disk and account
+    repairs     fetched again                   journal      accepted attempts, as files
+    remains     a lost ledger, made anew
 
 What is awaited is one transition, durable when it returns, or one reading. Each transition keeps
 the promise that counts most by itself: of all attempts at one request key and generation, the
@@ -24,6 +26,8 @@ from pipeline.ledger.accounts import STANDING
 from pipeline.ledger.attempts import Attempts
 from pipeline.ledger.books import Found, Reading, Redo, Run
 from pipeline.ledger.recordings import Recordings
+from pipeline.ledger.remains import Remains
+from pipeline.ledger.repairs import Repairs
 from pipeline.ledger.results import Results
 from pipeline.ledger.store import read_only, reading, transition
 from pipeline.models import Root
@@ -38,7 +42,7 @@ Source: https://www.assemblyai.com/docs, FAQ: an upload that is not transcribed 
 """
 
 
-class Ledger(Recordings, Attempts, Results):
+class Ledger(Remains, Recordings, Attempts, Results, Repairs):
     """The ledger of one state folder, for one run at a time."""
 
     @transition

@@ -1,0 +1,67 @@
+"""
+The account at the service: in, settings or a client; out, its whole list, newest first.
+"""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+
+from anyio import to_thread
+
+from pipeline.client import Client
+from pipeline.errors import AnswerUnusable, RecordingError, ServiceUnusable, SettingsError
+from pipeline.limiter import Limiter
+from pipeline.retry import retry
+from pipeline.settings import Settings, require_key
+from pipeline.wire import Row
+
+__all__ = ["account", "whole_list"]
+
+
+@asynccontextmanager
+async def account(
+    settings: Settings, environ: Mapping[str, str] = os.environ
+) -> AsyncIterator[Client]:
+    """
+    The account of these settings, to be read beside a run.
+
+    Raises:
+        SettingsError: the provider is the embedded engine, whose transcripts cost nothing.
+        KeyRefused: there is no API key.
+    """
+    if settings.base_url is None:
+        raise SettingsError("`--remote` asks a service: the embedded engine has no account")
+    key = await to_thread.run_sync(require_key, settings, environ)
+    limiter = Limiter(
+        int(settings.requests.count * settings.share), settings.requests.window_s, ramp=False
+    )
+    async with Client(
+        settings.base_url,
+        key,
+        limiter,
+        connect_s=settings.timeouts.connect,
+        stall_s=settings.timeouts.stall,
+        answer_s=settings.timeouts.answer,
+    ) as client:
+        yield client
+
+
+async def whole_list(client: Client) -> AsyncIterator[list[Row]]:
+    """
+    Every page of the list, down to its end.
+
+    Raises:
+        ServiceUnusable: a page could not be read, or is one of those before it again.
+        BatchError: as `Client.list` does.
+    """
+    before_id, cursors = None, set[str]()
+    try:
+        while rows := await retry(partial(client.list, before_id=before_id)):
+            before_id = rows[-1].id
+            if before_id in cursors:
+                raise AnswerUnusable("it does not go on")
+            cursors.add(before_id)
+            yield rows
+    except RecordingError as error:
+        raise ServiceUnusable(f"the account's list cannot be read: {error}") from error

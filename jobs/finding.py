@@ -1,0 +1,39 @@
+"""
+What a job has found: in, what is not as it should be; out, a line for people or programs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Finding", "Tell"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be."""
+
+    kind: str
+    """One word; docs/output.md has them all."""
+    path: str | None
+    """Of a result, relative to the output folder; of anything else, as it is called."""
+    what: str
+    """One sentence."""
+    transcript_id: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "type": "finding",
+            "kind": self.kind,
+            "path": self.path,
+            "what": self.what,
+            "transcript_id": self.transcript_id,
+        }
+
+    def __str__(self) -> str:
+        about = self.path or self.transcript_id
+        return f"{self.kind:9}  {about}  {self.what}".replace("\n", "\\n")
+
+
+Tell = Callable[[Finding], object]

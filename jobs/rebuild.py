@@ -1,0 +1,341 @@
+"""
+`overnight verify --rebuild`: a ledger that is lost or damaged, from all that is left of it.
+
+    account's list, journals, output folder, recordings -> a new ledger beside -> in its place
+
+In: settings. Out: a ledger that the next run goes on with; the old one lies aside, as it was. Until
+the new one is whole nothing is touched. What the account has and nobody here knows is for the user
+to say: `claim` takes what they say.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+from anyio import to_thread
+
+from jobs.account import whole_list
+from jobs.finding import Finding, Tell
+from jobs.session import session
+from jobs.shelf import transcripts_below
+from pipeline.errors import ExitCode, RecordingError, SettingsError
+from pipeline.events import Emit, Warned, printable
+from pipeline.ledger import Ledger, Reading
+from pipeline.ledger.journal import lines
+from pipeline.ledger.remains import Result
+from pipeline.models import Root
+from pipeline.options import canonical
+from pipeline.settings import Settings
+from pipeline.stages.scan import find_roots
+from pipeline.stages.upload import Source
+
+__all__ = ["Claimed", "Rebuilt", "claim", "rebuild"]
+
+T = TypeVar("T")
+
+_BATCH = 500
+_CHUNK_BYTES = 1 << 20
+_NAME = "ledger.sqlite3"
+_SETTLE_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What it came to."""
+
+    recordings: int
+    """Recordings that the new ledger knows."""
+    written: int
+    """Those whose result is on disk."""
+    to_fetch: int
+    """Transcripts that the next run looks at, by their id."""
+    unclaimed: int
+    """Transcripts of the account that nobody here knows."""
+    aside: str | None
+    """Where the old ledger is, None if there was none."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Whether the user has something to say before the next run."""
+        return ExitCode.PARTIAL if self.unclaimed else ExitCode.DONE
+
+    def facts(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "type": "rebuilt",
+            "exit_code": int(self.exit_code),
+            "recordings": self.recordings,
+            "written": self.written,
+            "to_fetch": self.to_fetch,
+            "unclaimed": self.unclaimed,
+            "aside": self.aside,
+        }
+
+    def __str__(self) -> str:
+        said = [
+            f"the ledger knows {self.recordings} recordings again: {self.written} are written,"
+            f" {self.to_fetch} transcripts are looked at by the next run"
+        ]
+        if self.aside:
+            said.append(f"the old one is {self.aside}")
+        if self.unclaimed:
+            said.append(
+                f"{self.unclaimed} transcripts are nobody's, and nothing is asked for until you say"
+                " whose: `overnight verify --claim ID=PATH`, `--disclaim ID`, `--disclaim all`"
+            )
+        return "\n".join(said)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What is left to be said."""
+
+    unclaimed: int
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Whether a run may ask for something new."""
+        return ExitCode.PARTIAL if self.unclaimed else ExitCode.DONE
+
+    def facts(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "type": "claimed",
+            "exit_code": int(self.exit_code),
+            "unclaimed": self.unclaimed,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.unclaimed} transcripts are left unclaimed"
+
+
+async def rebuild(
+    settings: Settings, tell: Tell, *, emit: Emit, environ: Mapping[str, str] = os.environ
+) -> Rebuilt:
+    """
+    Make a new ledger, and put the old one aside; each unclaimed transcript goes to `tell`.
+
+    Raises:
+        ServiceUnusable: the account's list cannot be read to its end; nothing was moved.
+        BatchError: as `session` does; nothing was moved.
+    """
+    state, output = settings.state_dir, os.fsencode(settings.output or "")
+    async with _folder_in(state) as beside:
+        path = beside / _NAME
+        async with session(settings, ledger_path=path, emit=emit, environ=environ) as run:
+            await to_thread.run_sync(_clear, state, beside)
+            await _until_settled(settings, run.totals)
+            ledger = run.context.ledger
+            async for page in whole_list(run.context.client):
+                await ledger.adopt_listed([(row.id, row.status, row.audio_url) for row in page])
+            async for noted in _batches(lines(state / "runs")):
+                await ledger.adopt_lines(noted)
+            nobodys = await _adopt_results(settings, ledger, output)
+            await _adopt_sources(ledger)
+            counts = await ledger.conclude()
+            async for transcript_id, status in _unclaimed(ledger):
+                place = nobodys.get(transcript_id)
+                what = f"{status}; nobody here knows transcript {transcript_id}"
+                name = printable(place) if place else None
+                tell(Finding("unclaimed", name, what, transcript_id))
+            await ledger.copy_to(beside / "whole")
+            aside = await to_thread.run_sync(_put, state, beside / "whole")
+    return Rebuilt(aside=aside, **counts)
+
+
+async def claim(
+    settings: Settings,
+    claims: Sequence[str],
+    disclaims: Sequence[str],
+    *,
+    emit: Emit,
+    environ: Mapping[str, str] = os.environ,
+) -> Claimed:
+    """
+    Take what the user says of unclaimed transcripts.
+
+    `claims` are `ID=PATH`, `disclaims` ids, or `all`.
+
+    Raises:
+        SettingsError: one of them cannot be meant; those before it hold.
+    """
+    async with session(settings, emit=emit, environ=environ) as run:
+        ledger = run.context.ledger
+        for text in claims:
+            transcript_id, _, path = text.partition("=")
+            if not path:
+                raise SettingsError(f"`{text}` is not ID=PATH")
+            root, below = await _place(ledger, path)
+            options = canonical(settings.options_for(os.fsdecode(below)))
+            read = await _read(os.path.join(root.folder, below))
+            if read is None:
+                raise SettingsError(f"cannot read `{path}`")
+            await ledger.claim_transcript(transcript_id, root, below, options, read)
+        for transcript_id in disclaims:
+            is_all = transcript_id == "all"
+            if not await ledger.disclaim(None if is_all else transcript_id) and not is_all:
+                raise SettingsError(f"`{transcript_id}` is no transcript that waits to be claimed")
+        return Claimed(await ledger.unclaimed())
+
+
+async def _place(ledger: Ledger, path: str) -> tuple[Root, bytes]:
+    """The root that a recording was or will be found in, and its path below that."""
+    (alone,) = await to_thread.run_sync(find_roots, [path])
+    if alone.only is None:
+        raise SettingsError(f"`{path}` is a folder: name a recording")
+    where = os.path.join(alone.folder, alone.only)
+    for name, folder in await ledger.roots():
+        if where.startswith(os.path.join(folder, b"")):
+            return Root(name, folder, b""), where.removeprefix(os.path.join(folder, b""))
+    return alone, alone.only
+
+
+async def _until_settled(settings: Settings, emit: Emit) -> None:
+    """Wait until what the last run asked for is sure to be listed, if its answer was lost."""
+    settle_s = settings.settle or _SETTLE_S
+    last = await to_thread.run_sync(_last_change, settings.state_dir / "runs")
+    wait_s = min(settle_s, last + settle_s - time.time())
+    if wait_s > 0:
+        message = f"waiting {wait_s:.0f} s, until what was asked for last is sure to be listed"
+        emit(Warned(message=message))
+        await anyio.sleep(wait_s)
+
+
+def _last_change(runs: Path) -> float:
+    """When an earlier run last told anything, Unix seconds; 0 if none did."""
+    told = sorted(runs.glob("*/events.ndjson"), key=lambda path: path.stat().st_mtime)
+    return told[-2].stat().st_mtime if len(told) > 1 else 0.0  # the last one is of this run
+
+
+# --- what is left ---------------------------------------------------------------------------------
+
+
+async def _adopt_results(settings: Settings, ledger: Ledger, output: bytes) -> dict[str, bytes]:
+    """Note every whole transcript on disk; where those lie that no journal knows."""
+    nobodys: dict[str, bytes] = {}
+    async for found in _batches(_results(settings, output)):
+        copies, unknown = await ledger.adopt_results(found)
+        nobodys |= {each.transcript_id: each.place for each in unknown if each.place}
+        readings = [(copy, await _read(os.path.join(copy.folder, copy.path))) for copy in copies]
+        await ledger.adopt_copies([(copy, read) for copy, read in readings if read])
+    return nobodys
+
+
+def _results(settings: Settings, output: bytes) -> Iterator[Result]:
+    state = os.path.realpath(os.fsencode(settings.state_dir))
+    versions = os.path.join(state, b"versions")
+    for folder, leave_out in ((output, state), (versions, b"")):
+        for name, found, head in transcripts_below(folder, leave_out):
+            price, duration_s = (
+                settings.prices.get(head.speech_model_used or ""),
+                head.audio_duration,
+            )
+            yield Result(
+                transcript_id=head.id,
+                audio_url=head.audio_url,
+                place=name if folder == output else None,
+                size=found.size,
+                digest=found.digest,
+                model_used=head.speech_model_used,
+                duration_s=duration_s,
+                price_usd=price * duration_s / 3600 if price and duration_s else None,
+            )
+
+
+async def _adopt_sources(ledger: Ledger) -> None:
+    """Note what recordings hold, so that the next run need not send them to find out."""
+    last = 0
+    while page := await ledger.found_after(last, _BATCH):
+        readings = [
+            (recording_id, await _read(os.path.join(folder, path)))
+            for recording_id, folder, path in page
+            if folder is not None
+        ]
+        await ledger.adopt_readings([(which, read) for which, read in readings if read])
+        last = page[-1][0]
+
+
+async def _read(where: bytes) -> Reading | None:
+    """What a recording holds, None if it is gone or cannot be read."""
+    with suppress(RecordingError):
+        async with await Source.open(where, follow_links=True) as source:
+            async for _ in source.chunks(_CHUNK_BYTES):
+                pass
+            return await source.reading()
+    return None
+
+
+async def _unclaimed(ledger: Ledger) -> AsyncIterator[tuple[str, str]]:
+    last = ""
+    while page := await ledger.next_unclaimed(last, _BATCH):
+        for row in page:
+            yield row
+        last = page[-1][0]
+
+
+async def _batches(each: Iterator[T]) -> AsyncIterator[list[T]]:
+    """What blocking code gives, some at a time."""
+    while batch := await to_thread.run_sync(list, islice(each, _BATCH)):
+        yield batch
+
+
+# --- in its place ---------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _folder_in(state: Path) -> AsyncIterator[Path]:
+    """A folder in the state folder, gone with what is in it when the block ends."""
+
+    def make() -> Path:
+        state.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="rebuild-", dir=state))
+
+    folder = await to_thread.run_sync(make)
+    try:
+        yield folder
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(shutil.rmtree, folder)
+
+
+def _clear(state: Path, but: Path) -> None:
+    """Remove what a rebuild that was killed left behind."""
+    for folder in state.glob("rebuild-*"):
+        if folder != but:
+            shutil.rmtree(folder)
+
+
+def _put(state: Path, fresh: Path) -> str | None:
+    """
+    Put the old ledger aside as it is, its log included, and the new one in its place.
+
+    Cut off in the middle, there is no ledger: no run begins, and a rebuild can be made again. A
+    ledger is never there with the log of another one.
+    """
+    aside = state / f"{_NAME}.aside-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+    moved = None
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.rename(state / f"{_NAME}{suffix}", f"{aside}{suffix}")
+            moved = str(aside)
+    _sync(state)
+    os.rename(fresh, state / _NAME)
+    _sync(state)
+    return moved
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,84 @@
+"""
+What lies on the shelf: in, the folder of the results; out, its files, and the transcripts in them.
+
+Everything here blocks and only reads.
+"""
+
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from pipeline.errors import AnswerUnusable, ServiceUnavailable
+from pipeline.wire import Head, parse_head
+
+__all__ = ["Whole", "files_below", "replaced_ids", "transcripts_below", "whole"]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A file as it lies there."""
+
+    head: Head | None
+    """What the transcript in it says, None when it is none, or not a whole one."""
+    size: int
+    """Bytes."""
+    digest: str
+    """sha256, hex."""
+
+
+def whole(place: bytes) -> Whole:
+    """
+    What a file is and holds, without a copy of it in memory.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
+    with open(place, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return Whole(None, 0, sha256().hexdigest())
+        with (
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body,
+            memoryview(body) as view,
+        ):
+            try:
+                head = parse_head(view)
+            except (AnswerUnusable, ServiceUnavailable):
+                head = None
+            return Whole(head, len(view), sha256(view).hexdigest())
+
+
+def files_below(folder: bytes, leave_out: bytes = b"") -> Iterator[bytes]:
+    """The regular files below a folder, relative to it; `leave_out` is a folder not entered."""
+    waiting = [b""]
+    while waiting:
+        inside = waiting.pop()
+        try:
+            with os.scandir(os.path.join(folder, inside)) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        if not leave_out or os.path.realpath(entry.path) != leave_out:
+                            waiting.append(inside + entry.name + b"/")
+                    elif entry.is_file(follow_symlinks=False):
+                        yield inside + entry.name
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+
+
+def transcripts_below(folder: bytes, leave_out: bytes = b"") -> Iterator[tuple[bytes, Whole, Head]]:
+    """Each whole transcript below a folder: its name, and what it is."""
+    for name in files_below(folder, leave_out):
+        if name.endswith(b".json"):
+            with suppress(OSError):  # gone meanwhile, or not to be read: not whole for us
+                found = whole(os.path.join(folder, name))
+                if found.head is not None:
+                    yield name, found, found.head
+
+
+def replaced_ids(state: Path) -> Iterator[str]:
+    """The transcripts whose results were replaced, and are kept in the state folder."""
+    for _, _, head in transcripts_below(os.fsencode(state / "versions")):
+        yield head.id

@@ -1,0 +1,406 @@
+"""
+A lost ledger, made anew: in, what is left of it elsewhere; out, rows that a run goes on with.
+
+    journals        what was accepted, for which recording    recordings, transcripts, attempts
+    output folder   whole transcripts, by their id            what is written
+    recordings      their bytes, where they are still there   what is unchanged
+    account's list  what nobody knows                         unclaimed, until the user says whose
+
+Whatever is not certain becomes a transcript that the next run looks at, by its id. So the worst
+that can come of it is a GET too many.
+"""
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import SettingsError
+from pipeline.ledger.books import Reading
+from pipeline.ledger.journal import Line
+from pipeline.ledger.recordings import Recordings
+from pipeline.ledger.store import reading, transition
+from pipeline.models import Entry, Root, request_key
+from pipeline.names import fold, result_name
+from pipeline.wire import DELETED_AUDIO_URL
+
+__all__ = ["Copy", "Remains", "Result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A whole transcript on disk."""
+
+    transcript_id: str
+    audio_url: str | None
+    place: bytes | None
+    """Relative to the output folder; None among the versions."""
+    size: int
+    """Bytes."""
+    digest: str
+    """sha256, hex."""
+    model_used: str | None
+    duration_s: float | None
+    price_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A result of a transcript that was asked for for another recording."""
+
+    result: Result
+    root: str
+    folder: bytes
+    path: bytes
+    """Of the recording that it may be of, below the folder."""
+
+
+class Remains(Recordings):
+    """Transitions of a ledger that is made anew, and of what it cannot account for."""
+
+    @transition
+    def adopt_listed(self, rows: Sequence[tuple[str, str, str | None]]) -> None:
+        """Note rows of the account's list, nobody's so far: id, status and `audio_url`."""
+        self.db.executemany("INSERT OR IGNORE INTO unclaimed VALUES (?,?,?)", rows)
+
+    @transition
+    def adopt_lines(self, lines: Sequence[Line]) -> None:
+        """Note what was accepted, in the order in which it was; each is looked at once more."""
+        for line in lines:
+            known = "SELECT 1 FROM attempts WHERE transcript_id = ? OR upload_url = ?"
+            if self.db.execute(known, (line.transcript_id, line.upload_url)).fetchone() is None:
+                self._adopt(line)
+
+    def _adopt(self, line: Line) -> None:
+        options = bytes(line.options).decode()
+        key, generation = line.request_key, line.generation
+        if line.folder:
+            self.db.execute(
+                "INSERT INTO roots (name, folder) VALUES (?,?) "
+                "ON CONFLICT DO UPDATE SET folder = excluded.folder",
+                (line.root, line.folder),
+            )
+        recording_id = self._known(line.root, line.name, options, line.result)
+        self.db.execute(
+            "UPDATE recordings SET content = ?, options = ?, request_key = ?, generation = ?"
+            " WHERE recording_id = ?",
+            (line.content, options, key, generation, recording_id),
+        )
+        self.db.execute(
+            "INSERT INTO transcripts (request_key, generation, content, options, provider, state)"
+            " VALUES (?,?,?,?,?,'submitted') ON CONFLICT DO NOTHING",
+            (key, generation, line.content, options, line.provider),
+        )
+        # The same was asked for once more only because the one before had come to nothing.
+        self.db.execute(
+            "UPDATE attempts SET outcome = 'error', reason = 'asked for once more'"
+            " WHERE request_key = ? AND generation = ? AND outcome IS NULL",
+            (key, generation),
+        )
+        at = line.accepted_at
+        self.db.execute(
+            "INSERT INTO attempts (recording_id, request_key, generation, content, state, owner,"
+            " base_url, key_fingerprint, upload_url, transcript_id, started_at, uploaded_at,"
+            " submitted_at, accepted_at) VALUES (?,?,?,?,'accepted',?,?,?,?,?,?,?,?,?)",
+            (
+                *(recording_id, key, generation, line.content, self.run.run_id, line.base_url),
+                *(line.key_fingerprint, line.upload_url, line.transcript_id, at, at, at, at),
+            ),
+        )
+
+    def _known(self, root: str, path: bytes, options: str, result: bytes) -> int:
+        """The id of a recording, noted if it was not; nothing is said of its bytes."""
+        query = "SELECT recording_id FROM recordings WHERE root = ? AND path = ?"
+        row = self.db.execute(query, (root, path)).fetchone()
+        if row is None:
+            self._insert(root, Entry(path, 0, 0, 0, 0, False, options, result))
+            row = self.db.execute(query, (root, path)).fetchone()
+        return int(row[0])
+
+    @transition
+    def adopt_results(self, results: Sequence[Result]) -> tuple[list[Copy], list[Result]]:
+        """
+        Note what lies on disk.
+
+        What comes back are copies that may be another recording's, and results that no journal
+        knows: these are nobody's so far.
+        """
+        copies: list[Copy] = []
+        nobodys: list[Result] = []
+        for result in results:
+            attempt = self.db.execute(
+                "SELECT a.*, r.root, r.path, r.result, f.folder FROM attempts a"
+                " JOIN recordings r USING (recording_id) LEFT JOIN roots f ON f.name = r.root"
+                " WHERE a.transcript_id = ?",
+                (result.transcript_id,),
+            ).fetchone()
+            if attempt is None:
+                self.db.execute(
+                    "INSERT OR IGNORE INTO unclaimed VALUES (?, 'completed', ?)",
+                    (result.transcript_id, result.audio_url),
+                )
+                nobodys.append(result)
+                continue
+            if attempt["outcome"] == "error" or result.audio_url not in (
+                None,
+                attempt["upload_url"],
+            ):
+                continue
+            self.db.execute(
+                "UPDATE attempts SET outcome = 'completed', finished_at = accepted_at,"
+                " model_used = ?, duration_s = ?, price_usd = ? WHERE attempt_id = ?",
+                (result.model_used, result.duration_s, result.price_usd, attempt["attempt_id"]),
+            )
+            self._set_transcript(attempt["request_key"], attempt["generation"], "written")
+            if result.place is not None and not self._put(result, attempt, result.place):
+                copies += _copy(result, attempt, result.place)
+        return copies, nobodys
+
+    def _put(self, result: Result, attempt: sqlite3.Row, place: bytes) -> bool:
+        """Note a result of a recording; False if there is no recording whose result lies there."""
+        return bool(
+            self.db.execute(
+                "UPDATE recordings SET result_size = ?, result_sha256 = ?, result_key = ?,"
+                " result_generation = ?, duration_s = ? WHERE result_fold = ?",
+                (
+                    *(result.size, result.digest, attempt["request_key"], attempt["generation"]),
+                    *(result.duration_s, fold(place)),
+                ),
+            ).rowcount
+        )
+
+    @transition
+    def adopt_copies(self, copies: Sequence[tuple[Copy, Reading]]) -> None:
+        """Note recordings that hold the same bytes as the one that a transcript was asked for."""
+        for copy, read in copies:
+            attempt = self.db.execute(
+                "SELECT a.*, t.options FROM attempts a JOIN transcripts t"
+                " USING (request_key, generation) WHERE transcript_id = ?",
+                (copy.result.transcript_id,),
+            ).fetchone()
+            if attempt["content"] == read.content and copy.result.place is not None:
+                place = copy.result.place
+                recording_id = self._known(copy.root, copy.path, attempt["options"], place)
+                self._put(copy.result, attempt, place)
+                self._note_reading(recording_id, attempt, read)
+
+    @reading
+    def found_after(self, recording_id: int, limit: int) -> list[tuple[int, bytes | None, bytes]]:
+        """The next recordings by id: id, folder of the root and path."""
+        rows = self.ro.execute(
+            "SELECT r.recording_id, f.folder, r.path FROM recordings r"
+            " LEFT JOIN roots f ON f.name = r.root WHERE r.recording_id > ? ORDER BY 1 LIMIT ?",
+            (recording_id, limit),
+        )
+        return [tuple(row) for row in rows]
+
+    @transition
+    def adopt_readings(self, readings: Sequence[tuple[int, Reading]]) -> None:
+        """
+        Note what recordings hold.
+
+        One that holds what was transcribed for it is known again, and not read by the next run.
+        """
+        for recording_id, read in readings:
+            row = self.db.execute(
+                "SELECT t.* FROM attempts a JOIN transcripts t USING (request_key, generation)"
+                " WHERE a.owner = :run AND a.recording_id = :id AND a.content = :content"
+                " AND a.outcome IS NOT 'error' ORDER BY a.attempt_id DESC LIMIT 1",
+                {"run": self.run.run_id, "id": recording_id, "content": read.content},
+            ).fetchone()
+            if row is not None:
+                self._note_reading(recording_id, row, read)
+
+    def _note_reading(
+        self, recording_id: int, row: sqlite3.Row | dict[str, Any], read: Reading
+    ) -> None:
+        self.db.execute(
+            "UPDATE recordings SET content = ?, edges = ?, size = ?, mtime_ns = ?, ctime_ns = ?,"
+            " inode = ?, settled = ?, options = ?, request_key = ?, generation = ?"
+            " WHERE recording_id = ?",
+            (
+                *(read.content, read.edges, read.size, read.mtime_ns, read.ctime_ns, read.inode),
+                *(read.settled, row["options"], row["request_key"], row["generation"]),
+                recording_id,
+            ),
+        )
+
+    @transition
+    def conclude(self) -> dict[str, int]:
+        """Say what is written, and what is to be fetched; how many of each, and unclaimed."""
+        self.db.execute(
+            "UPDATE recordings SET state = 'written' WHERE result_size IS NOT NULL"
+            " AND request_key = result_key AND generation = result_generation"
+        )
+        self.db.execute(
+            "UPDATE transcripts SET state = 'completed' WHERE state = 'written'"
+            " AND (request_key, generation) IN"
+            " (SELECT request_key, generation FROM recordings WHERE state = 'found')"
+        )
+        self.db.execute(
+            "DELETE FROM unclaimed WHERE transcript_id IN"
+            " (SELECT transcript_id FROM attempts WHERE transcript_id IS NOT NULL)"
+        )
+        row = self.db.execute(
+            "SELECT (SELECT count(*) FROM recordings) AS recordings,"
+            " (SELECT count(*) FROM recordings WHERE state = 'written') AS written,"
+            " (SELECT count(*) FROM transcripts WHERE state <> 'written') AS to_fetch,"
+            " (SELECT count(*) FROM unclaimed) AS unclaimed"
+        ).fetchone()
+        return dict(row)
+
+    @reading
+    def copy_to(self, path: Path) -> None:
+        """A copy of the whole ledger, durable when this returns."""
+        with closing(sqlite3.connect(path)) as copy:
+            self.ro.backup(copy)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+    # --- what it cannot account for ---------------------------------------------------------------
+
+    @reading
+    def knows(self, line: Line) -> bool:
+        """Whether what was accepted was asked for here, even if the answer could not be noted."""
+        query = "SELECT 1 FROM attempts WHERE transcript_id = ? OR upload_url = ?"
+        known = self.ro.execute(query, (line.transcript_id, line.upload_url)).fetchone()
+        return known is not None
+
+    @reading
+    def next_unclaimed(self, after: str, limit: int) -> list[tuple[str, str]]:
+        """The next transcripts by id that wait for a word of the user: id and status."""
+        rows = self.ro.execute(
+            "SELECT transcript_id, status FROM unclaimed WHERE transcript_id > ?"
+            " ORDER BY 1 LIMIT ?",
+            (after, limit),
+        )
+        return [tuple(row) for row in rows]
+
+    @reading
+    def require_claimed(self) -> None:
+        """
+        Let nothing be asked for while the ledger cannot account for a transcript.
+
+        Raises:
+            SettingsError: there is one, and what the user can say of it.
+        """
+        (count,) = self.ro.execute("SELECT count(*) FROM unclaimed").fetchone()
+        if count:
+            raise SettingsError(
+                f"the ledger was made anew, and {count} transcripts of the account may be yours:"
+                " nothing is asked for until you say so\n"
+                "hint: `overnight verify --claim ID=PATH` for one of a recording,"
+                " `overnight verify --disclaim ID` or `--disclaim all` for those of other programs"
+            )
+
+    @reading
+    def roots(self) -> list[tuple[str, bytes]]:
+        """Every root that was ever run, and its folder."""
+        rows = self.ro.execute("SELECT name, folder FROM roots")
+        return [tuple(row) for row in rows]
+
+    @transition
+    def disclaim(self, transcript_id: str | None) -> int:
+        """Note that a transcript, or each there is, is another program's; how many they were."""
+        return self.db.execute(
+            "DELETE FROM unclaimed WHERE :id IS NULL OR transcript_id = :id", {"id": transcript_id}
+        ).rowcount
+
+    @transition
+    def claim_transcript(
+        self,
+        transcript_id: str,
+        root: Root,
+        path: bytes,
+        options: str,
+        read: Reading,
+    ) -> None:
+        """
+        Note that an unclaimed transcript is of this recording; the next run fetches it.
+
+        Raises:
+            SettingsError: it is not unclaimed, cannot be fetched, or the recording has one.
+        """
+        row = self.db.execute(
+            "SELECT * FROM unclaimed WHERE transcript_id = ?", (transcript_id,)
+        ).fetchone()
+        if row is None:
+            raise SettingsError(f"`{transcript_id}` is no transcript that waits to be claimed")
+        if row["audio_url"] == DELETED_AUDIO_URL:
+            raise SettingsError(f"`{transcript_id}` was deleted at the service")
+        key = request_key(read.content, options, self.run.provider_kind)
+        other = self.db.execute(
+            "SELECT transcript_id FROM attempts WHERE request_key = ?"
+            " AND state IN ('accepted', 'ambiguous') AND outcome IS NOT 'error'",
+            (key,),
+        ).fetchone()
+        if other is not None:
+            raise SettingsError(
+                f"`{os.fsdecode(path)}` has the transcript {other[0]} already;"
+                f" `{transcript_id}` can only be disclaimed"
+            )
+        line = Line(
+            transcript_id=transcript_id,
+            upload_url=row["audio_url"] or f"unknown:{transcript_id}",
+            request_key=key,
+            generation=1,
+            content=read.content,
+            options=msgspec.Raw(options.encode()),
+            provider=self.run.provider_kind,
+            base_url=self.run.base_url,
+            key_fingerprint=self.run.key_fingerprint,
+            root=root.name,
+            path=path.decode("utf-8", "backslashreplace"),
+            path_hex=path.hex(),
+            folder_hex=root.folder.hex(),
+            result_hex=self._name(root.name, path).hex(),
+            accepted_at=self.now(),
+        )
+        try:
+            self._adopt(line)
+        except sqlite3.IntegrityError as error:
+            raise SettingsError(f"`{transcript_id}` is of an upload that is known here") from error
+        (recording_id,) = self.db.execute(
+            "UPDATE recordings SET state = 'found', reason = NULL"
+            " WHERE root = ? AND path = ? RETURNING recording_id",
+            (root.name, path),
+        ).fetchone()
+        self._set_transcript(key, 1, "submitted")
+        wanted = {"options": options, "request_key": key, "generation": 1}
+        self._note_reading(recording_id, wanted, read)
+        self.db.execute("DELETE FROM unclaimed WHERE transcript_id = ?", (transcript_id,))
+        self._lines.append(msgspec.json.encode(line) + b"\n")
+
+    def _name(self, root: str, path: bytes) -> bytes:
+        """Where a result goes: where the ledger says, else like those of its neighbours."""
+        row = self.db.execute(
+            "SELECT path, result FROM recordings WHERE root = ?"
+            " ORDER BY path = ? DESC, recording_id LIMIT 1",
+            (root, path),
+        ).fetchone()
+        if row is not None and row["path"] == path:
+            return bytes(row["result"])
+        prefix = _prefix(root, row["path"], row["result"]) if row is not None else b""
+        return result_name(path, prefix or b"")
+
+
+def _prefix(root: str, path: bytes, result: bytes) -> bytes | None:
+    """What the results of a root begin with, None if that does not show in this one."""
+    for prefix in (b"", root.encode() + b"/"):
+        if result == result_name(path, prefix):
+            return prefix
+    return None
+
+
+def _copy(result: Result, attempt: sqlite3.Row, place: bytes) -> list[Copy]:
+    """The recording that a result is of which lies beside another's, if its name tells."""
+    prefix = _prefix(attempt["root"], attempt["path"], attempt["result"])
+    path = place.removeprefix(prefix or b"").removesuffix(b".json")
+    if prefix is None or attempt["folder"] is None or result_name(path, prefix) != place:
+        return []
+    return [Copy(result, attempt["root"], attempt["folder"], path)]

@@ -1,0 +1,489 @@
+"""`overnight verify --rebuild`: a lost ledger comes back, and nothing is paid for again."""
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path, PurePath
+
+import anyio
+import pytest
+
+from jobs.finding import Finding
+from jobs.rebuild import Claimed, Rebuilt, claim, rebuild
+from pipeline.errors import ExitCode, LedgerUnusable, ServiceUnusable, SettingsError
+from tests.support.runs import Archive, opened, watched
+from tests.support.service import Fault
+
+pytestmark = pytest.mark.anyio
+
+CONTENTS = {"a.wav": b"one", "b/b.wav": b"two", "c.wav": b"three"}
+
+
+@pytest.fixture
+async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
+    async with opened(tmp_path) as archive:
+        for name, content in CONTENTS.items():
+            archive.add(name, content)
+        archive.environ["OVERNIGHT_SETTLE"] = "500ms"
+        yield archive
+
+
+def lose(archive: Archive) -> None:
+    """The ledger is gone, what SQLite keeps beside it too."""
+    for path in archive.state.glob("ledger.sqlite3*"):
+        path.unlink()
+
+
+async def remade(archive: Archive, **given: object) -> tuple[Rebuilt, list[Finding]]:
+    """What a rebuild came to."""
+    told: list[Finding] = []
+    settings = archive.settings(**given)
+    return await rebuild(settings, told.append, emit=lambda _: None), told
+
+
+async def say(archive: Archive, *claims: str, disclaim: str = "") -> Claimed:
+    """What is left once the user has said whose transcripts are."""
+    disclaims = [disclaim] if disclaim else []
+    return await claim(archive.settings(), claims, disclaims, emit=lambda _: None)
+
+
+def paid(archive: Archive) -> tuple[int, int]:
+    """Uploads and submits that the service has seen."""
+    return archive.service.requests["upload"], archive.service.requests["submit"]
+
+
+# --- refused -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file", "one without its log", "an old one"])
+async def test_a_lost_ledger_is_noticed(archive: Archive, left: str) -> None:
+    """A run that finds no ledger where there was one sends nothing, a dry run neither."""
+    await archive.run()
+    ledger = archive.state / "ledger.sqlite3"
+    older = ledger.read_bytes()
+    archive.add("d.wav", b"four")
+    await archive.run()
+    lose(archive)
+    match left:
+        case "an empty file":
+            ledger.write_bytes(b"")
+        case "one without its log":
+            ledger.write_bytes(older[:4096])
+        case "an old one":
+            ledger.write_bytes(older)
+    requests = archive.service.requests.total()
+
+    for flags in ({}, {"dry_run": True}):
+        with pytest.raises(LedgerUnusable, match="--rebuild"):
+            await archive.run(**flags)
+
+    assert archive.service.requests.total() == requests
+    assert ledger.exists() == (left != "nothing")
+
+
+async def test_a_first_run_that_came_to_nothing_is_no_loss(archive: Archive) -> None:
+    """Where nothing was ever accepted, a ledger that is gone is one that is not needed."""
+    archive.service.faults.add(Fault(on="submit", action="negative_balance", times=None))
+    await archive.run()
+    archive.service.faults.clear()
+    lose(archive)
+
+    outcome = await archive.run()
+
+    assert outcome.summary.written == 3
+
+
+# --- made anew -----------------------------------------------------------------------------------
+
+
+async def test_everything_is_known_again(archive: Archive) -> None:
+    """After a rebuild the next run finds all written, opens no recording, and sends nothing."""
+    archive.add("twin.wav", CONTENTS["a.wav"])
+    await archive.run(formats=["srt"])
+    results, before = archive.results(), paid(archive)
+    lose(archive)
+
+    found, told = await remade(archive, formats=["srt"])
+    requests = archive.service.requests.total()
+    with watched(*(path for path in archive.recordings.rglob("*.wav"))) as opens:
+        outcome = await archive.run(formats=["srt"])
+
+        assert opens() == 0
+    assert told == []
+    assert (found.recordings, found.written, found.to_fetch, found.unclaimed) == (4, 4, 0, 0)
+    assert found.aside is None
+    assert found.exit_code == ExitCode.DONE
+    assert outcome.summary.already_written == 4
+    assert archive.service.requests.total() == requests
+    assert paid(archive) == before
+    assert archive.results() == results
+
+
+async def test_results_that_are_gone_are_fetched(archive: Archive) -> None:
+    """What was accepted and does not lie on disk is fetched by its id; a torn result is, too."""
+    await archive.run()
+    results, before = archive.results(), paid(archive)
+    lose(archive)
+    (archive.output / "a.wav.json").unlink()
+    torn = archive.output / "b/b.wav.json"
+    torn.write_bytes(torn.read_bytes()[:20])
+
+    found, _ = await remade(archive)
+    outcome = await archive.run()
+
+    assert (found.written, found.to_fetch) == (1, 2)
+    assert (outcome.summary.written, outcome.summary.already_written) == (2, 1)
+    assert archive.results() == results
+    assert paid(archive) == before
+
+
+async def test_all_of_a_history_is_known_again(archive: Archive) -> None:
+    """Changed recordings, other options, a new generation, failures: all of it is paid already."""
+    archive.add("bad.wav", b"ERROR:Audio duration is too short.\nbad")
+    archive.add("again.wav", b"again")
+    archive.service.fail_content(b"again", "Server error, developers have been alerted.")
+    await archive.run()
+    archive.add("a.wav", b"another")
+    await archive.run()
+    await archive.run(force=True, transcript={"punctuate": False})
+    results, before = archive.results(), archive.service.billable.total()
+    lose(archive)
+
+    found, told = await remade(archive)
+    outcome = await archive.run(transcript={"punctuate": False})
+
+    assert told == []
+    assert (found.recordings, found.written) == (5, 4)
+    assert outcome.summary.already_written == 4
+    assert archive.service.billable.total() == before
+    assert archive.results() == results
+
+
+async def test_a_recording_that_changed_meanwhile_is_transcribed(archive: Archive) -> None:
+    """What was changed after the ledger was lost is new; the result of the former bytes is kept."""
+    await archive.run()
+    (first,) = [body for name, body in archive.results().items() if name == "a.wav.json"]
+    lose(archive)
+    archive.add("a.wav", b"another")
+
+    await remade(archive)
+    outcome = await archive.run()
+
+    assert (outcome.summary.written, outcome.summary.already_written) == (1, 2)
+    assert archive.service.billable.total() == 4
+    assert list(archive.versions().values()) == [first]
+
+
+async def test_a_copy_whose_recording_changed_meanwhile_is_not_believed(archive: Archive) -> None:
+    """A result beside other bytes than it is of is kept, and those bytes are transcribed."""
+    archive.add("twin.wav", CONTENTS["a.wav"])
+    await archive.run()
+    copy = archive.results()["twin.wav.json"]
+    lose(archive)
+    archive.add("twin.wav", b"another")
+
+    await remade(archive)
+    outcome = await archive.run()
+
+    assert (outcome.summary.written, outcome.summary.already_written) == (1, 3)
+    assert archive.results()["twin.wav.json"] != copy
+    assert list(archive.versions().values()) == [copy]
+
+
+async def test_recordings_that_are_gone_keep_their_results(archive: Archive) -> None:
+    """Where the recordings are not there any more, results are known and fetched all the same."""
+    await archive.run()
+    results = archive.results()
+    lose(archive)
+    shutil.rmtree(archive.recordings)
+    archive.recordings.mkdir()
+    (archive.output / "c.wav.json").unlink()
+
+    found, _ = await remade(archive)
+    outcome = await archive.run()
+
+    assert (found.recordings, found.written) == (3, 2)
+    assert outcome.summary.collected == 1
+    assert archive.results() == results
+
+
+async def test_several_roots_are_told_apart(archive: Archive) -> None:
+    """Equal names in two folders stay two recordings, copies of one in the other are known."""
+    other = archive.root / "other"
+    for name, content in (("a.wav", b"else"), ("c.wav", CONTENTS["c.wav"])):
+        archive.add(f"../other/{name}", content)
+    await archive.run(archive.recordings, other)
+    results, before = archive.results(), paid(archive)
+    lose(archive)
+
+    await remade(archive)
+    outcome = await archive.run(archive.recordings, other)
+
+    assert outcome.summary.found == 5
+    assert outcome.summary.failed == outcome.summary.parked == 0
+    assert archive.results() == results
+    assert paid(archive)[1] == before[1]
+
+
+async def test_what_is_under_way_is_collected(archive: Archive) -> None:
+    """Transcripts that were not finished when the ledger was lost are fetched when they are."""
+    archive.service.transcript_seconds = 3600.0
+    async with archive.started(*archive.run_line("--json")) as process:
+        assert process.stdout is not None
+        told = b""
+        while told.count(b'"type":"submitted"') < 3:
+            told += await process.stdout.receive()
+        process.kill()
+        await process.wait()
+    lose(archive)
+    found, told = await remade(archive)
+    for transcript in list(archive.service):
+        archive.service.complete(transcript.id)
+
+    outcome = await archive.run()
+
+    assert (found.to_fetch, told) == (3, [])
+    assert outcome.summary.written == 3
+    assert paid(archive)[1] == 3
+
+
+async def test_torn_lines_are_passed_over(archive: Archive) -> None:
+    """Half a line at the end of a journal, and lines twice, do no harm."""
+    await archive.run()
+    (journal,) = archive.state.glob("runs/*/attempts.ndjson")
+    text = journal.read_bytes()
+    journal.write_bytes(text + text + text[:100])
+    lose(archive)
+
+    found, told = await remade(archive)
+    outcome = await archive.run()
+
+    assert told == []
+    assert (found.recordings, outcome.summary.already_written) == (3, 3)
+
+
+# --- the old one ---------------------------------------------------------------------------------
+
+
+async def test_a_damaged_ledger_is_put_aside_as_it_is(archive: Archive) -> None:
+    """A damaged file is refused by a run, and then lies aside byte for byte, its log too."""
+    await archive.run()
+    ledger, before = archive.state / "ledger.sqlite3", paid(archive)
+    damaged = b"no database" + ledger.read_bytes()[11:]
+    ledger.write_bytes(damaged)
+    log = archive.state / "ledger.sqlite3-wal"
+    log.write_bytes(b"its log")
+    with pytest.raises(LedgerUnusable, match="--rebuild"):
+        await archive.run()
+
+    found, _ = await remade(archive)
+    outcome = await archive.run()
+
+    assert found.aside is not None
+    aside = archive.state / PurePath(found.aside).name
+    assert aside.read_bytes() == damaged
+    assert aside.with_name(aside.name + "-wal").read_bytes() == b"its log"
+    assert outcome.summary.already_written == 3
+    assert paid(archive) == before
+
+
+async def test_a_rebuild_that_was_cut_off_is_made_again(archive: Archive) -> None:
+    """With the old ledger aside, and its log not yet, no run begins and a rebuild succeeds."""
+    await archive.run()
+    ledger, before = archive.state / "ledger.sqlite3", paid(archive)
+    ledger.rename(archive.state / "ledger.sqlite3.aside-before")
+    (archive.state / "ledger.sqlite3-wal").write_bytes(b"the log of another")
+    with pytest.raises(LedgerUnusable, match="--rebuild"):
+        await archive.run()
+
+    await remade(archive)
+    outcome = await archive.run()
+
+    assert outcome.summary.already_written == 3
+    assert (archive.state / "ledger.sqlite3.aside-before").exists()
+    assert paid(archive) == before
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+async def test_a_list_that_cannot_be_walked_moves_nothing(archive: Archive, skip: int) -> None:
+    """While the account's list cannot be read to its end, the old ledger stays where it is."""
+    await archive.run()
+    archive.service.add_foreign(300)
+    before = (archive.state / "ledger.sqlite3").read_bytes()
+    archive.service.faults.add(Fault(on="list", action="answer", status=403, skip=skip, times=None))
+
+    with pytest.raises(ServiceUnusable) as refused:
+        await remade(archive)
+
+    assert refused.value.exit_code == ExitCode.TRY_LATER
+    assert (archive.state / "ledger.sqlite3").read_bytes() == before
+    assert not list(archive.state.glob("rebuild-*")) + list(archive.state.glob("*.aside-*"))
+
+
+async def test_a_rebuild_that_is_killed_changes_nothing(archive: Archive) -> None:
+    """Killed while it works, it leaves the old ledger; the next one removes what it left."""
+    await archive.run()
+    before = (archive.state / "ledger.sqlite3").read_bytes()
+    archive.service.add_foreign(300)
+    archive.service.faults.add(Fault(on="list", action="hold", skip=1))
+    line = ["verify", "--rebuild", "-o", archive.output, "--provider", archive.service.url]
+    async with archive.started(*line) as process:
+        await archive.service.held("list")
+        process.kill()
+        await process.wait()
+    left = list(archive.state.glob("rebuild-*"))
+    archive.service.release()
+
+    unharmed = (archive.state / "ledger.sqlite3").read_bytes()
+    await remade(archive)
+
+    assert len(left) == 1
+    assert unharmed == before
+    assert not list(archive.state.glob("rebuild-*"))
+
+
+# --- nobody's ------------------------------------------------------------------------------------
+
+
+async def test_what_nobody_claims_stops_runs(archive: Archive) -> None:
+    """Rows of the account that no journal knows stop every run until they are disclaimed."""
+    await archive.run()
+    foreign = archive.service.add_foreign(2)
+    lose(archive)
+
+    found, told = await remade(archive)
+    archive.add("d.wav", b"four")
+    with pytest.raises(SettingsError, match="--claim ID=PATH"):
+        await archive.run()
+    sent, one_left = paid(archive), await say(archive, disclaim=foreign[0])
+    with pytest.raises(SettingsError, match="1 transcripts"):
+        await archive.run()
+    none_left = await say(archive, disclaim="all")
+    outcome = await archive.run()
+
+    assert {finding.transcript_id for finding in told} == set(foreign)
+    assert (found.unclaimed, found.exit_code) == (2, ExitCode.PARTIAL)
+    assert sent == (3, 3)
+    assert (one_left.unclaimed, one_left.exit_code) == (1, ExitCode.PARTIAL)
+    assert (none_left.unclaimed, none_left.exit_code) == (0, ExitCode.DONE)
+    assert (outcome.summary.written, outcome.summary.already_written) == (1, 3)
+
+
+async def test_what_is_claimed_is_fetched(archive: Archive) -> None:
+    """A transcript that the user says is of a recording is that recording's, and costs nothing."""
+    await archive.run()
+    results, before = archive.results(), paid(archive)
+    (journal,) = archive.state.glob("runs/*/attempts.ndjson")
+    kept = [
+        line
+        for line in journal.read_bytes().splitlines(keepends=True)
+        if json.loads(line)["path"] != "b/b.wav"
+    ]
+    journal.write_bytes(b"".join(kept))
+    lose(archive)
+    (archive.output / "b/b.wav.json").unlink()
+    _, told = await remade(archive)
+    (mine,) = archive.service.accepted(CONTENTS["b/b.wav"])
+
+    left = await say(archive, f"{mine.id}={archive.recordings / 'b/b.wav'}")
+    outcome = await archive.run()
+
+    assert [finding.transcript_id for finding in told] == [mine.id]
+    assert left.unclaimed == 0
+    assert (outcome.summary.written, outcome.summary.already_written) == (1, 2)
+    assert archive.results() == results
+    assert paid(archive) == before
+
+
+async def test_a_claim_outlives_the_next_loss(archive: Archive) -> None:
+    """What was claimed stands in a journal, so that it need not be said a second time."""
+    await archive.run()
+    shutil.rmtree(archive.state / "runs")
+    lose(archive)
+    _, told = await remade(archive)
+    by_place = {finding.path: finding.transcript_id for finding in told}
+    for name in CONTENTS:
+        await say(archive, f"{by_place[f'{name}.json']}={archive.recordings / name}")
+    before = paid(archive)
+    await archive.run()
+    lose(archive)
+
+    found, again = await remade(archive)
+    outcome = await archive.run()
+
+    assert again == []
+    assert found.recordings == 3
+    assert outcome.summary.already_written == 3
+    assert paid(archive) == before
+
+
+async def test_what_cannot_be_meant_is_refused(archive: Archive) -> None:
+    """A claim of what is not unclaimed, of no file, or of a recording that has one, is refused."""
+    await archive.run()
+    (foreign,) = archive.service.add_foreign(1)
+    lose(archive)
+    await remade(archive)
+    known = archive.recordings / "a.wav"
+
+    for words, said in {
+        f"{foreign}={known}": "can only be disclaimed",
+        f"other={known}": "no transcript that waits",
+        f"{foreign}={archive.recordings}": "name a recording",
+        f"{foreign}={archive.root / 'none.wav'}": "cannot read",
+        foreign: "is not ID=PATH",
+    }.items():
+        with pytest.raises(SettingsError, match=said):
+            await say(archive, words)
+    with pytest.raises(SettingsError, match="no transcript that waits"):
+        await say(archive, disclaim="other")
+
+    assert await archive.rows("SELECT transcript_id FROM unclaimed") == [(foreign,)]
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+async def test_the_command_leads_out(archive: Archive) -> None:
+    """Each message names the next command, from a lost ledger to a run that goes on."""
+    where = ["-o", archive.output, "--provider", archive.service.url]
+    first = await archive.command(*archive.run_line())
+    archive.service.add_foreign(1)
+    lose(archive)
+    refused = await archive.command(*archive.run_line())
+    rebuilt = await archive.command("verify", "--rebuild", *where, "--json")
+    stopped = await archive.command(*archive.run_line())
+    disclaimed = await archive.command("verify", "--disclaim", "all", *where)
+    again = await archive.command(*archive.run_line("--json"))
+
+    ended = (first, refused, rebuilt, stopped, disclaimed, again)
+    assert [each.exit_code for each in ended] == [0, 2, 3, 2, 0, 0]
+    assert "overnight verify --rebuild" in refused.stderr
+    assert [line["type"] for line in rebuilt.lines] == ["finding", "rebuilt"]
+    assert "--disclaim all" in stopped.stderr
+    assert again.summary["already_written"] == 3
+    assert paid(archive) == (3, 3)
+
+
+async def test_one_thing_at_a_time(archive: Archive) -> None:
+    """A look, a repair, a rebuild and a claim exclude each other."""
+    ended = await archive.command("verify", "-o", archive.output, "--repair", "--rebuild")
+
+    assert ended.exit_code == ExitCode.USAGE
+
+
+async def test_what_may_not_be_listed_yet_is_waited_for(archive: Archive) -> None:
+    """A transcript whose answer was lost a moment ago, and that the list shows late, is found."""
+    archive.service.list_lag_s = 0.4
+    archive.service.faults.add(Fault(on="submit", action="hold", times=None))
+    async with archive.started(*archive.run_line("--uploads", "1")) as process:
+        with anyio.fail_after(60):
+            await archive.service.held("submit")
+        process.kill()
+        await process.wait()
+    archive.service.faults.clear()
+    archive.service.release()
+    lose(archive)
+
+    rebuilt, told = await remade(archive)
+
+    assert rebuilt.unclaimed == len(told) == len(list(archive.service))
