@@ -10,6 +10,7 @@ before and after every k, and adds a thousand random nights with two to five kil
 import os
 import random
 import signal
+from ast import literal_eval
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -334,3 +335,23 @@ async def test_an_hour_is_over_in_a_moment(world: World) -> None:
 
     assert ended.exit_code == ExitCode.DONE
     assert ended.summary["elapsed_s"] > 3600
+
+
+async def test_what_gets_a_name_is_on_disk_first(world: World) -> None:
+    """Every result is synced between its last write and its rename, and its folder right after."""
+    night = await world.night()
+
+    ended = await night.run()
+
+    of_files = [step.partition("\t") for step in ended.steps]
+    steps = [
+        (name, literal_eval(what))
+        for name, _, what in of_files
+        if name in ("write", "fsync", "rename")
+    ]
+    renames = [number for number, (name, _) in enumerate(steps) if name == "rename"]
+    for number in renames:
+        fresh, place = map(os.fsdecode, steps[number][1])
+        assert [name for name, what in steps[:number] if what == fresh] == ["write", "fsync"]
+        assert ("fsync", os.path.dirname(place)) in steps[number:]
+    assert len(renames) == len(RECORDINGS)
