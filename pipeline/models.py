@@ -175,6 +175,10 @@ class Unresolved:
     upload_url: str
     anchor: str | None
     """Id of the newest transcript listed before the attempt; None when the list was empty."""
+    key_fingerprint: str
+    """Of the key that it was asked for with."""
+    is_ours: bool = True
+    """Whether that key is known to be of this project: only then does its absence say anything."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,13 +183,15 @@ class Reconciler:
         self, unresolved: Sequence[Unresolved], found: dict[str, list[Row]], began: float
     ) -> None:
         """What a complete walk that began then says of each."""
-        undecided, absent = [], 0
+        undecided, elsewhere, absent = [], [], 0
         for attempt in unresolved:
             search = self._searches[attempt.upload_url]
             if rows := found[attempt.upload_url] or list(search.sighted.values()):
                 await self._adopt(attempt, rows)
             elif began - search.since < self._patience_s:
                 continue
+            elif not attempt.is_ours:
+                elsewhere.append(attempt)
             elif self._settle_s is None:
                 undecided.append(attempt)
             else:
@@ -199,6 +201,11 @@ class Reconciler:
             self._intake.lost("submits come to nothing")
         await self._park(
             undecided, "nobody knows whether the service accepted it (`--settle never`)"
+        )
+        await self._park(
+            elsewhere,
+            "it was asked for with another API key, whose project may be another: run"
+            " once with that key",
         )
 
     async def _give_up(self, unresolved: Sequence[Unresolved], error: Exception) -> None:
@@ -222,6 +229,7 @@ class Reconciler:
             await self._park([attempt], f"the service lists {best.id} for two uploads")
             return
         self._intake.entered(attempt.attempt_id)
+        self._ledger.trust_key(attempt.key_fingerprint)  # one list, one project
         for other in others:
             self._emit(
                 Warned(

@@ -281,15 +281,16 @@ class Attempts(Books):
 
     @reading
     def unresolved(self) -> list[Unresolved]:
-        """The ambiguous attempts of this project that are not parked, oldest first."""
+        """The ambiguous attempts at this address that are not parked, oldest first."""
         rows = self.ro.execute(
-            "SELECT a.attempt_id, a.upload_url, a.anchor FROM attempts a "
+            "SELECT a.attempt_id, a.upload_url, a.anchor, a.key_fingerprint,"
+            " a.key_fingerprint IN (SELECT value FROM json_each(?)) FROM attempts a "
             "JOIN transcripts t USING (request_key, generation) "
             "WHERE a.state = 'ambiguous' AND a.base_url = ? AND t.parked IS NULL "
-            "AND a.key_fingerprint IN (SELECT value FROM json_each(?)) ORDER BY a.attempt_id",
-            (self.run.base_url, self.own_keys),
+            "ORDER BY a.attempt_id",
+            (self.own_keys, self.run.base_url),
         )
-        return [Unresolved(*row) for row in rows]
+        return [Unresolved(*row[:4], bool(row[4])) for row in rows]
 
     @transition
     def record_not_accepted(self, attempt_id: int, tries: int) -> None:

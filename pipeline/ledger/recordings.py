@@ -258,11 +258,10 @@ class Recordings(Books):
         (waiting,) = self.ro.execute(
             "SELECT count(*) FROM attempts a JOIN transcripts t USING (request_key, generation) "
             "WHERE t.parked IS NULL AND a.base_url = ? AND ("
-            "(a.state IN ('uploaded', 'submitting') OR a.state = 'ambiguous' "
-            "AND a.key_fingerprint IN (SELECT value FROM json_each(?))) AND t.state = 'open' OR "
+            "a.state IN ('uploaded', 'submitting', 'ambiguous') AND t.state = 'open' OR "
             "a.state = 'accepted' AND t.state IN ('submitted', 'completed') "
             "AND a.outcome IS NOT 'error')",
-            (self.run.base_url, self.own_keys),
+            (self.run.base_url,),
         ).fetchone()
         return int(claimed) + int(waiting)
 
