@@ -290,7 +290,7 @@ class Attempts(Books):
             "ORDER BY a.attempt_id",
             (self.own_keys, self.run.base_url),
         )
-        return [Unresolved(*row[:4], bool(row[4])) for row in rows]
+        return [Unresolved(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 
     @transition
     def record_not_accepted(self, attempt_id: int, tries: int) -> None:

@@ -12,12 +12,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
+import anyio
+
 from tests.support.service_account import NEGATIVE_BALANCE, NOT_FOUND
 
 Kind = Literal["upload", "submit", "list", "get", "delete", "export", "*"]
 Action = Literal[
     "answer",
     "big",
+    "close_before",
     "cross_answers",
     "drop_after",
     "drop_before",
@@ -26,18 +29,21 @@ Action = Literal[
     "garbage",
     "hold",
     "hold_before",
+    "late",
     "list_down",
     "list_says_error",
     "negative_balance",
     "patch",
     "redirect",
+    "reuse_spent_upload_url",
     "reuse_upload_url",
     "slow",
     "stall",
     "truncate",
     "unknown_id",
+    "unknown_while_young",
 ]
-Delivery = Literal["whole", "half", "slow", "dropped"]
+Delivery = Literal["whole", "half", "slow", "dropped", "closed"]
 
 
 @dataclass(slots=True)
@@ -107,7 +113,8 @@ class Fault:
     location: str = ""
     """Where `redirect` points to."""
     seconds: float = 1.0
-    """How long `slow` takes over the whole body."""
+    """How long `slow` takes over the whole body, `late` before the effect, and how old a transcript
+    is before `unknown_while_young` knows it."""
     size_bytes: int = 8 * 1024 * 1024
     """What `big` adds to the body."""
     patch: dict[str, Any] = field(default_factory=dict)
@@ -182,6 +189,14 @@ class Scene(Protocol):
         """The upload_url that was handed out last."""
         ...
 
+    def spent_upload_url(self) -> str:
+        """The upload_url that was submitted last."""
+        ...
+
+    def age_s(self) -> float:
+        """How long ago the transcript that is asked for was created."""
+        ...
+
 
 async def play(scene: Scene) -> Reply:
     """The answer to a request that met a fault."""
@@ -210,12 +225,21 @@ async def _unknown_id(scene: Scene) -> Reply:
     return Reply.of({"error": NOT_FOUND}, 400)
 
 
+async def _unknown_while_young(scene: Scene) -> Reply:
+    young = scene.age_s() < scene.fault.seconds
+    return await (_unknown_id(scene) if young else scene.effect())
+
+
 async def _list_down(scene: Scene) -> Reply:
     return Reply(503, b"<html><body>Service Unavailable</body></html>", "text/html")
 
 
 async def _drop_before(scene: Scene) -> Reply:
     return Reply(0, b"", delivery="dropped")
+
+
+async def _close_before(scene: Scene) -> Reply:
+    return Reply(0, b"", delivery="closed")
 
 
 async def _drop_after(scene: Scene) -> Reply:
@@ -231,6 +255,11 @@ async def _hold(scene: Scene) -> Reply:
 
 async def _hold_before(scene: Scene) -> Reply:
     await scene.hold()
+    return await scene.effect()
+
+
+async def _late(scene: Scene) -> Reply:
+    await anyio.sleep(scene.fault.seconds)
     return await scene.effect()
 
 
@@ -274,6 +303,10 @@ async def _reuse_upload_url(scene: Scene) -> Reply:
     return await scene.effect(upload_url=scene.last_upload_url())
 
 
+async def _reuse_spent_upload_url(scene: Scene) -> Reply:
+    return await scene.effect(upload_url=scene.spent_upload_url())
+
+
 async def _cross_answers(scene: Scene) -> Reply:
     reply = await scene.effect()
     if scene.call.kind == "get":
@@ -284,6 +317,7 @@ async def _cross_answers(scene: Scene) -> Reply:
 _ACTIONS: dict[Action, Callable[[Scene], Awaitable[Reply]]] = {
     "answer": _answer,
     "big": _big,
+    "close_before": _close_before,
     "cross_answers": _cross_answers,
     "drop_after": _drop_after,
     "drop_before": _drop_before,
@@ -292,14 +326,17 @@ _ACTIONS: dict[Action, Callable[[Scene], Awaitable[Reply]]] = {
     "garbage": _garbage,
     "hold": _hold,
     "hold_before": _hold_before,
+    "late": _late,
     "list_down": _list_down,
     "list_says_error": _list_says_error,
     "negative_balance": _negative_balance,
     "patch": _patch,
     "redirect": _redirect,
+    "reuse_spent_upload_url": _reuse_spent_upload_url,
     "reuse_upload_url": _reuse_upload_url,
     "slow": _slow,
     "stall": _hold_before,  # nothing reads the body meanwhile
     "truncate": _truncate,
     "unknown_id": _unknown_id,
+    "unknown_while_young": _unknown_while_young,
 }
