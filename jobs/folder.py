@@ -96,7 +96,7 @@ async def run_folder(
                         await ledger.claim(1000)
                 else:
                     await _batch(context, scan, stopped)
-                    rendered = await render_lacking(context)
+                    rendered = await _render_lacking(context)
             summary = await _summary(context, scan, run.totals)
             summary.run_id = run.run_id
             summary.rendered = rendered
@@ -151,6 +151,15 @@ async def _batch(context: Context, scan: Scan, stopped: anyio.Event) -> None:
             raise
         for error in _each(ended):
             context.intake.end(error)
+
+
+async def _render_lacking(context: Context) -> int:
+    """How many derived files were made for results that were there."""
+    try:
+        return await render_lacking(context)
+    except BatchError as error:
+        context.intake.end(error)
+        return 0
 
 
 def _each(errors: BaseExceptionGroup[BatchError]) -> Iterator[BatchError]:

@@ -29,6 +29,7 @@ from jobs.session import session
 from jobs.shelf import transcripts_below
 from pipeline.errors import ExitCode, RecordingError, SettingsError
 from pipeline.events import Emit, Warned, printable
+from pipeline.files import sync
 from pipeline.ledger import Ledger, Reading
 from pipeline.ledger.journal import lines
 from pipeline.ledger.remains import Result
@@ -235,10 +236,8 @@ def _results(settings: Settings, output: bytes) -> Iterator[Result]:
     versions = os.path.join(state, b"versions")
     for folder, leave_out in ((output, state), (versions, b"")):
         for name, found, head in transcripts_below(folder, leave_out):
-            price, duration_s = (
-                settings.prices.get(head.speech_model_used or ""),
-                head.audio_duration,
-            )
+            price, duration_s = settings.prices.get(head.speech_model_used or ""), head.audio_duration
+            is_known = price is not None and duration_s is not None
             yield Result(
                 transcript_id=head.id,
                 audio_url=head.audio_url,
@@ -247,7 +246,9 @@ def _results(settings: Settings, output: bytes) -> Iterator[Result]:
                 digest=found.digest,
                 model_used=head.speech_model_used,
                 duration_s=duration_s,
-                price_usd=price * duration_s / 3600 if price and duration_s else None,
+                price_usd=None
+                if price is None or duration_s is None
+                else price * duration_s / 3600,
             )
 
 
@@ -327,15 +328,7 @@ def _put(state: Path, fresh: Path) -> str | None:
         with suppress(FileNotFoundError):
             os.rename(state / f"{_NAME}{suffix}", f"{aside}{suffix}")
             moved = str(aside)
-    _sync(state)
+    sync(os.fsencode(state))
     os.rename(fresh, state / _NAME)
-    _sync(state)
+    sync(os.fsencode(state))
     return moved
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,6 @@ there what happened.
 
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -25,10 +24,19 @@ from anyio import to_thread
 
 from pipeline.client import Client
 from pipeline.errors import BatchError, LedgerUnusable, OutputNotWritable, SettingsError
-from pipeline.events import Completed, Deleted, Emit, Event, RunStarted, Submitted, Warned
+from pipeline.events import (
+    Completed,
+    Deleted,
+    Emit,
+    Event,
+    RunStarted,
+    Submitted,
+    Warned,
+    printable,
+)
 from pipeline.files import probe
 from pipeline.intake import Intake
-from pipeline.ledger import Ledger, Redo, Run
+from pipeline.ledger import Ledger, Redo, Run, copy_of
 from pipeline.ledger.journal import newest
 from pipeline.ledger.lock import lock
 from pipeline.limiter import Limiter
@@ -124,7 +132,9 @@ async def session(
         if settings.dry_run:
             state = Path(await stack.enter_async_context(_beside(tempfile.TemporaryDirectory)))
             started_at = 0.0
-            await to_thread.run_sync(_copy_ledger, settings, state)
+            await to_thread.run_sync(
+                copy_of, settings.state_dir / "ledger.sqlite3", state / "ledger.sqlite3"
+            )
         else:
             if settings.provider != "local":
                 key = await to_thread.run_sync(require_key, settings, environ)
@@ -137,7 +147,7 @@ async def session(
                 started_at = await to_thread.run_sync(_prepare, settings, state)
             await to_thread.run_sync(_sweep, os.fsencode(state), started_at)
         folder = state / "runs" / run_id
-        await to_thread.run_sync(lambda: folder.mkdir(parents=True))
+        await to_thread.run_sync(_make, folder)
         facts = await stack.enter_async_context(_beside(EventFile, folder / "events.ndjson"))
         totals = Totals(emit, facts)
         service = await stack.enter_async_context(_service(settings, state, key))
@@ -170,7 +180,7 @@ async def session(
                 run_id=run_id,
                 version=await to_thread.run_sync(version, "overnight"),
                 provider=settings.provider,
-                output=str(settings.output),
+                output=printable(os.fsencode(settings.output or "")),
             )
         )
         for address, count in await ledger.elsewhere():
@@ -236,9 +246,20 @@ def _prepare(settings: Settings, state: Path) -> float:
             started_at = probe(os.fsencode(folder)).st_mtime
         except OSError as error:
             raise OutputNotWritable(
-                f"cannot write to {folder}: {error.strerror}; nothing was sent"
+                f"cannot write to {_named(folder)}: {error.strerror}; nothing was sent"
             ) from error
     return started_at
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise OutputNotWritable(f"cannot make {_named(folder)}: {error.strerror}") from error
+
+
+def _named(folder: Path) -> str:
+    return printable(os.fsencode(folder))
 
 
 def _sweep(state: bytes, started_at: float) -> None:
@@ -259,13 +280,6 @@ def _lost(ledger: Path) -> LedgerUnusable:
         " Nothing is asked for, since all might be paid for again;"
         " `overnight verify --rebuild` makes it anew from what is on disk and at the service"
     )
-
-
-def _copy_ledger(settings: Settings, state: Path) -> None:
-    """A dry run works on a copy, and leaves no trace."""
-    for name in ("ledger.sqlite3", "ledger.sqlite3-wal"):
-        with suppress(FileNotFoundError):
-            shutil.copyfile(settings.state_dir / name, state / name)
 
 
 @asynccontextmanager

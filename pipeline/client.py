@@ -147,7 +147,7 @@ class Client:
                     upload_url = wire.parse_upload(await self._whole("upload", response))
                     if body.left:
                         raise ServiceUnavailable("upload: answered before all was sent")
-                    if self._headers["Authorization"] in upload_url:
+                    if "***" in upload_url:
                         raise AnswerUnusable("upload: the upload_url holds the API key")
                     return upload_url
         raise ConnectionLost(f"upload: nothing moved for {self._stall_s:g} s")
@@ -232,7 +232,7 @@ class Client:
         """The newest rows of the list, or the newest before a transcript; newest first."""
         query = {"limit": str(limit)}
         if before_id is not None:
-            query["before_id"] = wire.check_id(before_id)
+            query["before_id"] = before_id  # quoted: whatever it holds stays in its place
         async with self._asked("list", "GET", "/v2/transcript", query) as response:
             return wire.parse_list(await self._whole("list", response))
 
@@ -270,7 +270,7 @@ class Client:
         if 200 <= response.status < 300:
             if len(body) > _MAX_SMALL_ANSWER_BYTES:
                 raise AnswerUnusable(f"{call}: {_TOO_LONG}")
-            return body
+            return self._hidden(body)
         # Of an error the beginning is enough: its status says what it is.
         error = wire.error_from(call, response.status, response.headers, self._hidden(body))
         self._heed(error)
@@ -303,6 +303,10 @@ class Client:
     async def _permit(self, kind: str) -> None:
         await self.limiter.permit(kind)
         self.sent[kind] += 1
+
+    def shown(self, text: str) -> str:
+        """What a service said, without the key."""
+        return text.replace(self._headers["Authorization"], "***")
 
     def _hidden(self, body: bytes) -> bytes:
         """An answer that can be shown: a service may repeat the key that it was sent."""

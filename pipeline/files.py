@@ -9,6 +9,7 @@ Source: https://www.kernel.org/doc/html/latest/filesystems/ext4/ and rename(2), 
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial, wraps
@@ -33,6 +34,7 @@ __all__ = [
     "read_whole",
     "remove",
     "sha256_of",
+    "sync",
     "write_whole",
 ]
 
@@ -90,13 +92,20 @@ def cannot_write(folder: bytes) -> bool:
 @in_thread
 def obstacle(place: bytes) -> str | None:
     """Why no file could be put at a place, in a folder that may have to be made; None: it could."""
+    try:
+        if stat.S_ISDIR(os.lstat(place).st_mode):
+            return f"{_shown(place)} is a folder"
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # its name is too long for the disk, say
+        return str(error.strerror)
     folder = os.path.dirname(os.path.abspath(place))
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder):
-        return f"{os.fsdecode(folder)} is no folder"
+        return f"{_shown(folder)} is no folder"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return f"{os.fsdecode(folder)} is not writable"
+        return f"{_shown(folder)} is not writable"
     return None
 
 
@@ -164,9 +173,9 @@ def keep_version(place: bytes, kept: bytes) -> None:
                 raise
             fresh = temporary(kept)
             shutil.copyfile(place, fresh)
-            _sync(fresh)
+            sync(fresh)
             os.replace(fresh, kept)
-    _sync(os.path.dirname(kept))
+    sync(os.path.dirname(kept))
 
 
 @in_thread
@@ -177,14 +186,19 @@ def remove(path: bytes) -> None:
 
 
 def _put(fresh: bytes, place: bytes) -> None:
-    _sync(fresh)
+    sync(fresh)
     os.replace(fresh, place)
-    _sync(os.path.dirname(place))
+    sync(os.path.dirname(place))
 
 
-def _sync(path: bytes) -> None:
+def sync(path: bytes) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

@@ -146,8 +146,8 @@ class Intake:
         """
         A request with these options was refused; whether they are what the service minds.
 
-        It has not looked at a recording when it refuses: once several in a row are refused in the
-        same words, and none was ever taken with these options, all others would be, too.
+        It has not looked at a recording when it refuses: once several were refused in the same
+        words, and this run had none taken with these options, all others would be, too.
         """
         self._refusals[options, said] += 1
         return (

@@ -25,7 +25,7 @@ from pipeline.intake import Intake
 from pipeline.ledger import Ledger
 from pipeline.models import Unresolved
 from pipeline.retry import retry
-from pipeline.wire import Row
+from pipeline.wire import Row, check_id
 
 __all__ = ["Reconciler", "next_look_s"]
 
@@ -33,6 +33,10 @@ _LOOKS_S = (0.0, 5.0, 15.0, 60.0)
 _LOOK_EVERY_S = 60.0
 _PAGES_PER_S = 10.0
 _TRIES = 3
+_NEVER_SETTLED = "nobody knows whether the service accepted it (`--settle never`)"
+_OTHER_KEY = (
+    "it was asked for with another API key, whose project may be another: run once with that key"
+)
 _RANK = {"completed": 0, "processing": 1, "queued": 1}  # of several, the likeliest to be paid
 
 
@@ -154,8 +158,8 @@ class Reconciler:
         The rows of every lost attempt, by `audio_url`; returns only when the walk was complete.
 
         Raises:
-            RecordingError: a page could not be read, or is one of those before it again; or there
-                is none, though an anchor was listed.
+            RecordingError: a page could not be read, is one of those before it again, or does not
+                say what its rows are of; or there is none, though an anchor was listed.
         """
         anchors = {each.anchor for each in unresolved}
         found: dict[str, list[Row]] = {each.upload_url: [] for each in unresolved}
@@ -168,6 +172,8 @@ class Reconciler:
                 raise AnswerUnusable("the list is empty, and was not")
             self.seen(rows, is_newest=before_id is None)
             for row in rows:
+                if row.audio_url is None and anchors:
+                    raise AnswerUnusable(f"the list does not say what {row.id} is of")
                 if row.audio_url in found:
                     found[row.audio_url].append(row)
                 anchors.discard(row.id)
@@ -183,7 +189,8 @@ class Reconciler:
         self, unresolved: Sequence[Unresolved], found: dict[str, list[Row]], began: float
     ) -> None:
         """What a complete walk that began then says of each."""
-        undecided, elsewhere, absent = [], [], 0
+        doubtful: dict[str, list[Unresolved]] = {}
+        absent = 0
         for attempt in unresolved:
             search = self._searches[attempt.upload_url]
             if rows := found[attempt.upload_url] or list(search.sighted.values()):
@@ -191,22 +198,16 @@ class Reconciler:
             elif began - search.since < self._patience_s:
                 continue
             elif not attempt.is_ours:
-                elsewhere.append(attempt)
+                doubtful.setdefault(_OTHER_KEY, []).append(attempt)
             elif self._settle_s is None:
-                undecided.append(attempt)
+                doubtful.setdefault(_NEVER_SETTLED, []).append(attempt)
             else:
                 await self._ledger.record_not_accepted(attempt.attempt_id, _TRIES)
                 absent += 1
         if absent:  # once for all: what was lost in one moment is one sign of trouble
             self._intake.lost("submits come to nothing")
-        await self._park(
-            undecided, "nobody knows whether the service accepted it (`--settle never`)"
-        )
-        await self._park(
-            elsewhere,
-            "it was asked for with another API key, whose project may be another: run"
-            " once with that key",
-        )
+        for reason, attempts in doubtful.items():
+            await self._park(attempts, reason)
 
     async def _give_up(self, unresolved: Sequence[Unresolved], error: Exception) -> None:
         """What a list that cannot be walked leaves: time may mend it, but not for ever."""
@@ -225,8 +226,14 @@ class Reconciler:
         """Take the best of the rows of one upload, newest first, and tell the others."""
         oldest_first = rows[::-1]
         best, *others = sorted(oldest_first, key=lambda row: _RANK.get(row.status, len(_RANK)))
-        if not await self._ledger.record_accepted(attempt.attempt_id, best.id):
-            await self._park([attempt], f"the service lists {best.id} for two uploads")
+        why_not = None
+        try:
+            if not await self._ledger.record_accepted(attempt.attempt_id, check_id(best.id)):
+                why_not = f"the service lists {best.id} for two uploads"
+        except AnswerUnusable as error:
+            why_not = str(error)
+        if why_not is not None:
+            await self._park([attempt], why_not)
             return
         self._intake.entered(attempt.attempt_id)
         self._ledger.trust_key(attempt.key_fingerprint)  # one list, one project

@@ -17,9 +17,21 @@ from pipeline.files import copy_whole, in_thread, make_folder_of, put_in_place, 
 from pipeline.names import temporary, version
 from pipeline.wire import Head, parse_head
 
-__all__ = ["Spool"]
+__all__ = ["Spool", "head_of"]
 
 _HELD_BYTES = 1 << 20
+
+
+async def head_of(path: bytes) -> Head:
+    """
+    What a saved answer says.
+
+    Raises:
+        ServiceUnavailable: it is no whole transcript.
+        OSError: it cannot be read.
+    """
+    head, _, _ = await _check(path)
+    return head
 
 
 class Spool:
@@ -98,8 +110,7 @@ class Spool:
 
     async def head(self) -> Head:
         """What a copied answer says."""
-        head, _, _ = await _check(self._fresh)
-        return head
+        return await head_of(self._fresh)
 
     async def copy_from(self, source: bytes) -> str:
         """Take a file for the answer; the sha256 of what was copied, hex."""

@@ -40,6 +40,7 @@ __all__ = [
     "Submission",
     "check_id",
     "error_from",
+    "is_in_progress",
     "is_server_fault",
     "parse_head",
     "parse_list",
@@ -117,6 +118,12 @@ class Head(msgspec.Struct):
     redact_pii_audio_quality: str | None = None
 
     @property
+    def redacted_suffix(self) -> str | None:
+        """What the redacted audio beside a result is called, None when none was asked for."""
+        quality = self.redact_pii_audio_quality or "mp3"
+        return f"redacted.{quality}" if self.redact_pii_audio else None
+
+    @property
     def is_deleted(self) -> bool:
         """Whether this is what remains of a deleted transcript."""
         return self.audio_url == DELETED_AUDIO_URL
@@ -134,6 +141,12 @@ class _Transcript(msgspec.Struct):
     speech_model_used: str | None = None
     redact_pii_audio: bool | None = None
     redact_pii_audio_quality: str | None = None
+
+    @property
+    def redacted_suffix(self) -> str | None:
+        """What the redacted audio beside a result is called, None when none was asked for."""
+        quality = self.redact_pii_audio_quality or "mp3"
+        return f"redacted.{quality}" if self.redact_pii_audio else None
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -174,7 +187,7 @@ def check_id(transcript_id: str) -> str:
         AnswerUnusable: it is not 1 to 64 letters, digits, `-` and `_`.
     """
     if not _ID.fullmatch(transcript_id):
-        raise AnswerUnusable(f"the service gave an id that cannot be one: {transcript_id[:80]!r}")
+        raise AnswerUnusable("the service gave an id that cannot be one")
     return transcript_id
 
 
@@ -200,15 +213,11 @@ def parse_list(body: bytes) -> list[Row]:
 
     Raises:
         ServiceUnavailable: it is not a page.
-        AnswerUnusable: the id of a row cannot be one. Without that row it would be no whole page.
     """
     try:
-        rows = msgspec.json.decode(body, type=_Rows).transcripts
+        return msgspec.json.decode(body, type=_Rows).transcripts
     except _UNREADABLE as error:
         raise ServiceUnavailable(f"list answered with {_excerpt(body)!r}") from error
-    for row in rows:
-        check_id(row.id)
-    return rows
 
 
 def parse_redacted_audio(body: bytes) -> str:
@@ -302,6 +311,16 @@ def is_server_fault(reason: str) -> bool:
     alerted` and its newer wordings; `Download error` on an upload is an upload that expired.
     """
     return bool(_SERVER_FAULT.search(reason) or _LOST_UPLOAD.search(reason))
+
+
+def is_in_progress(error: PipelineError) -> bool:
+    """
+    Whether redacted audio is only not there yet.
+
+    Source: what the service answers with HTTP 400 while it redacts: `Transcription is still in
+    progress. Redacted audio will be available when the transcription is complete.`
+    """
+    return isinstance(error, RequestRejected) and "still in progress" in str(error)
 
 
 def error_from(call: str, status: int, headers: Mapping[str, str], body: bytes) -> PipelineError:

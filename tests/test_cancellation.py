@@ -434,6 +434,13 @@ async def test_submit(everywhere: Everywhere) -> None:
         refused.times = None
         archive.service.faults.add(refused)
 
+    async def alike(archive: Archive) -> None:
+        archive.add("earlier.wav", b"earlier")
+        await archive.run(**QUICK)
+        for number in range(3):
+            archive.add(f"{number}.wav", b"refused %d" % number)
+        archive.service.faults.add(Fault(on="submit", action="answer", status=400, times=None))
+
     async def few(archive: Archive) -> None:
         archive.add("1.wav", b"first")
         archive.add("2.wav", b"second")
@@ -491,6 +498,7 @@ async def test_submit(everywhere: Everywhere) -> None:
     missed = await everywhere(
         "pipeline/stages/submit.py",
         Scene(fill, in_trouble),
+        Scene(alike, stage),
         Scene(few, stopped),
         Scene(few, told_to_wait),
         Scene(few, without_money),
@@ -545,7 +553,6 @@ async def test_write(everywhere: Everywhere) -> None:
             archive.add(f"{name}.wav", name.encode())
         archive.add("error.wav", b"ERROR:Audio duration is too short.\n")
         archive.service.fail_content(b"hiccup", SERVER_ERROR)
-        (archive.output / "blocked.wav.json").mkdir(parents=True)
         gone = {"audio_url": "http://deleted_by_user", "text": None}
         match = digest(b"deleted")
         archive.service.faults.add(
@@ -588,6 +595,8 @@ async def test_write(everywhere: Everywhere) -> None:
 
     async def stage(cut: Cut, tick: Tick, *faults: Fault) -> None:
         pending = await cut.pending()
+        if (cut.archive.recordings / "blocked.wav").exists():  # paid for, and then in the way
+            (cut.archive.output / "blocked.wav.json").mkdir(exist_ok=True)
         looking = {each.transcript_id for each in pending}
         to_write, looks = create_memory_object_stream[Pending](0)
         to_delete, saved = create_memory_object_stream[None](1)

@@ -7,10 +7,11 @@ import ssl
 import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import anyio
 import pytest
@@ -777,12 +778,24 @@ async def test_an_id_that_is_none_is_never_sent(
         lambda: fetched(client, bad),
         lambda: client.delete(bad),
         lambda: client.redacted_audio(bad),
-        lambda: client.list(before_id=bad),
     ):
         with pytest.raises(AnswerUnusable):
             await call()
 
     assert service.log == []
+
+
+@pytest.mark.parametrize("other", ["", "..", "a/b", "a?b&limit=1#x", "rt:\u00e9"])
+async def test_a_cursor_stays_in_its_place(
+    service: ScriptedService, client: Client, other: str
+) -> None:
+    """Whatever the id of another program's row is, as a cursor it is one value of the query."""
+    with suppress(PipelineError):
+        await client.list(before_id=other)
+
+    (call,) = service.log
+    assert call.path == "/v2/transcript"
+    assert parse_qs(call.query, keep_blank_values=True) == {"limit": ["200"], "before_id": [other]}
 
 
 async def test_the_list_is_walked_from_newest_to_oldest(

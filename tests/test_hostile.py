@@ -279,10 +279,6 @@ async def test_an_upload_url_that_is_none(upload_url: str, expected: type[Pipeli
     [
         b'{"id":5}',
         b"{}",
-        b'{"id":"../../x"}',
-        b'{"id":""}',
-        b'{"id":"a\\u0000b"}',
-        b'{"id":"' + b"x" * 65 + b'"}',
         b'{"id":"x"},' * 1_000_000 + b'{"id":"x"}',
     ],
 )

@@ -29,10 +29,10 @@ from pipeline.ledger.recordings import Recordings
 from pipeline.ledger.remains import Remains
 from pipeline.ledger.repairs import Repairs
 from pipeline.ledger.results import Results
-from pipeline.ledger.store import read_only, reading, transition
+from pipeline.ledger.store import copy_of, read_only, reading, transition
 from pipeline.models import Root
 
-__all__ = ["UPLOAD_LIFETIME_S", "Found", "Ledger", "Reading", "Redo", "Run", "read_only"]
+__all__ = ["UPLOAD_LIFETIME_S", "Found", "Ledger", "Reading", "Redo", "Run", "copy_of", "read_only"]
 
 UPLOAD_LIFETIME_S = 20 * 3600
 """How long an `upload_url` is used, seconds.

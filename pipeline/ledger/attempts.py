@@ -227,9 +227,9 @@ class Attempts(Books):
             "root": where["root"],
             "path": where["path"].decode("utf-8", "backslashreplace"),
             "path_hex": where["path"].hex(),
+            "accepted_at": row["accepted_at"],
             "folder_hex": (where["folder"] or b"").hex(),
             "result_hex": where["result"].hex(),
-            "accepted_at": row["accepted_at"],
         }
         return msgspec.json.encode(facts) + b"\n"
 
@@ -240,6 +240,16 @@ class Attempts(Books):
         if row is not None:
             self._release(row["recording_id"])
             self._fail(row["request_key"], row["generation"], reason)
+
+    @reading
+    def were_taken(self, options: str) -> bool:
+        """Whether the service has ever accepted these canonical options, here."""
+        row = self.ro.execute(
+            "SELECT 1 FROM attempts a JOIN transcripts t USING (request_key, generation) "
+            "WHERE t.options = ? AND a.base_url = ? AND a.state = 'accepted' LIMIT 1",
+            (options, self.run.base_url),
+        ).fetchone()
+        return row is not None
 
     @transition
     def set_aside(self, attempt_id: int, again_in_s: float = 0.0) -> None:

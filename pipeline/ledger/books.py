@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.files import sync
 from pipeline.ledger.store import Store
 
 __all__ = ["Books", "Found", "Reading", "Redo", "Run"]
@@ -109,22 +110,28 @@ class Books(Store):
     def committed(self) -> None:
         if not self._lines:
             return
+        is_new = not self._journal.exists()
         with open(self._journal, "ab") as journal:
             journal.write(b"".join(self._lines))
             journal.flush()
             os.fsync(journal.fileno())
+        if is_new:
+            sync(os.fsencode(self._journal.parent))
         self._lines.clear()  # not before: what could not be written is written the next time
 
     def _latest(self, key: str | None) -> int:
         """The generation that a recording of this key waits for."""
         row = self.db.execute(
-            "SELECT generation, state FROM transcripts WHERE request_key = ? "
-            "ORDER BY generation DESC LIMIT 1",
-            (key,),
+            "SELECT generation, state, (SELECT max(generation) FROM transcripts"
+            " WHERE request_key = :key) AS newest FROM transcripts WHERE request_key = :key "
+            "ORDER BY state IN ('failed', 'missing'), generation DESC LIMIT 1",
+            {"key": key},
         ).fetchone()
         if row is None:
             return 1
-        return int(row["generation"]) + (self.run.redo.force and row["state"] == "missing")
+        if self.run.redo.force and row["state"] == "missing":
+            return int(row["newest"]) + 1
+        return int(row["generation"])
 
     def _wait_for(
         self, key: str, generation: int, content: str, options: str, *, again: bool = False

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from pipeline.names import result_name
+
 __all__ = ["Line", "lines", "newest"]
 
 _TAIL_BYTES = 1 << 20
@@ -32,9 +34,9 @@ class Line(msgspec.Struct, frozen=True):
     root: str
     path: str
     path_hex: str
-    folder_hex: str
-    result_hex: str
     accepted_at: float
+    folder_hex: str = ""
+    result_hex: str = ""
 
     @property
     def name(self) -> bytes:
@@ -49,7 +51,7 @@ class Line(msgspec.Struct, frozen=True):
     @property
     def result(self) -> bytes:
         """The JSON file, relative to the output folder."""
-        return bytes.fromhex(self.result_hex)
+        return bytes.fromhex(self.result_hex) or result_name(self.name)
 
 
 def lines(runs: Path) -> Iterator[Line]:
@@ -86,4 +88,4 @@ def _parse(text: bytes) -> Line | None:
         bytes.fromhex(line.path_hex + line.folder_hex + line.result_hex)
     except (msgspec.DecodeError, ValueError):
         return None
-    return line if line.result else None
+    return line  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from pipeline.errors import LedgerUnusable, Locked
 __all__ = ["Lock", "lock"]
 
 _LOOK_EVERY_S = 1.0
+_TEXT_BYTES = 400
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -35,19 +36,30 @@ class Lock:
     path: Path
     text: str
     """Host, process, since when, and a random word that makes it one of its kind."""
+    descriptor: int = -1
+    """Of the file that is locked, once it is."""
+
+    @property
+    def word(self) -> str:
+        """What makes it one of its kind."""
+        return self.text.split()[-1]
 
     def check(self) -> None:
         """
-        Look again, in a thread.
+        Look again, in a thread. Opens nothing: there may be no descriptor left.
 
         Raises:
-            Locked: somebody else took it, with `--break-lock`.
+            Locked: somebody else took it, with `--break-lock`, or removed it.
+            OSError: the folder cannot be looked at.
         """
-        if _text(self.path) != self.text:
-            raise Locked(
-                f"another run took {self.path} ({_holder(_text(self.path))}); this one writes"
-                " nothing more"
-            )
+        with suppress(FileNotFoundError):
+            is_ours = os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))
+            if is_ours and os.pread(self.descriptor, _TEXT_BYTES, 0) == self.text.encode():
+                return
+        raise Locked(
+            f"another run took {self.path} ({_holder(_text(self.path))}); this one writes nothing"
+            " more"
+        )
 
 
 @asynccontextmanager
@@ -59,7 +71,7 @@ async def lock(path: Path, *, wait: bool = False, break_: bool = False) -> Async
 
     Raises:
         Locked: another process holds it, and `wait` is False.
-        LedgerUnusable: the file system knows no locks.
+        LedgerUnusable: the file system knows no locks, or the file cannot be opened.
     """
     since = datetime.now(UTC).isoformat(timespec="seconds")
     mine = Lock(path, f"{socket.gethostname()} {os.getpid()} {since} {secrets.token_hex(4)}\n")
@@ -71,23 +83,24 @@ async def lock(path: Path, *, wait: bool = False, break_: bool = False) -> Async
                 f" `--wait-lock`{_way_out(text)}"
             )
         await anyio.sleep(_LOOK_EVERY_S)
+    held = replace(mine, descriptor=descriptor)
     try:
-        yield mine
+        yield held
     finally:
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(_let_go, mine, descriptor)
+            await to_thread.run_sync(_let_go, held)
 
 
 def _try(mine: Lock, break_: bool) -> int | None:
     """The descriptor that holds the lock, None when somebody else does."""
     held = _open(mine.path)
-    elsewhere = _is_elsewhere(_text(mine.path))
+    text = _text(mine.path) if held is None else os.pread(held, _TEXT_BYTES, 0).decode()
+    elsewhere = _is_elsewhere(text)
     if break_ and elsewhere:
         # A file of its own: who holds the old one finds by its name that it is not theirs.
-        fresh = mine.path.with_name(f".{mine.path.name}~overnight")
+        fresh = mine.path.with_name(f".{mine.path.name}-{mine.word}~overnight")
         if held is not None:
             os.close(held)
-        fresh.unlink(missing_ok=True)
         held = _open(fresh)
         os.replace(fresh, mine.path)
     elif held is not None and elsewhere:
@@ -101,7 +114,10 @@ def _try(mine: Lock, break_: bool) -> int | None:
 
 
 def _open(path: Path) -> int | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise LedgerUnusable(f"cannot open {path}: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Whoever broke the lock meanwhile put another file there.
@@ -121,15 +137,16 @@ def _open(path: Path) -> int | None:
     return None
 
 
-def _let_go(mine: Lock, descriptor: int) -> None:
-    if _text(mine.path) == mine.text:
-        os.ftruncate(descriptor, 0)
-    os.close(descriptor)
+def _let_go(held: Lock) -> None:
+    with suppress(OSError, Locked):  # taken by others, or out of sight: theirs to write
+        held.check()
+        os.ftruncate(held.descriptor, 0)
+    os.close(held.descriptor)
 
 
 def _text(path: Path) -> str:
-    with suppress(FileNotFoundError):
-        return path.read_text("utf-8", "replace")[:200]
+    with suppress(OSError):
+        return path.read_text("utf-8", "replace")[:_TEXT_BYTES]
     return ""
 
 

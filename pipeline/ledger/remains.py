@@ -96,21 +96,32 @@ class Remains(Recordings):
             " VALUES (?,?,?,?,?,'submitted') ON CONFLICT DO NOTHING",
             (key, generation, line.content, options, line.provider),
         )
-        # The same was asked for once more only because the one before had come to nothing.
-        self.db.execute(
-            "UPDATE attempts SET outcome = 'error', reason = 'asked for once more'"
-            " WHERE request_key = ? AND generation = ? AND outcome IS NULL",
-            (key, generation),
-        )
+        # Of several one lives: not one that the account lists as failed, else the last. Names and
+        # times of runs come from clocks, which can be set.
+        is_dead = self.db.execute(
+            "SELECT 1 FROM unclaimed WHERE transcript_id = ? AND status = 'error'"
+            " AND EXISTS (SELECT 1 FROM attempts WHERE request_key = ? AND generation = ?)",
+            (line.transcript_id, key, generation),
+        ).fetchone()
+        if not is_dead:
+            self._supersede(key, generation)
         at = line.accepted_at
         self.db.execute(
             "INSERT INTO attempts (recording_id, request_key, generation, content, state, owner,"
             " base_url, key_fingerprint, upload_url, transcript_id, started_at, uploaded_at,"
-            " submitted_at, accepted_at) VALUES (?,?,?,?,'accepted',?,?,?,?,?,?,?,?,?)",
+            " submitted_at, accepted_at, outcome) VALUES (?,?,?,?,'accepted',?,?,?,?,?,?,?,?,?,?)",
             (
                 *(recording_id, key, generation, line.content, self.run.run_id, line.base_url),
                 *(line.key_fingerprint, line.upload_url, line.transcript_id, at, at, at, at),
+                "error" if is_dead else None,
             ),
+        )
+
+    def _supersede(self, key: str, generation: int) -> None:
+        self.db.execute(
+            "UPDATE attempts SET outcome = 'error', reason = 'asked for once more'"
+            " WHERE request_key = ? AND generation = ? AND outcome IS NULL",
+            (key, generation),
         )
 
     def _known(self, root: str, path: bytes, options: str, result: bytes) -> int:
@@ -146,11 +157,10 @@ class Remains(Recordings):
                 )
                 nobodys.append(result)
                 continue
-            if attempt["outcome"] == "error" or result.audio_url not in (
-                None,
-                attempt["upload_url"],
-            ):
+            if result.audio_url not in (None, attempt["upload_url"]):
                 continue
+            if attempt["outcome"] == "error":  # it is whole and here: another one is the dead one
+                self._supersede(attempt["request_key"], attempt["generation"])
             self.db.execute(
                 "UPDATE attempts SET outcome = 'completed', finished_at = accepted_at,"
                 " model_used = ?, duration_s = ?, price_usd = ? WHERE attempt_id = ?",

@@ -177,6 +177,17 @@ class Results(Books):
         )
         return [(row[0], row[1]) for row in rows]
 
+    @reading
+    def saved(self, attempt_id: int) -> list[tuple[bytes, str]]:
+        """Result and sha256 of every recording that has this transcript."""
+        rows = self.ro.execute(
+            "SELECT r.result, r.result_sha256 FROM recordings r JOIN attempts a"
+            " ON r.result_key = a.request_key AND r.result_generation = a.generation"
+            " WHERE a.attempt_id = ? AND r.result_size IS NOT NULL",
+            (attempt_id,),
+        )
+        return [(row[0], row[1]) for row in rows]
+
     @transition
     def record_deleted(self, attempt_id: int) -> None:
         """Note that the service has no copy any more."""

@@ -10,11 +10,12 @@ take "committed, never acknowledged" as normal.
 """
 
 import asyncio
+import shutil
 import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from errno import EDQUOT, ENOSPC
 from functools import partial, wraps
 from importlib.resources import files
@@ -27,7 +28,7 @@ from anyio import CapacityLimiter, to_thread
 from pipeline.errors import DiskFull, LedgerUnusable, Locked
 from pipeline.ledger.mounts import mount_table, remote_file_system
 
-__all__ = ["SCHEMA_VERSION", "Store", "read_only", "reading", "transition", "unusable"]
+__all__ = ["SCHEMA_VERSION", "Store", "copy_of", "read_only", "reading", "transition", "unusable"]
 
 SCHEMA_VERSION = 2
 
@@ -207,6 +208,28 @@ def read_only(path: Path) -> sqlite3.Connection:
             " overnight; update overnight, or let a run bring the ledger up to date"
         )
     return db
+
+
+def copy_of(path: Path, target: Path) -> None:
+    """
+    Copy a ledger as it stands, also while a run works on it; nothing where there is none.
+
+    Raises:
+        LedgerUnusable: it cannot be read.
+    """
+    if not path.is_file():
+        return
+    if not path.with_name(f"{path.name}-wal").exists():  # at rest: to open it would leave traces
+        shutil.copyfile(path, target)
+        return
+    try:
+        with (
+            closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            db.backup(copy)
+    except sqlite3.Error as error:
+        raise unusable(error, path) from error
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -6,49 +6,89 @@ again in the next run; it takes nothing from the results.
 """
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from pipeline import events
-from pipeline.errors import BatchError, RecordingError, TranscriptUnknown
+from pipeline.errors import (
+    AnswerUnusable,
+    AttemptsExhausted,
+    BatchError,
+    RecordingError,
+    TranscriptUnknown,
+    TransientError,
+)
+from pipeline.files import sha256_of
+from pipeline.names import derived
 from pipeline.retry import retry
+from pipeline.spool import head_of
 from pipeline.stages import Context
 
 __all__ = ["delete"]
 
 _AT_ONCE = 8
+_FAILED_IN_A_ROW = 8
 
 
 async def delete(context: Context, saved: MemoryObjectReceiveStream[None]) -> None:
     """Delete what is due, now and whenever `saved` says that there may be more."""
-    put_off: set[int] = set()
+    put_off = _PutOff()
     async with saved:
         await _delete_due(context, put_off)
         async for _ in saved:
             await _delete_due(context, put_off)
 
 
-async def _delete_due(context: Context, put_off: set[int]) -> None:
-    while context.intake.collects and (
-        due := await context.ledger.deletions(_AT_ONCE, but=put_off)
-    ):
+@dataclass(slots=True)
+class _PutOff:
+    """What this run leaves to the next."""
+
+    attempts: set[int] = field(default_factory=set)
+    in_a_row: int = 0
+    """How often the service has failed at it since it last did not."""
+
+
+async def _delete_due(context: Context, put_off: _PutOff) -> None:
+    while context.intake.collects and put_off.in_a_row < _FAILED_IN_A_ROW:
+        due = await context.ledger.deletions(_AT_ONCE, but=put_off.attempts)
+        if not due:
+            return
         async with anyio.create_task_group() as group:
             for attempt_id, transcript_id in due:
                 group.start_soon(_delete, context, put_off, attempt_id, transcript_id)
 
 
-async def _delete(context: Context, put_off: set[int], attempt_id: int, transcript_id: str) -> None:
+async def _delete(context: Context, put_off: _PutOff, attempt_id: int, transcript_id: str) -> None:
     try:
+        # Once more: since it was saved, somebody may have lost it.
+        if not await _is_saved(context, attempt_id):
+            raise AnswerUnusable("its result is not on disk as it was saved")
         with suppress(TranscriptUnknown):  # gone already: an answer was lost
             await retry(lambda: context.client.delete(transcript_id))
         await context.ledger.record_deleted(attempt_id)
-    except RecordingError as error:
-        put_off.add(attempt_id)
+    except (RecordingError, TransientError, OSError) as error:
+        put_off.attempts.add(attempt_id)
+        put_off.in_a_row += isinstance(error, AttemptsExhausted)
         message = f"transcript {transcript_id} is not deleted at the service yet: {error}"
         context.emit(events.Warned(message=message))
     except BatchError as error:
-        put_off.add(attempt_id)
+        put_off.attempts.add(attempt_id)
         context.intake.end(error)
     else:
+        put_off.in_a_row = 0
         context.emit(events.Deleted(transcript_id=transcript_id))
+
+
+async def _is_saved(context: Context, attempt_id: int) -> bool:
+    """Whether all that was asked for still lies wherever it is wanted."""
+    saved = await context.ledger.saved(attempt_id)
+    wanted: list[tuple[bytes, str | None]] = [(context.place(name), sha) for name, sha in saved]
+    for place, digest in wanted:
+        found = await sha256_of(place)
+        if found is None or digest not in (None, found):
+            return False
+        if digest is not None and (suffix := (await head_of(place)).redacted_suffix):
+            wanted.append((derived(place, suffix), None))  # looked for in its turn
+    return True

@@ -134,7 +134,8 @@ async def _refused(context: Context, uploaded: Uploaded, error: PipelineError) -
         await ledger.record_refused(uploaded.attempt_id, str(error))
         label = context.label(uploaded.root, uploaded.path)
         context.emit(events.Failed(recording=label, reason=str(error)))
-        if intake.refused(options, str(error)) or isinstance(error, OptionsRefused):
+        is_alike = intake.refused(options, str(error)) and not await ledger.were_taken(options)
+        if is_alike or isinstance(error, OptionsRefused):
             _end_options(context, options, str(error))
 
 

@@ -23,6 +23,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from pipeline import events
 from pipeline.errors import (
     AnswerUnusable,
+    AttemptsExhausted,
     BatchError,
     DiskFull,
     OutputNotWritable,
@@ -38,7 +39,7 @@ from pipeline.render import RenderError, render_file
 from pipeline.retry import retry
 from pipeline.spool import Spool
 from pipeline.stages import Context
-from pipeline.wire import Head, is_server_fault
+from pipeline.wire import Head, is_in_progress, is_server_fault
 
 __all__ = ["render_lacking", "write"]
 
@@ -106,6 +107,8 @@ async def _look(context: Context, pending: Pending) -> bool:
         if head.is_deleted:
             await _missing(context, pending, "it was deleted at the service")
             return True
+        if pending.completed and head.status != "completed":
+            raise AnswerUnusable(f"the service says `{head.status}` of what it had completed")
         match head.status:
             case "error":
                 await _failed(context, pending, head.error or "no reason given")
@@ -115,7 +118,7 @@ async def _look(context: Context, pending: Pending) -> bool:
                     raise AnswerUnusable("the service says `completed` and sends no text")
                 delivery = await _completed(context, pending, head)
                 has_audio = True
-                if suffix := _redacted_suffix(head):
+                if suffix := head.redacted_suffix:
                     url = await _redacted_url(context, pending)
                     if url is None and not _is_late(context, pending):
                         return False  # still being made: looked at again, with the transcript
@@ -130,6 +133,8 @@ async def _fetch(context: Context, pending: Pending, spool: Spool) -> Head:
     await spool.rewind()
     await context.client.fetch(pending.transcript_id, spool.write)
     head = await spool.finish()
+    head.error = head.error and context.client.shown(head.error)
+    head.speech_model_used = head.speech_model_used and context.client.shown(head.speech_model_used)
     if head.id != pending.transcript_id:
         raise AnswerUnusable(f"the service answered with the transcript {head.id}")
     if head.audio_url not in (None, pending.audio_url) and not head.is_deleted:
@@ -244,11 +249,11 @@ async def _copy_written(context: Context, pending: Pending) -> bool:
     async with _spool(context, pending) as spool:
         try:
             found = await spool.copy_from(source)
-        except FileNotFoundError:
+        except OSError:  # gone, or not to be read: it can be fetched
             return False
         if found != digest:
             return False
-        if suffix := _redacted_suffix(await spool.head()):
+        if suffix := (await spool.head()).redacted_suffix:
             async with _spool(context, pending, suffix) as audio:
                 try:
                     await audio.copy_from(derived(source, suffix))
@@ -259,16 +264,15 @@ async def _copy_written(context: Context, pending: Pending) -> bool:
     return True
 
 
-def _redacted_suffix(head: Head) -> str | None:
-    """What the redacted audio beside a result is called, None when none was asked for."""
-    return f"redacted.{head.redact_pii_audio_quality or 'mp3'}" if head.redact_pii_audio else None
-
-
 async def _redacted_url(context: Context, pending: Pending) -> str | None:
     """Where the redacted audio is, None while it is being made, "" when there will be none."""
     try:
         return await retry(partial(context.client.redacted_audio, pending.transcript_id))
+    except AttemptsExhausted:
+        return None  # an outage: as good as still being made
     except RecordingError as error:
+        if is_in_progress(error):
+            return None
         message = f"no redacted audio for transcript {pending.transcript_id}: {error}"
         context.emit(events.Warned(message=message))
         return ""
@@ -314,15 +318,20 @@ async def _deliver(
 ) -> None:
     """Put a whole answer wherever it is waited for, then say so in the ledger."""
     formats = context.settings.formats[1:]
-    written = []
+    written, failure = [], None
     places = [(_place(context, pending, each), each) for each in delivery.recipients]
     # The one that the file lies beside comes last: it is renamed, the others get copies.
     places.sort(key=lambda pair: pair[0] == spool.place)
     for place, recipient in places:
-        replaced = recipient.current and await _keep(context, place, spool.digest)
-        await spool.put(place)
+        try:
+            replaced = recipient.current and await _keep(context, place, spool.digest)
+            await spool.put(place)
+            if recipient.current:
+                await _render(context, place, formats)
+        except OSError as error:
+            failure = error
+            continue
         if recipient.current:
-            await _render(context, place, formats)
             written.append(recipient.recording_id)
             context.emit(
                 events.Written(
@@ -333,8 +342,10 @@ async def _deliver(
                 )
             )
     await context.ledger.record_written(
-        pending.attempt_id, written, spool.size, spool.digest, is_all=is_all
+        pending.attempt_id, written, spool.size, spool.digest, is_all=is_all and failure is None
     )
+    if failure is not None:
+        raise failure  # the others have theirs
 
 
 async def _keep(context: Context, place: bytes, digest: str) -> bool:
