@@ -236,8 +236,6 @@ def _results(settings: Settings, output: bytes) -> Iterator[Result]:
     versions = os.path.join(state, b"versions")
     for folder, leave_out in ((output, state), (versions, b"")):
         for name, found, head in transcripts_below(folder, leave_out):
-            price, duration_s = settings.prices.get(head.speech_model_used or ""), head.audio_duration
-            is_known = price is not None and duration_s is not None
             yield Result(
                 transcript_id=head.id,
                 audio_url=head.audio_url,
@@ -245,10 +243,8 @@ def _results(settings: Settings, output: bytes) -> Iterator[Result]:
                 size=found.size,
                 digest=found.digest,
                 model_used=head.speech_model_used,
-                duration_s=duration_s,
-                price_usd=None
-                if price is None or duration_s is None
-                else price * duration_s / 3600,
+                duration_s=head.audio_duration,
+                price_usd=settings.cost_usd(head.speech_model_used, head.audio_duration),
             )
 
 

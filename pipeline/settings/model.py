@@ -330,6 +330,11 @@ class Settings(BaseSettings):
         """
         return math.ceil(1.25 * self.concurrency)
 
+    def cost_usd(self, model: str | None, duration_s: float | None) -> float | None:
+        """What so much audio comes to, USD; None when the model has no price, or it is not said."""
+        price = self.prices.get(model or "")
+        return None if price is None or duration_s is None else price * duration_s / 3600
+
     @property
     def ramps(self) -> bool:
         """Whether submissions start slowly in this run."""

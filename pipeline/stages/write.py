@@ -185,9 +185,8 @@ async def _tell_failed(context: Context, pending: Pending, reason: str) -> None:
 
 
 async def _completed(context: Context, pending: Pending, head: Head) -> Delivery:
-    price = context.settings.prices.get(head.speech_model_used or "")
     duration_s = head.audio_duration
-    cost = None if price is None or duration_s is None else price * duration_s / 3600
+    cost = context.settings.cost_usd(head.speech_model_used, duration_s)
     delivery = await context.ledger.record_completed(
         pending.attempt_id, head.speech_model_used, duration_s, cost
     )
