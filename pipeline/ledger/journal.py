@@ -8,7 +8,6 @@ that a transcript was accepted. So the ledger knows the upload of every line, un
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -84,8 +83,8 @@ def _journals(runs: Path) -> list[Path]:
 
 def _parse(text: bytes) -> Line | None:
     try:
-        line: Any = msgspec.json.decode(text, type=Line)
+        line = msgspec.json.decode(text, type=Line)
         bytes.fromhex(line.path_hex + line.folder_hex + line.result_hex)
     except (msgspec.DecodeError, ValueError):
         return None
-    return line  # type: ignore[no-any-return]
+    return line
