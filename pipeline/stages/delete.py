@@ -13,7 +13,6 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from pipeline import events
 from pipeline.errors import (
-    AnswerUnusable,
     AttemptsExhausted,
     BatchError,
     RecordingError,
@@ -39,6 +38,11 @@ async def delete(context: Context, saved: MemoryObjectReceiveStream[None]) -> No
         await _delete_due(context, put_off)
         async for _ in saved:
             await _delete_due(context, put_off)
+        put_off.unsaved.clear()  # this run may have fetched them
+        await _delete_due(context, put_off)
+    for transcript_id in put_off.unsaved.values():
+        message = "is not deleted: its result is not on disk as it was saved"
+        context.emit(events.Warned(message=f"transcript {transcript_id} {message}"))
 
 
 @dataclass(slots=True)
@@ -46,13 +50,17 @@ class _PutOff:
     """What this run leaves to the next."""
 
     attempts: set[int] = field(default_factory=set)
+    unsaved: dict[int, str] = field(default_factory=dict)
+    """Attempts whose results are not on disk as they were saved, and their transcripts."""
     in_a_row: int = 0
     """How often the service has failed at it since it last did not."""
 
 
 async def _delete_due(context: Context, put_off: _PutOff) -> None:
     while context.intake.collects and put_off.in_a_row < _FAILED_IN_A_ROW:
-        due = await context.ledger.deletions(_AT_ONCE, but=put_off.attempts)
+        due = await context.ledger.deletions(
+            _AT_ONCE, but=put_off.attempts | put_off.unsaved.keys()
+        )
         if not due:
             return
         async with anyio.create_task_group() as group:
@@ -64,7 +72,8 @@ async def _delete(context: Context, put_off: _PutOff, attempt_id: int, transcrip
     try:
         # Once more: since it was saved, somebody may have lost it.
         if not await _is_saved(context, attempt_id):
-            raise AnswerUnusable("its result is not on disk as it was saved")
+            put_off.unsaved[attempt_id] = transcript_id
+            return
         with suppress(TranscriptUnknown):  # gone already: an answer was lost
             await retry(lambda: context.client.delete(transcript_id))
         await context.ledger.record_deleted(attempt_id)

@@ -9,8 +9,8 @@ nothing that goes wrong here can lose it or pay for it again.
 
 import errno
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from math import inf
@@ -32,7 +32,7 @@ from pipeline.errors import (
     TranscriptUnknown,
 )
 from pipeline.events import printable
-from pipeline.files import cannot_write, keep_version, sha256_of, write_whole
+from pipeline.files import cannot_write, keep_version, obstacle, sha256_of, write_whole
 from pipeline.models import Delivery, Pending, Recipient
 from pipeline.names import derived, version
 from pipeline.render import RenderError, render_file
@@ -229,10 +229,16 @@ def _place(context: Context, pending: Pending, recipient: Recipient) -> bytes:
     return os.path.join(_versions(context), version(recipient.result, pending.transcript_id))
 
 
-def _spool(context: Context, pending: Pending, suffix: str | None = None) -> Spool:
+@asynccontextmanager
+async def _spool(
+    context: Context, pending: Pending, suffix: str | None = None
+) -> AsyncIterator[Spool]:
     """For the JSON of a transcript, or for a file that belongs to it."""
     place = context.place(pending.result)
-    return Spool(derived(place, suffix) if suffix else place, pending.transcript_id)
+    if pending.completed and await obstacle(place):  # others may wait for it, elsewhere
+        place = os.path.join(_versions(context), version(pending.result, pending.transcript_id))
+    async with Spool(derived(place, suffix) if suffix else place, pending.transcript_id) as spool:
+        yield spool
 
 
 def _versions(context: Context) -> bytes:
@@ -306,7 +312,8 @@ async def _put_beside(
     context: Context, pending: Pending, delivery: Delivery, spool: Spool, suffix: str
 ) -> None:
     """Put what belongs to a result beside it, wherever the result is waited for."""
-    places = [derived(_place(context, pending, each), suffix) for each in delivery.recipients]
+    results = [_place(context, pending, each) for each in delivery.recipients]
+    places = [derived(each, suffix) for each in results if not await obstacle(each)]
     for place in sorted(places, key=lambda place: place == spool.place):
         await _keep(context, place, spool.digest)
         await spool.put(place)

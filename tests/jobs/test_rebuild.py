@@ -262,6 +262,53 @@ async def test_torn_lines_are_passed_over(archive: Archive) -> None:
     assert (found.recordings, outcome.summary.already_written) == (3, 3)
 
 
+@pytest.mark.parametrize(
+    ("sentence", "times"),
+    [("Audio is bad.", 1), ("Server error, developers have been alerted.", 2)],
+)
+async def test_clocks_decide_nothing(archive: Archive, sentence: str, times: int) -> None:
+    """The failed run is named as the later one: what lies whole on disk counts all the same."""
+    archive.service.fail_content(CONTENTS["a.wav"], sentence, times=times)
+    await archive.run()
+    (first,) = (archive.state / "runs").iterdir()
+    await archive.run(retry_failed=True)
+    results, before = archive.results(), paid(archive)
+    first.rename(first.with_name("20990101T000000Z-aaaaaa"))
+    lose(archive)
+
+    found, told = await remade(archive)
+    outcome = await archive.run(retry_failed=True)
+
+    assert told == []
+    assert (found.written, found.to_fetch) == (3, 0)
+    assert outcome.summary.already_written == 3
+    assert archive.results() == results
+    assert paid(archive) == before
+
+
+async def test_journals_of_the_older_form_are_read(archive: Archive) -> None:
+    """Lines without `folder_hex` and `result_hex` tell of the loss, and make the ledger anew."""
+    await archive.run()
+    results = archive.results()
+    (journal,) = archive.state.glob("runs/*/attempts.ndjson")
+    lines = [json.loads(line) for line in journal.read_bytes().splitlines()]
+    for line in lines:
+        del line["folder_hex"], line["result_hex"]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lose(archive)
+
+    with pytest.raises(LedgerUnusable, match="--rebuild"):
+        await archive.run()
+    found, told = await remade(archive)
+    outcome = await archive.run()
+
+    assert told == []
+    assert (found.recordings, found.written) == (3, 3)
+    assert (outcome.summary.exit_code, outcome.summary.transcripts) == (ExitCode.DONE, 0)
+    assert archive.results() == results
+    assert archive.service.requests["submit"] == 3
+
+
 # --- the old one ---------------------------------------------------------------------------------
 
 

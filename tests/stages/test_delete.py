@@ -1,12 +1,13 @@
 """The service's copies are deleted when that was asked for, and never before all is saved."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
+import stamina
 
 from pipeline.errors import ExitCode
 from pipeline.events import Deleted, Warned
@@ -24,6 +25,20 @@ async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
     async with opened(tmp_path) as archive:
         archive.add("a.wav", ONE)
         yield archive
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """Two tries of everything, without a wait between them."""
+    with stamina.set_testing(True, attempts=2, cap=True):
+        yield
+
+
+async def put_off(archive: Archive) -> None:
+    """A run whose result is saved, and whose deletion is due."""
+    archive.service.faults.add(Fault(on="delete", action="answer", status=403, times=None))
+    await archive.run(delete_remote=True)
+    archive.service.faults.clear()
 
 
 def deleted(archive: Archive) -> list[bool]:
@@ -174,3 +189,66 @@ async def test_a_deleted_transcript_is_never_saved(archive: Archive) -> None:
     assert outcome.summary.reasons["failed"] == {"it was deleted at the service": 1}
     assert archive.results() == {}
     assert archive.service.requests["submit"] == 1
+
+
+async def test_not_while_the_result_is_gone(archive: Archive) -> None:
+    """What is due is not deleted while its result is lost here: it is fetched, then deleted."""
+    await put_off(archive)
+    os.unlink(archive.output / "a.wav.json")
+    archive.add("../other/b.wav", b"two")
+
+    elsewhere = await archive.run(archive.root / "other")
+    before = deleted(archive)
+    fetched = await archive.run()
+
+    assert elsewhere.summary.exit_code == ExitCode.PARTIAL
+    assert any("not on disk as it was saved" in warned.message for warned in elsewhere.of(Warned))
+    assert before == [False, False]
+    assert (fetched.summary.written, fetched.summary.deleted) == (1, 1)
+    assert fetched.summary.exit_code == ExitCode.DONE
+    assert archive.results().keys() == {"a.wav.json", "b.wav.json"}
+    assert deleted(archive) == [True, False]
+
+
+async def test_not_while_the_result_is_rotten(archive: Archive) -> None:
+    """A result of the right size and other bytes is none: the copy is kept, and that is told."""
+    await put_off(archive)
+    result = archive.output / "a.wav.json"
+    result.write_bytes(bytes(result.stat().st_size))
+
+    outcome = await archive.run()
+
+    assert outcome.summary.exit_code == ExitCode.PARTIAL
+    assert any("not on disk as it was saved" in warned.message for warned in outcome.of(Warned))
+    assert deleted(archive) == [False]
+
+
+async def test_not_before_redacted_audio_is_at_every_path(tmp_path: Path) -> None:
+    """Audio that came for an equal recording only does not yet allow to delete the transcript."""
+    async with opened(tmp_path) as archive, storage() as (url, _):
+        archive.add("a.wav", ONE)
+        no = '{"error":"not today"}'
+        archive.service.faults.add(Fault(on="export", action="answer", status=400, body=no))
+        archive.service.faults.add(ready(url))
+        await archive.run(transcript=OPTIONS, delete_remote=True)
+        archive.add("b.wav", ONE)
+
+        outcome = await archive.run(transcript=OPTIONS, delete_remote=True)
+
+        assert outcome.summary.written == 1
+        assert archive.results().keys() == {"a.wav.json", "b.wav.json", "b.wav.redacted.mp3"}
+        assert deleted(archive) == [False]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_service_that_never_deletes_is_left_alone(archive: Archive) -> None:
+    """When deletions fail one after the other, most are not even tried in this run."""
+    for number in range(23):
+        archive.add(f"{number}.wav", b"more %d" % number)
+    archive.service.faults.add(Fault(on="delete", action="answer", status=503, times=None))
+
+    outcome = await archive.run(delete_remote=True)
+
+    tried = {call.transcript_id for call in archive.service.log if call.kind == "delete"}
+    assert (outcome.summary.written, outcome.summary.exit_code) == (24, ExitCode.PARTIAL)
+    assert 8 <= len(tried) <= 16
