@@ -59,7 +59,9 @@ PATIENT = '[timeouts]\nconnect = "10h"\nstall = "10h"\nanswer = "10h"\n'
 # What is in doubt is parked once it is a minute old.
 NEVER: dict[str, Any] = {"settle": "never", "speed": 400}
 
-REACHED = 0.95
+# The rest are sweeps of the poller and commits that shared another one this time: on a busy machine
+# there are more or fewer of them.
+REACHED = 0.75
 
 
 @dataclass
