@@ -94,17 +94,16 @@ async def test_stopped_at_four_of_thirty(
 ) -> None:
     """Stopped when the service has four of thirty, the other 26 are asked for by the next run."""
     fill(archive, 30)
-    if kind != "submit":
+    if kind is None:
         archive.service.transcript_seconds = 3600.0
-    if kind is not None:
+    else:
         archive.service.faults.add(Fault(on=kind, action="hold", times=None))
     line = archive.run_line("--json", "--concurrency", "3")  # a quarter more are asked for
     async with archive.started(*line) as process:
         with anyio.fail_after(LONGEST_S):
-            await archive.service.until(lambda: archive.service.requests["submit"] == 4)
-            for transcript in archive.service if kind == "get" else ():
-                archive.service.complete(transcript.id)
-            if kind is not None:
+            if kind is None:
+                await archive.service.until(lambda: archive.service.requests["submit"] == 4)
+            else:
                 await archive.service.held(kind, 4)
         said = await heeded(process, number)
         finish(archive)
@@ -113,9 +112,12 @@ async def test_stopped_at_four_of_thirty(
     summary = json.loads((said + ended.stdout).splitlines()[-1])
     assert ended.exit_code == summary["exit_code"] == CODES[number]
     assert summary["parked"] + summary["written"] == 30
-    assert len(list(archive.service)) == archive.service.requests["submit"] == 4
+    sent = archive.service.requests["submit"]
+    # While finished ones are saved, as many again may be on their way.
+    assert sent in (range(4, 9) if kind == "get" else [4])
+    assert len(list(archive.service)) == sent
     query = "SELECT count(transcript_id) FROM attempts WHERE state = 'accepted'"
-    assert await archive.rows(query) == [(4,)]
+    assert await archive.rows(query) == [(sent,)]
 
     await ends_well(archive)
 
