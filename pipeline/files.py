@@ -6,6 +6,7 @@ too: after a crash at any instant the old file, the new one, or none is there, n
 Source: https://www.kernel.org/doc/html/latest/filesystems/ext4/ and rename(2), fsync(2).
 """
 
+import asyncio
 import errno
 import os
 import shutil
@@ -16,11 +17,10 @@ from functools import partial, wraps
 from hashlib import file_digest
 from secrets import token_hex
 from typing import Any, ParamSpec, TypeVar
-
-from anyio import CapacityLimiter, to_thread
-from anyio.lowlevel import RunVar
+from weakref import WeakKeyDictionary
 
 from pipeline.names import temporary
+from pipeline.threads import Threads
 
 __all__ = [
     "cannot_write",
@@ -42,7 +42,7 @@ _THREADS = 16
 _COPY_BYTES = 1 << 20
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 
-_limiter: RunVar[CapacityLimiter] = RunVar("files")
+_threads: WeakKeyDictionary[asyncio.AbstractEventLoop, Threads] = WeakKeyDictionary()
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,11 +53,10 @@ def in_thread(blocking: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
 
     @wraps(blocking)
     async def hop(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            limiter = _limiter.get()
-        except LookupError:
-            _limiter.set(limiter := CapacityLimiter(_THREADS))
-        return await to_thread.run_sync(partial(blocking, *args, **kwargs), limiter=limiter)
+        loop = asyncio.get_running_loop()
+        if (threads := _threads.get(loop)) is None:
+            threads = _threads[loop] = Threads(_THREADS, "files")
+        return await threads.run(partial(blocking, *args, **kwargs))
 
     return hop
 

@@ -73,12 +73,19 @@ class LineWriter:
         self._lines.put(line + b"\n")
 
     def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
-            try:
-                self._stream.write(line)
-                self._stream.flush()
-            except OSError:
-                self.lost += 1
+        lines: list[bytes | None] = []
+        while None not in lines:
+            lines = [self._lines.get()]
+            while not self._lines.empty():
+                lines.append(self._lines.get())
+            self._write_all([line for line in lines if line is not None])
+
+    def _write_all(self, lines: list[bytes]) -> None:
+        try:
+            self._stream.write(b"".join(lines))
+            self._stream.flush()
+        except OSError:
+            self.lost += len(lines)
 
 
 @contextmanager

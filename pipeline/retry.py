@@ -4,28 +4,22 @@ Whether, when and how often: in, a call that can be repeated; out, its result or
 The only place where a `TransientError` is caught. A submit never comes through here: it costs.
 """
 
+import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
-import stamina
-import structlog
-from stamina.instrumentation import RetryDetails
+import anyio
+from anyio import to_thread
 
 from pipeline.errors import AttemptsExhausted, RateLimited, TransientError
 
-__all__ = ["retry"]
+if TYPE_CHECKING:
+    from stamina.instrumentation import RetryDetails
+
+__all__ = ["machinery", "retry"]
 
 R = TypeVar("R")
-
-
-def _tell(details: RetryDetails) -> None:
-    """A retry is no warning: that it was the last one is an error of its own."""
-    log = structlog.get_logger()
-    log.info("retry", error=str(details.caused_by), wait_s=round(details.wait_for, 3))
-
-
-# Also, at the first retry stamina would import its own hooks on the event loop.
-stamina.instrumentation.set_on_retry_hooks([_tell])
 
 
 async def retry(
@@ -45,9 +39,29 @@ async def retry(
     Raises:
         AttemptsExhausted: the last attempt failed too; its `TransientError` is the cause.
     """
+    began = anyio.current_time()
+    try:
+        return await call()
+    except TransientError as error:
+        failure = error
+    # Only now: nearly every call succeeds, and the machinery of the others costs as much as it.
+    if timeout_s is not None:
+        timeout_s -= anyio.current_time() - began
+    return await _again(call, failure, attempts, timeout_s)
+
+
+async def _again(
+    call: Callable[[], Awaitable[R]],
+    failure: TransientError | None,
+    attempts: int,
+    timeout_s: float | None,
+) -> R:
+    """The same for a call whose first attempt came to this failure."""
+    if "stamina" not in sys.modules:
+        await to_thread.run_sync(machinery)
     tried = 0
     try:
-        async for attempt in stamina.retry_context(
+        async for attempt in machinery().retry_context(
             on=_wait_before_next,
             attempts=attempts,
             timeout=timeout_s,
@@ -56,11 +70,29 @@ async def retry(
         ):
             tried = attempt.num
             with attempt:
+                if failure is not None:
+                    first, failure = failure, None
+                    raise first
                 return await call()
     except TransientError as error:
         times = "once" if tried == 1 else f"{tried} times"
         raise AttemptsExhausted(f"{error} (tried {times})") from error
     raise AssertionError("stamina either returns or raises")
+
+
+def machinery() -> ModuleType:
+    """Stamina, imported when it is needed first: most runs are spared its 10 MB and 0.1 s."""
+    import stamina
+    import structlog
+
+    def tell(details: "RetryDetails") -> None:
+        # A retry is no warning: that it was the last one is an error of its own.
+        log = structlog.get_logger()
+        log.info("retry", error=str(details.caused_by), wait_s=round(details.wait_for, 3))
+
+    # Else stamina would import hooks of its own at the first retry, on the event loop.
+    stamina.instrumentation.set_on_retry_hooks([tell])
+    return stamina
 
 
 def _wait_before_next(error: Exception) -> bool | float:

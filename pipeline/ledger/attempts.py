@@ -205,7 +205,7 @@ class Attempts(Books):
             return False
         self._release(row["recording_id"])
         self._set_transcript(row["request_key"], row["generation"], "submitted")
-        self._lines.append(self._journal_line(row))
+        self._fresh_lines.append(self._journal_line(row))
         return True
 
     def _journal_line(self, row: sqlite3.Row) -> bytes:

@@ -96,6 +96,7 @@ class Books(Store):
         self.now = clock
         self._journal = journal
         self._lines: list[bytes] = []
+        self._fresh_lines: list[bytes] = []
         self._own_keys = {run.key_fingerprint}
 
     @property
@@ -107,7 +108,12 @@ class Books(Store):
         """What was asked for with that key is this project's too."""
         self._own_keys.add(fingerprint)
 
+    def rolled_back(self) -> None:
+        self._fresh_lines.clear()
+
     def committed(self) -> None:
+        self._lines += self._fresh_lines
+        self._fresh_lines.clear()
         if not self._lines:
             return
         is_new = not self._journal.exists()

@@ -384,7 +384,7 @@ class Remains(Recordings):
         wanted = {"options": options, "request_key": key, "generation": 1}
         self._note_reading(recording_id, wanted, read)
         self.db.execute("DELETE FROM unclaimed WHERE transcript_id = ?", (transcript_id,))
-        self._lines.append(msgspec.json.encode(line) + b"\n")
+        self._fresh_lines.append(msgspec.json.encode(line) + b"\n")
 
     def _name(self, root: str, path: bytes) -> bytes:
         """Where a result goes: where the ledger says, else like those of its neighbours."""

@@ -3,10 +3,11 @@ One SQLite file, one writer thread, group commit.
 
 In: plain functions that change the database. Out: their results, once what they did is on disk.
 
-All that is queued when the writer wakes becomes one transaction, a savepoint for each function,
-so that one `fdatasync` serves many waiters and a function that raises undoes only itself. A
-waiter that was cancelled has its change made all the same: whoever reads the ledger later has to
-take "committed, never acknowledged" as normal.
+All that is queued when the writer wakes becomes one transaction, so that one `fdatasync` serves
+many waiters. Where a function raises, all of them are made once more with a savepoint for each, so
+that it undoes only itself: what they do besides is to be undone by `Store.rolled_back`. A waiter
+that was cancelled has its change made all the same: whoever reads the ledger later has to take
+"committed, never acknowledged" as normal.
 """
 
 import asyncio
@@ -23,10 +24,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 
 from pipeline.errors import DiskFull, LedgerUnusable, Locked
 from pipeline.ledger.mounts import mount_table, remote_file_system
+from pipeline.threads import Threads
 
 __all__ = ["SCHEMA_VERSION", "Store", "copy_of", "read_only", "reading", "transition", "unusable"]
 
@@ -39,6 +41,7 @@ R = TypeVar("R")
 S = TypeVar("S", bound="Store")
 
 _Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+_Result = tuple["asyncio.Future[Any]", Any, Exception | None]
 
 
 class Store:
@@ -51,7 +54,7 @@ class Store:
         self.path = path
         self._still_held = still_held
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._readers = CapacityLimiter(1)
+        self._reader = Threads(1, "ledger-reader")
         self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._opened: SimpleQueue[BaseException | None] = SimpleQueue()
 
@@ -99,30 +102,52 @@ class Store:
     def _commit(self, jobs: list[_Job]) -> None:
         if not jobs:
             return
-        done: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
         try:
             if self._still_held is not None:
                 self._still_held()  # before anything: who took the folder over must not be met
-            self.db.execute("BEGIN IMMEDIATE")
-            for call, future, _ in jobs:
-                self.db.execute("SAVEPOINT transition")
-                try:
-                    done.append((future, call(), None))
-                except sqlite3.Error as error:
-                    self.db.execute("ROLLBACK TO transition")
-                    done.append((future, None, _meaning(error, self.path)))
-                except Exception as error:
-                    self.db.execute("ROLLBACK TO transition")
-                    done.append((future, None, error))
-                self.db.execute("RELEASE transition")
+            try:
+                done = self._made(jobs)
+            except Exception:
+                # Rare, and not worth two more statements for each transition at all other times.
+                self._roll_back()
+                done = self._made_each_by_itself(jobs)
             self.db.execute("COMMIT")
             self.committed()
         except (sqlite3.Error, OSError, Locked) as error:
-            with suppress(sqlite3.Error):
-                self.db.execute("ROLLBACK")
+            self._roll_back()
             done = [(future, None, _meaning(error, self.path)) for _, future, _ in jobs]
         with suppress(RuntimeError):  # the loop is gone: nobody waits any more
             jobs[0][2].call_soon_threadsafe(_resolve, done)
+
+    def _made(self, jobs: list[_Job]) -> list[_Result]:
+        self.db.execute("BEGIN IMMEDIATE")
+        return [(future, call(), None) for call, future, _ in jobs]
+
+    def _made_each_by_itself(self, jobs: list[_Job]) -> list[_Result]:
+        """The same with a savepoint for each: one that raises undoes only itself."""
+        done: list[_Result] = []
+        self.db.execute("BEGIN IMMEDIATE")
+        for call, future, _ in jobs:
+            self.db.execute("SAVEPOINT transition")
+            try:
+                done.append((future, call(), None))
+            except sqlite3.Error as error:
+                self.db.execute("ROLLBACK TO transition")
+                done.append((future, None, _meaning(error, self.path)))
+            except Exception as error:
+                self.db.execute("ROLLBACK TO transition")
+                done.append((future, None, error))
+            self.db.execute("RELEASE transition")
+        return done
+
+    def _roll_back(self) -> None:
+        if self.db.in_transaction:  # a full disk, say, has ended it already
+            with suppress(sqlite3.Error):
+                self.db.execute("ROLLBACK")
+        self.rolled_back()
+
+    def rolled_back(self) -> None:
+        """Called in the writer thread when what was done since the last commit is undone."""
 
     def committed(self) -> None:
         """Called in the writer thread after each commit, before anybody hears of it."""
@@ -134,7 +159,7 @@ class Store:
         return await future
 
 
-def _resolve(done: list[tuple["asyncio.Future[Any]", Any, Exception | None]]) -> None:
+def _resolve(done: list[_Result]) -> None:
     for future, result, error in done:
         if future.cancelled():
             continue
@@ -165,7 +190,7 @@ def reading(
     async def beside(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         call = partial(method, self, *args, **kwargs)
         try:
-            return await to_thread.run_sync(call, limiter=self._readers)
+            return await self._reader.run(call)
         except sqlite3.Error as error:
             raise _meaning(error, self.path) from error
 

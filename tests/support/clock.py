@@ -17,9 +17,13 @@ from typing import TypeVar
 
 import anyio
 
+from pipeline.retry import machinery
+
 __all__ = ["JumpingLoop", "MovableLoop", "advance", "run_jumping"]
 
 R = TypeVar("R")
+
+machinery()  # a jumping loop would not wait for the thread that imports it
 
 
 class MovableLoop(asyncio.SelectorEventLoop):
