@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial, wraps
 from hashlib import file_digest
+from io import FileIO
 from secrets import token_hex
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -26,16 +27,15 @@ __all__ = [
     "cannot_write",
     "copy_whole",
     "in_thread",
-    "keep_version",
-    "make_folder_of",
+    "keep_standing",
     "obstacle",
     "probe",
     "put_in_place",
+    "put_whole",
     "read_whole",
     "remove",
     "sha256_of",
     "sync",
-    "write_whole",
 ]
 
 _THREADS = 16
@@ -109,15 +109,9 @@ def obstacle(place: bytes) -> str | None:
 
 
 @in_thread
-def make_folder_of(path: bytes) -> None:
-    """Make the folder that a file is to lie in."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-
-
-@in_thread
 def copy_whole(source: bytes, target: bytes) -> tuple[str, int]:
-    """Copy a file; the sha256 (hex) and size (bytes) of what was copied."""
-    with open(source, "rb") as file, open(target, "wb") as copy:
+    """Copy a file, in a folder made as needed; the sha256 (hex) and size (bytes) of the copy."""
+    with open(source, "rb") as file, _made(target) as copy:
         shutil.copyfileobj(file, copy, _COPY_BYTES)
     with open(target, "rb") as copy:
         return file_digest(copy, "sha256").hexdigest(), os.path.getsize(target)
@@ -130,17 +124,60 @@ def put_in_place(fresh: bytes, place: bytes) -> None:
 
 
 @in_thread
-def write_whole(place: bytes, body: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    fresh = temporary(place)
+def put_whole(
+    body: bytes,
+    fresh: bytes,
+    place: bytes,
+    digest: str,
+    kept_as: Callable[[str], bytes] | None = None,
+) -> bool:
+    """
+    Put a file of these bytes, whose sha256 is `digest`, at a place, whole or not at all.
+
+    It is called `fresh` until then. With `kept_as` the same as `keep_standing` comes first.
+    """
+    replaced = kept_as is not None and _keep_standing(place, digest, kept_as)
     try:
-        with open(fresh, "wb") as file:
-            file.write(body)
-        _put(fresh, place)
+        with _made(fresh) as file:
+            left = memoryview(body)
+            while left:  # a raw file may take less than it is given
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        os.replace(fresh, place)
     except OSError:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.unlink(fresh)
         raise
+    sync(os.path.dirname(place))
+    return replaced
+
+
+def _made(path: bytes) -> FileIO:
+    """A file to be written anew, in a folder that is made if it is not there."""
+    try:
+        return FileIO(path, "wb")
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return FileIO(path, "wb")
+
+
+@in_thread
+def keep_standing(place: bytes, digest: str, kept_as: Callable[[str], bytes]) -> bool:
+    """
+    Keep what lies at a place, whoever wrote it, before its name is taken over.
+
+    `kept_as` gives its new name for its sha256. False when there is nothing, or just what is to be
+    put there, which has the sha256 `digest`.
+    """
+    return _keep_standing(place, digest, kept_as)
+
+
+def _keep_standing(place: bytes, digest: str, kept_as: Callable[[str], bytes]) -> bool:
+    standing = _sha256_of(place)
+    if standing in (None, digest):
+        return False
+    _keep_version(place, kept_as(str(standing)))
+    return True
 
 
 @in_thread
@@ -153,6 +190,10 @@ def read_whole(path: bytes) -> bytes:
 @in_thread
 def sha256_of(path: bytes) -> str | None:
     """The sha256 of a file, hex; None when it is not there."""
+    return _sha256_of(path)
+
+
+def _sha256_of(path: bytes) -> str | None:
     try:
         with open(path, "rb") as file:
             return file_digest(file, "sha256").hexdigest()
@@ -160,8 +201,7 @@ def sha256_of(path: bytes) -> str | None:
         return None
 
 
-@in_thread
-def keep_version(place: bytes, kept: bytes) -> None:
+def _keep_version(place: bytes, kept: bytes) -> None:
     """Give a file a second name, durably, before its first is taken over."""
     os.makedirs(os.path.dirname(kept), exist_ok=True)
     with suppress(FileNotFoundError, FileExistsError):

@@ -17,6 +17,7 @@ __all__ = [
     "UNREADABLE",
     "AttemptState",
     "Claim",
+    "Completion",
     "Delivery",
     "Entry",
     "Pending",
@@ -196,6 +197,18 @@ class Pending:
     """Unix time at which a GET first said `completed`."""
     result: bytes
     """Where the result of the recording that it was asked for goes, below the output folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a finished transcript says of its cost."""
+
+    model_used: str | None
+    """The service's `speech_model_used`."""
+    duration_s: float | None
+    """Seconds of audio."""
+    price_usd: float | None
+    """Estimated, None where the model has no price."""
 
 
 @dataclass(frozen=True, slots=True)

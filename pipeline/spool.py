@@ -7,19 +7,21 @@ large one goes through a temporary file, and both are read through before they c
 
 import mmap
 import os
+from collections.abc import Callable
 from hashlib import sha256
 from io import FileIO
 from typing import Self
 
 import anyio
 
-from pipeline.files import copy_whole, in_thread, make_folder_of, put_in_place, remove
+from pipeline.files import copy_whole, in_thread, keep_standing, put_in_place, put_whole, remove
 from pipeline.names import temporary, version
 from pipeline.wire import Head, parse_head
 
 __all__ = ["Spool", "head_of"]
 
 _HELD_BYTES = 1 << 20
+_QUICK_BYTES = 64 << 10  # checked in 0.1 ms: the way to a thread and back takes as long
 
 
 async def head_of(path: bytes) -> Head:
@@ -58,8 +60,9 @@ class Spool:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with anyio.CancelScope(shield=True):
-            await self.rewind()
+        if self._is_on_disk:
+            with anyio.CancelScope(shield=True):
+                await self.rewind()
 
     async def rewind(self) -> None:
         """Begin anew."""
@@ -100,9 +103,10 @@ class Spool:
             ServiceUnavailable: it is not whole.
         """
         if self._file is None:
-            # Only now is it known to be worth a file: most looks end with a single hop.
-            self._is_on_disk = True
-            head, self.digest, self.size = await _save(self._fresh, bytes(self._held))
+            body = bytes(self._held)
+            is_quick = len(body) <= _QUICK_BYTES
+            checked = _checked(body) if is_quick else await _checked_beside(body)
+            head, self.digest, self.size = checked
         else:
             await self.close()
             head, self.digest, self.size = await _check(self._fresh)
@@ -115,18 +119,25 @@ class Spool:
     async def copy_from(self, source: bytes) -> str:
         """Take a file for the answer; the sha256 of what was copied, hex."""
         self._is_on_disk = True
-        await make_folder_of(self._fresh)
         self.digest, self.size = await copy_whole(source, self._fresh)
         return self.digest
 
-    async def put(self, place: bytes) -> None:
-        """Make the answer durable at `place`; its own place must be the last."""
+    async def put(self, place: bytes, kept_as: Callable[[str], bytes] | None = None) -> bool:
+        """
+        Make the answer durable at `place`; its own place must be the last.
+
+        With `kept_as`, which is given the sha256 of another file that stands there, that file gets
+        such a name first; whether there was one.
+        """
+        if not self._is_on_disk:
+            fresh = temporary(version(place, self._tag))
+            return await put_whole(bytes(self._held), fresh, place, self.digest, kept_as)
+        replaced = kept_as is not None and await keep_standing(place, self.digest, kept_as)
         if place == self.place:
             await put_in_place(self._fresh, place)
             self._is_on_disk = False
-            return
+            return replaced
         copy = temporary(version(place, self._tag))
-        await make_folder_of(copy)
         try:
             await copy_whole(self._fresh, copy)
             await put_in_place(copy, place)
@@ -134,6 +145,7 @@ class Spool:
             with anyio.CancelScope(shield=True):
                 await remove(copy)
             raise
+        return replaced
 
 
 @in_thread
@@ -160,11 +172,9 @@ def _check(path: bytes) -> tuple[Head, str, int]:
         return parse_head(view), sha256(view).hexdigest(), len(view)
 
 
-@in_thread
-def _save(path: bytes, body: bytes) -> tuple[Head, str, int]:
-    """The same for an answer in memory, which is written to a file if it is a transcript."""
-    head = parse_head(body)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as file:
-        file.write(body)
-    return head, sha256(body).hexdigest(), len(body)
+def _checked(body: bytes) -> tuple[Head, str, int]:
+    """The same of an answer in memory."""
+    return parse_head(body), sha256(body).hexdigest(), len(body)
+
+
+_checked_beside = in_thread(_checked)

@@ -16,13 +16,16 @@ from anyio import to_thread
 from pipeline.files import (
     copy_whole,
     in_thread,
-    keep_version,
-    make_folder_of,
+    keep_standing,
     put_in_place,
+    put_whole,
     remove,
 )
 
 pytestmark = pytest.mark.anyio
+
+OTHER = "0" * 64
+"""The sha256 of something else."""
 
 
 @pytest.fixture
@@ -127,7 +130,7 @@ async def test_a_version_is_the_same_file(tmp_path: Path, place: Path) -> None:
     """The older result gets a second name, in a folder made for it, and keeps its first."""
     kept = tmp_path / "versions" / "a" / "call.wav~01.json"
 
-    await keep_version(bytes(place), bytes(kept))
+    await keep_standing(bytes(place), OTHER, lambda _: bytes(kept))
 
     assert kept.samefile(place)
 
@@ -138,7 +141,7 @@ async def test_a_version_stays_when_its_place_is_taken(
     """After the replacement the old bytes are under the version's name, the new at the place."""
     kept = tmp_path / "versions" / "call.wav~01.json"
 
-    await keep_version(bytes(place), bytes(kept))
+    await keep_standing(bytes(place), OTHER, lambda _: bytes(kept))
     await put_in_place(bytes(fresh), bytes(place))
 
     assert content(kept) == b'{"id": "old"}'
@@ -149,23 +152,40 @@ async def test_a_version_is_kept_once(tmp_path: Path, place: Path) -> None:
     """Kept again, as after a crash, the version is what it was."""
     kept = tmp_path / "call.wav~01.json"
     for _ in range(2):
-        await keep_version(bytes(place), bytes(kept))
+        await keep_standing(bytes(place), OTHER, lambda _: bytes(kept))
 
     assert kept.samefile(place)
 
 
 async def test_a_result_that_is_gone_has_no_version(tmp_path: Path) -> None:
     """Where there is nothing to keep, nothing is kept, and that is no error."""
-    await keep_version(bytes(tmp_path / "gone.json"), bytes(tmp_path / "v" / "gone~01.json"))
+    kept = bytes(tmp_path / "v" / "gone~01.json")
 
-    assert names(tmp_path / "v") == []
+    assert not await keep_standing(bytes(tmp_path / "gone.json"), OTHER, lambda _: kept)
+
+    assert names(tmp_path) == []
+
+
+async def test_what_is_the_same_is_not_kept(tmp_path: Path, place: Path) -> None:
+    """A result that is to be replaced by itself gets no version; another one gets its own name."""
+    digest = hashlib.sha256(content(place)).hexdigest()
+    asked: list[str] = []
+
+    def kept_as(standing: str) -> bytes:
+        asked.append(standing)
+        return bytes(tmp_path / "versions" / f"{standing}.json")
+
+    assert not await keep_standing(bytes(place), digest, kept_as)
+    assert await keep_standing(bytes(place), OTHER, kept_as)
+
+    assert asked == [digest]
 
 
 async def test_a_version_on_another_disk_is_a_copy(place: Path, elsewhere: Path) -> None:
     """Where no second name can be given the bytes are copied, whole, with nothing left over."""
     kept = elsewhere / "call.wav~01.json"
 
-    await keep_version(bytes(place), bytes(kept))
+    await keep_standing(bytes(place), OTHER, lambda _: bytes(kept))
 
     assert content(kept) == b'{"id": "old"}'
     assert names(elsewhere) == [kept.name]
@@ -176,8 +196,9 @@ async def test_a_version_that_cannot_be_kept_is_an_error(tmp_path: Path, place: 
     """When the old result cannot be kept, the caller hears of it before it replaces anything."""
     (tmp_path / "versions").write_bytes(b"a file where the folder should be")
 
+    kept = bytes(tmp_path / "versions" / "call.wav~01.json")
     with pytest.raises(OSError):
-        await keep_version(bytes(place), bytes(tmp_path / "versions" / "call.wav~01.json"))
+        await keep_standing(bytes(place), OTHER, lambda _: kept)
 
     assert content(place) == b'{"id": "old"}'
 
@@ -209,10 +230,12 @@ async def test_a_copy_of_nothing_is_an_error(tmp_path: Path) -> None:
 
 async def test_folders_are_made_as_needed(tmp_path: Path) -> None:
     """All folders above a file are made, and those that are there do no harm."""
-    for _ in range(2):
-        await make_folder_of(bytes(tmp_path / "2026" / "11" / "call.wav.json"))
+    where = tmp_path / "2026" / "11" / "call.wav.json"
+    for body in (b"one", b"two"):
+        await put_whole(body, bytes(where.with_name(".fresh")), bytes(where), OTHER)
 
-    assert names(tmp_path / "2026" / "11") == []
+    assert content(where) == b"two"
+    assert names(where.parent) == [where.name]
 
 
 async def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
@@ -220,7 +243,7 @@ async def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "2026").write_bytes(b"")
 
     with pytest.raises(OSError):
-        await make_folder_of(bytes(tmp_path / "2026" / "11" / "call.wav.json"))
+        await copy_whole(__file__.encode(), bytes(tmp_path / "2026" / "11" / "call.wav.json"))
 
 
 async def test_what_is_gone_need_not_be_removed(place: Path) -> None:

@@ -6,15 +6,20 @@ import json
 import sqlite3
 from collections.abc import Collection, Sequence
 
+import msgspec
+
 from pipeline.ledger.books import Books
 from pipeline.ledger.store import reading, transition
 from pipeline.models import (
+    Completion,
     Delivery,
     Pending,
     Recipient,
 )
 
 __all__ = ["Results"]
+
+_PendingRow = tuple[int, str, str, bool, float, float | None, str]
 
 
 class Results(Books):
@@ -23,31 +28,38 @@ class Results(Books):
     @reading
     def pending(self) -> list[Pending]:
         """Every transcript at this address that is accepted and not saved, oldest first."""
-        rows = self.ro.execute(
-            "SELECT a.attempt_id, a.transcript_id, a.upload_url, t.state = 'completed',"
-            " a.accepted_at, a.finished_at, r.result "
+        # One row: SQLite lets go of the interpreter, and waits for it, at each.
+        (rows,) = self.ro.execute(
+            "SELECT json_group_array(json_array(a.attempt_id, a.transcript_id, a.upload_url,"
+            " json(iif(t.state = 'completed', 'true', 'false')), a.accepted_at, a.finished_at,"
+            " hex(r.result))) "
             "FROM transcripts t CROSS JOIN attempts a USING (request_key, generation) "
             "JOIN recordings r USING (recording_id) "
             "WHERE t.state IN ('submitted', 'completed') AND t.parked IS NULL "
-            "AND a.state = 'accepted' AND a.outcome IS NOT 'error' AND a.base_url = ? "
-            "ORDER BY a.attempt_id",
+            "AND a.state = 'accepted' AND a.outcome IS NOT 'error' AND a.base_url = ?",
             (self.run.base_url,),
-        )
-        return [Pending(*row) for row in rows]
+        ).fetchone()
+        oldest_first = sorted(msgspec.json.decode(rows, type=list[_PendingRow]))
+        return [Pending(*row[:6], bytes.fromhex(row[6])) for row in oldest_first]
 
     @transition
-    def record_completed(
-        self, attempt_id: int, model_used: str | None, duration_s: float | None, price: float | None
-    ) -> Delivery:
+    def record_completed(self, attempt_id: int, completion: Completion) -> Delivery:
         """Note that a transcript is paid, and from here on only ever fetched; who waits for it."""
-        row = self.db.execute(
-            "UPDATE attempts SET outcome = 'completed', finished_at = ?, model_used = ?,"
-            " duration_s = ?, price_usd = ? WHERE attempt_id = ? AND outcome IS NULL RETURNING *",
-            (self.now(), model_used, duration_s, price, attempt_id),
-        ).fetchone()
-        if row is not None:
+        if row := self._complete(attempt_id, completion):
             self._set_transcript(row["request_key"], row["generation"], "completed")
         return _delivery(self.db, attempt_id)
+
+    def _complete(self, attempt_id: int, completion: Completion) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self.db.execute(
+            "UPDATE attempts SET outcome = 'completed', finished_at = ?, model_used = ?,"
+            " duration_s = ?, price_usd = ? WHERE attempt_id = ? AND outcome IS NULL "
+            "RETURNING request_key, generation, duration_s",
+            (
+                *(self.now(), completion.model_used, completion.duration_s),
+                *(completion.price_usd, attempt_id),
+            ),
+        ).fetchone()
+        return row
 
     @reading
     def delivery(self, attempt_id: int) -> Delivery:
@@ -61,19 +73,22 @@ class Results(Books):
         recording_ids: Sequence[int],
         size: int,
         sha256: str,
+        completion: Completion | None = None,
         *,
         is_all: bool = True,
     ) -> None:
         """
-        Note that a result is durable at these recordings.
+        Note that a result is durable at these recordings, and that it is paid if it was not known.
 
         Unless meanwhile one more recording came to wait for it, the transcript is done with, and
         the service's copy may be deleted if `is_all` that was asked for.
         """
-        attempt = self.db.execute(
-            "SELECT request_key, generation, duration_s FROM attempts WHERE attempt_id = ?",
-            (attempt_id,),
-        ).fetchone()
+        attempt = None if completion is None else self._complete(attempt_id, completion)
+        if attempt is None:
+            attempt = self.db.execute(
+                "SELECT request_key, generation, duration_s FROM attempts WHERE attempt_id = ?",
+                (attempt_id,),
+            ).fetchone()
         key, generation, duration_s = attempt
         self.db.executemany(
             "UPDATE recordings SET state = 'written', reason = NULL, kept = 0, duration_s = ?,"
@@ -88,18 +103,18 @@ class Results(Books):
                 for recording_id in recording_ids
             ],
         )
-        waiting = self.db.execute(
-            "SELECT 1 FROM recordings WHERE request_key = ? AND generation = ? AND state = 'found'",
-            (key, generation),
+        (state,) = self.db.execute(
+            "UPDATE transcripts SET state = iif(EXISTS ("
+            "SELECT 1 FROM recordings WHERE request_key = :key AND generation = :generation"
+            " AND state = 'found'), 'completed', 'written') "
+            "WHERE request_key = :key AND generation = :generation RETURNING state",
+            {"key": key, "generation": generation},
         ).fetchone()
-        if waiting is None:
-            self._set_transcript(key, generation, "written")
-            if self.run.deletes and is_all:
-                self.db.execute(
-                    "UPDATE attempts SET deletion = 'due' "
-                    "WHERE attempt_id = ? AND deletion IS NULL",
-                    (attempt_id,),
-                )
+        if state == "written" and self.run.deletes and is_all:
+            self.db.execute(
+                "UPDATE attempts SET deletion = 'due' WHERE attempt_id = ? AND deletion IS NULL",
+                (attempt_id,),
+            )
 
     @transition
     def record_error(self, attempt_id: int, reason: str, *, again: bool, tries: int) -> bool:

@@ -1,10 +1,10 @@
 """
 Looks -> files, ledger: a transcript fetched by its id, checked, and durable on disk.
 
-The bytes of the answer go as they came through a `Spool` beside where they belong; they are
-checked whole, its facts go into the ledger, and only then is it renamed into place. What was
-paid stays `completed` in the ledger until every recording of the content has its result, so
-nothing that goes wrong here can lose it or pay for it again.
+The bytes of the answer go as they came through a `Spool`; they are checked whole, and renamed into
+place; then its facts go into the ledger. What was paid stays `submitted` or `completed` there until
+every recording of the content has its result, so nothing that goes wrong here can lose it or pay
+for it again.
 """
 
 import errno
@@ -32,9 +32,9 @@ from pipeline.errors import (
     TranscriptUnknown,
 )
 from pipeline.events import printable
-from pipeline.files import cannot_write, keep_version, obstacle, sha256_of, write_whole
-from pipeline.models import Delivery, Pending, Recipient
-from pipeline.names import derived, version
+from pipeline.files import cannot_write, obstacle, put_whole
+from pipeline.models import Completion, Delivery, Pending, Recipient
+from pipeline.names import derived, temporary, version
 from pipeline.render import RenderError, render_file
 from pipeline.retry import retry
 from pipeline.spool import Spool
@@ -116,14 +116,11 @@ async def _look(context: Context, pending: Pending) -> bool:
             case "completed":
                 if head.text is None:
                     raise AnswerUnusable("the service says `completed` and sends no text")
-                delivery = await _completed(context, pending, head)
-                has_audio = True
+                completion = _completion(context, head)
                 if suffix := head.redacted_suffix:
-                    url = await _redacted_url(context, pending)
-                    if url is None and not _is_late(context, pending):
-                        return False  # still being made: looked at again, with the transcript
-                    has_audio = await _save_redacted(context, pending, delivery, suffix, url)
-                await _deliver(context, pending, delivery, spool, is_all=has_audio)
+                    return await _save_with_audio(context, pending, spool, suffix, completion)
+                delivery = await context.ledger.delivery(pending.attempt_id)
+                await _deliver(context, pending, delivery, spool, completion)
                 return True
         return False  # queued or processing, or a status that nobody knows yet
 
@@ -184,24 +181,26 @@ async def _tell_failed(context: Context, pending: Pending, reason: str) -> None:
         )
 
 
-async def _completed(context: Context, pending: Pending, head: Head) -> Delivery:
+def _completion(context: Context, head: Head) -> Completion:
     duration_s = head.audio_duration
     cost = context.settings.cost_usd(head.speech_model_used, duration_s)
-    delivery = await context.ledger.record_completed(
-        pending.attempt_id, head.speech_model_used, duration_s, cost
-    )
+    return Completion(head.speech_model_used, duration_s, cost)
+
+
+def _tell_completed(
+    context: Context, pending: Pending, delivery: Delivery, completion: Completion
+) -> None:
     if not pending.completed and delivery.recipients:
         asked_for = delivery.recipients[0]
         context.emit(
             events.Completed(
                 recording=context.label(asked_for.root, asked_for.path),
                 transcript_id=pending.transcript_id,
-                audio_duration=duration_s or 0.0,
-                speech_model_used=head.speech_model_used,
-                cost_usd=cost,
+                audio_duration=completion.duration_s or 0.0,
+                speech_model_used=completion.model_used,
+                cost_usd=completion.price_usd,
             )
         )
-    return delivery
 
 
 async def _put_off(context: Context, pending: Pending, error: Exception) -> None:
@@ -269,6 +268,21 @@ async def _copy_written(context: Context, pending: Pending) -> bool:
     return True
 
 
+async def _save_with_audio(
+    context: Context, pending: Pending, spool: Spool, suffix: str, completion: Completion
+) -> bool:
+    """Save a result and the redacted audio that belongs to it; False while that is being made."""
+    # Waiting for it may outlast this run: from here on the ledger knows that it is paid.
+    delivery = await context.ledger.record_completed(pending.attempt_id, completion)
+    _tell_completed(context, pending, delivery, completion)
+    url = await _redacted_url(context, pending)
+    if url is None and not _is_late(context, pending):
+        return False  # looked at again, with the transcript
+    has_audio = await _save_redacted(context, pending, delivery, suffix, url)
+    await _deliver(context, pending, delivery, spool, is_all=has_audio)
+    return True
+
+
 async def _redacted_url(context: Context, pending: Pending) -> str | None:
     """Where the redacted audio is, None while it is being made, "" when there will be none."""
     try:
@@ -315,30 +329,54 @@ async def _put_beside(
     results = [_place(context, pending, each) for each in delivery.recipients]
     places = [derived(each, suffix) for each in results if not await obstacle(each)]
     for place in sorted(places, key=lambda place: place == spool.place):
-        await _keep(context, place, spool.digest)
-        await spool.put(place)
+        await spool.put(place, _kept_as(context, place))
 
 
 async def _deliver(
-    context: Context, pending: Pending, delivery: Delivery, spool: Spool, *, is_all: bool = True
+    context: Context,
+    pending: Pending,
+    delivery: Delivery,
+    spool: Spool,
+    completion: Completion | None = None,
+    *,
+    is_all: bool = True,
 ) -> None:
-    """Put a whole answer wherever it is waited for, then say so in the ledger."""
+    """
+    Put a whole answer wherever it is waited for, then say so in the ledger.
+
+    `completion` is what it says of its cost, if the ledger has not been told yet.
+    """
     formats = context.settings.formats[1:]
-    written, failure = [], None
+    written, failure = dict[Recipient, bool](), None
     places = [(_place(context, pending, each), each) for each in delivery.recipients]
     # The one that the file lies beside comes last: it is renamed, the others get copies.
     places.sort(key=lambda pair: pair[0] == spool.place)
     for place, recipient in places:
+        kept_as = _kept_as(context, place) if recipient.current else None
         try:
-            replaced = recipient.current and await _keep(context, place, spool.digest)
-            await spool.put(place)
+            replaced = await spool.put(place, kept_as)
             if recipient.current:
                 await _render(context, place, formats)
         except OSError as error:
             failure = error
             continue
+        written[recipient] = replaced
+    if failure is not None and not written:
+        if completion is not None:
+            await context.ledger.record_completed(pending.attempt_id, completion)
+        raise failure
+    await context.ledger.record_written(
+        pending.attempt_id,
+        [each.recording_id for each in written if each.current],
+        spool.size,
+        spool.digest,
+        completion,
+        is_all=is_all and failure is None,
+    )
+    if completion is not None:
+        _tell_completed(context, pending, delivery, completion)
+    for recipient, replaced in written.items():
         if recipient.current:
-            written.append(recipient.recording_id)
             context.emit(
                 events.Written(
                     recording=context.label(recipient.root, recipient.path),
@@ -347,26 +385,14 @@ async def _deliver(
                     replaced=replaced,
                 )
             )
-    await context.ledger.record_written(
-        pending.attempt_id, written, spool.size, spool.digest, is_all=is_all and failure is None
-    )
     if failure is not None:
         raise failure  # the others have theirs
 
 
-async def _keep(context: Context, place: bytes, digest: str) -> bool:
-    """
-    Keep what lies at a place, whoever wrote it, before its name is taken over.
-
-    False when there is nothing, or just what is to be put there.
-    """
-    standing = await sha256_of(place)
-    if standing in (None, digest):
-        return False
-    name = place.removeprefix(context.place(b""))
-    kept = version(name, str(standing)[:12])
-    await keep_version(place, os.path.join(_versions(context), kept))
-    return True
+def _kept_as(context: Context, place: bytes) -> Callable[[str], bytes]:
+    """Where what stands at a place is kept when it is replaced, by its sha256."""
+    name, versions = place.removeprefix(context.place(b"")), _versions(context)
+    return lambda standing: os.path.join(versions, version(name, standing[:12]))
 
 
 async def render_lacking(context: Context) -> int:
@@ -399,6 +425,11 @@ async def _render(context: Context, result: bytes, formats: Sequence[str]) -> in
             context.emit(events.Warned(message=message))
         else:
             place = derived(result, suffix)
-            await _keep(context, place, sha256(made).hexdigest())
-            await write_whole(place, made)
+            await put_whole(
+                made,
+                temporary(place),
+                place,
+                sha256(made).hexdigest(),
+                _kept_as(context, place),
+            )
     return len(formats)

@@ -17,7 +17,14 @@ import pytest
 
 from pipeline.errors import ServiceUnavailable
 from pipeline.ledger import UPLOAD_LIFETIME_S, Ledger, Redo, read_only
-from pipeline.models import AttemptState, RecordingState, Root, TranscriptState, request_key
+from pipeline.models import (
+    AttemptState,
+    Completion,
+    RecordingState,
+    Root,
+    TranscriptState,
+    request_key,
+)
 from tests.ledger.ledgers import HERE, Clock, Steps, entry, ledger_at, reading
 
 pytestmark = pytest.mark.anyio
@@ -308,7 +315,7 @@ async def test_parking_lasts_for_one_run(tmp_path: Path) -> None:
 async def completed(ledger: Ledger, **steps: Any) -> int:
     """An attempt that was paid."""
     attempt_id = await Steps(ledger, **steps).reach(AttemptState.ACCEPTED)
-    await ledger.record_completed(attempt_id, "universal-2", 60.0, 0.0025)
+    await ledger.record_completed(attempt_id, Completion("universal-2", 60.0, 0.0025))
     return attempt_id
 
 
@@ -609,7 +616,7 @@ async def test_a_result_is_only_noted_where_it_is_still_waited_for(tmp_path: Pat
     async with ledger_at(tmp_path) as ledger:
         steps = Steps(ledger)
         attempt_id = await steps.reach(AttemptState.ACCEPTED)
-        delivery = await ledger.record_completed(attempt_id, None, 1.0, None)
+        delivery = await ledger.record_completed(attempt_id, Completion(None, 1.0, None))
         recipients = [each.recording_id for each in delivery.recipients]
         changed = replace(entry(steps.path), mtime_ns=9)
         await ledger.record_found("root", [changed], lambda _: None, ())
