@@ -16,15 +16,15 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter, validators
 
+from pipeline import __version__
 from pipeline.errors import BatchError, ExitCode, SettingsError
 
 if TYPE_CHECKING:
@@ -36,17 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 
-def _version() -> str:
-    try:
-        return metadata.version("overnight")
-    except metadata.PackageNotFoundError:  # run from a source tree
-        return "0+source"
-
-
 app = App(
     name="overnight",
     help="Transcribe folders of recordings through the AssemblyAI API, paying once.",
-    version=_version,
+    version=__version__,
     version_flags=["--version"],
     help_format="plaintext",
     default_parameter=Parameter(negative_iterable=(), show_default=False),
@@ -213,20 +206,20 @@ def _run(folders: Sequence[Path], settings: "Settings", *, sample: bool) -> int:
 @contextmanager
 def _listeners(settings: "Settings") -> "Iterator[Emit]":
     """Everybody who listens to a run, on a terminal, in a log of a scheduler, or in a pipe."""
-    from rich.console import Console
-
     from pipeline.logs import log_event
-    from pipeline.progress import JsonLines, PlainProgress, TerminalProgress, WarningLines
+    from pipeline.progress import JsonLines, PlainProgress, WarningLines
 
-    console = Console(stderr=True)
-    is_live = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
+    console, say = _terminal()
+    is_live = console is not None and console.is_terminal and not console.is_dumb_terminal
     with _logs(settings, console), ExitStack() as stack:
         listeners: list[Emit] = [log_event]
         if settings.json_lines:
             listeners.append(stack.enter_context(JsonLines(sys.stdout.buffer)))
         if not settings.quiet:
-            listeners.append(WarningLines(console))
-            if is_live:
+            listeners.append(WarningLines(say))
+            if console is not None and is_live:
+                from pipeline.terminal import TerminalProgress
+
                 listeners.append(stack.enter_context(TerminalProgress(console)))
             else:
                 listeners.append(stack.enter_context(PlainProgress(sys.stderr)))
@@ -238,9 +231,24 @@ def _listeners(settings: "Settings") -> "Iterator[Emit]":
         yield emit
 
 
+def _terminal() -> "tuple[Console | None, Callable[[str], None]]":
+    """The terminal that stderr is, None if it is none, and how a line is said there."""
+    if not sys.stderr.isatty():  # rich is needed for nothing then
+        return None, _tell
+    from functools import partial
+
+    from rich.console import Console
+
+    from pipeline.terminal import say_above
+
+    console = Console(stderr=True)
+    return console, partial(say_above, console)
+
+
 @contextmanager
-def _logs(settings: "Settings", console: "Console") -> Iterator[None]:
-    from pipeline.logs import configure_logs, hide
+def _logs(settings: "Settings", console: "Console | None") -> Iterator[None]:
+    from pipeline.lines import hide
+    from pipeline.logs import configure_logs
 
     hide(os.environ.get("ASSEMBLYAI_API_KEY", ""))
     with configure_logs(
@@ -466,13 +474,11 @@ def _teller(json: bool) -> "Callable[[Any], None]":
 @contextmanager
 def _warnings(settings: "Settings") -> "Iterator[Emit]":
     """Who listens to a repair: the log, and the terminal for what went wrong."""
-    from rich.console import Console
-
     from pipeline.logs import log_event
     from pipeline.progress import WarningLines
 
-    console = Console(stderr=True)
-    warn = WarningLines(console)
+    console, say = _terminal()
+    warn = WarningLines(say)
 
     def emit(event: Any) -> None:
         log_event(event)
@@ -518,7 +524,6 @@ def engine(
         Settings file, instead of ./overnight.toml.
     """
     import anyio
-    from rich.console import Console
 
     from pipeline.engine import EngineUnavailable
     from pipeline.settings import load_settings, read_api_key
@@ -529,7 +534,7 @@ def engine(
     folder = state or _engine_state(os.environ)
     key = read_api_key(settings, os.environ)
     try:
-        with _logs(settings, Console(stderr=True)):
+        with _logs(settings, _terminal()[0]):
             anyio.run(_serve, folder, host, port, key, settings.engine_model)
     except* EngineUnavailable as group:
         raise SettingsError("\n".join(str(error) for error in _leaves(group))) from group
@@ -702,8 +707,9 @@ def _say(text: str) -> None:
 
 
 def _tell(text: str) -> None:
-    """Anything that is not data, on stderr."""
-    sys.stderr.write(text + "\n")
+    """Anything that is not data, on stderr, if anybody reads it."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text + "\n")
 
 
 if __name__ == "__main__":

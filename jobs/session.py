@@ -15,13 +15,13 @@ from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanag
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import anyio
 from anyio import to_thread
 
+from pipeline import __version__
 from pipeline.client import Client
 from pipeline.errors import BatchError, LedgerUnusable, OutputNotWritable, SettingsError
 from pipeline.events import (
@@ -40,7 +40,7 @@ from pipeline.ledger import Ledger, Redo, Run, copy_of
 from pipeline.ledger.journal import newest
 from pipeline.ledger.lock import lock
 from pipeline.limiter import Limiter
-from pipeline.logs import hide
+from pipeline.lines import hide
 from pipeline.models import Root
 from pipeline.progress import EventFile
 from pipeline.settings import Settings, key_fingerprint, require_key
@@ -178,7 +178,7 @@ async def session(
         totals(
             RunStarted(
                 run_id=run_id,
-                version=await to_thread.run_sync(version, "overnight"),
+                version=__version__,
                 provider=settings.provider,
                 output=printable(os.fsencode(settings.output or "")),
             )

@@ -12,7 +12,8 @@ contracts in pyproject.toml hold that.
     stages       scan, feed, upload, submit, poll, write: one coroutine a step
     reconcile    what became of requests whose answer was lost
     report       what stands in the ledger, for people and programs
-    progress     who listens while a run goes on: terminal, log, pipe, file
+    terminal     the live block on a terminal
+    progress     who else listens while a run goes on: log, pipe, file
     client       the service over HTTP: one method a call, one request a method
     ledger       durable state and queue: SQLite, one writer thread, group commit
     render       a saved answer as txt, srt, vtt, md, tsv; pure
@@ -23,13 +24,17 @@ contracts in pyproject.toml hold that.
     intake       how much may be under way, and whether more is taken in
     files        files that are whole or absent
     settings     every setting: unit, default, reason, and where its value comes from
-    logs         where log lines go, without secrets
+    logs         where log lines go
+    lines        lines of text to a stream, from a thread, without secrets
     options      what may be asked of the service, checked before it is sent
     events       what happened, as facts
     models       the things that flow, and the states that they are in
     names        what files in the output folder are called
+    threads      blocking calls beside the event loop
     errors       the error tree by consequence, and the exit codes
     engine       apart: a server with a speech model that speaks the service's protocol
 
 docs/design.md says why it is so, docs/output.md what other programs may rely on.
 """
+
+__version__ = "0.1.0"

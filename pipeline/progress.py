@@ -1,7 +1,6 @@
 """
 Who listens to the facts of a run: in, events; out, lines and files that tell how far it is.
 
-    TerminalProgress   one live block on stderr, log lines scroll above it
     PlainProgress      a line a minute on stderr, where that is no terminal
     WarningLines       warnings on stderr, as they come
     JsonLines          every event as a line on stdout (`--json`)
@@ -15,17 +14,11 @@ recording: `Tally` holds counts, and the phase of what is under way.
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Self, TextIO
-
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from pipeline.events import (
     Completed,
@@ -42,20 +35,18 @@ from pipeline.events import (
     Written,
     encode,
 )
-from pipeline.logs import LineWriter
+from pipeline.lines import LineWriter
 
 __all__ = [
     "EventFile",
     "JsonLines",
     "PlainProgress",
     "Tally",
-    "TerminalProgress",
     "WarningLines",
+    "pace",
+    "phases",
     "render_summary",
 ]
-
-_FRAMES_PER_S = 3
-"""Seen as live, and under a twentieth of a core."""
 
 _ENOUGH_FOR_RATE = 5
 """Recordings done before their pace says when the rest will be."""
@@ -119,45 +110,6 @@ class Tally:
                 self._under_way.pop(event.recording, None)
 
 
-class TerminalProgress:
-    """
-    One block on a terminal, redrawn a few times a second; gone when this is left.
-
-    Lines that are printed to the same console scroll above it.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self._tally = Tally()
-        self._live = Live(
-            console=console,
-            get_renderable=self.block,
-            refresh_per_second=_FRAMES_PER_S,
-            transient=True,
-        )
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def __call__(self, event: Event) -> None:
-        self._tally(event)
-
-    def block(self) -> RenderableType:
-        """What is shown now."""
-        tally, now = self._tally, datetime.now(UTC)
-        head = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=max(tally.total, 1), completed=tally.done, width=20)
-        head.add_row(bar, _line(_pace(tally, now)))
-        return Group(head, _line(_phases(tally)))
-
-
-def _line(words: Iterable[str]) -> Text:
-    return Text(" · ".join(words), no_wrap=True, overflow="ellipsis")
-
-
 class PlainProgress:
     """One line at a time, every `interval_s` seconds: for logs of a scheduler."""
 
@@ -181,14 +133,15 @@ class PlainProgress:
 
     def _tell(self) -> None:
         while not self._left.wait(self._interval_s):
-            words = [*_pace(self._tally, datetime.now(UTC)), *_phases(self._tally)]
+            words = [*pace(self._tally, datetime.now(UTC)), *phases(self._tally)]
             # A scheduler may have closed our stderr; the run goes on without an audience.
             with suppress(OSError, ValueError):
                 self._stream.write(", ".join(words) + "\n")
                 self._stream.flush()
 
 
-def _pace(tally: Tally, now: datetime) -> Iterator[str]:
+def pace(tally: Tally, now: datetime) -> Iterator[str]:
+    """How far a run is and how fast, in phrases."""
     yield f"{tally.done:,}/{tally.total:,} done"
     yield f"{tally.audio_s / 3600:,.2f} h of audio"
     elapsed_s = tally.elapsed_s(now)
@@ -201,7 +154,8 @@ def _pace(tally: Tally, now: datetime) -> Iterator[str]:
         yield f"{_span(remaining_s)} left"
 
 
-def _phases(tally: Tally) -> Iterator[str]:
+def phases(tally: Tally) -> Iterator[str]:
+    """How many recordings are in which phase, in phrases."""
     under_way = tally.under_way()
     yield f"{tally.total - tally.done - under_way.total():,} to upload"
     for phase in ("submitting", "transcribing", "saving"):
@@ -220,17 +174,14 @@ def _span(seconds: float) -> str:
 
 
 class WarningLines:
-    """Warnings, for people, as they come."""
+    """Warnings, for people, as they come; `say` takes a line, without its newline."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Warned):
-            # As it is: a file name is no markup, and a line that is broken cannot be searched for.
-            self._console.print(
-                f"warning: {event.message}", markup=False, highlight=False, soft_wrap=True
-            )
+            self._say(f"warning: {event.message}")
 
 
 class JsonLines:

@@ -6,6 +6,7 @@ The only place where a `TransientError` is caught. A submit never comes through 
 
 import sys
 from collections.abc import Awaitable, Callable
+from logging import INFO
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +14,7 @@ import anyio
 from anyio import to_thread
 
 from pipeline.errors import AttemptsExhausted, RateLimited, TransientError
+from pipeline.logs import log
 
 if TYPE_CHECKING:
     from stamina.instrumentation import RetryDetails
@@ -83,12 +85,10 @@ async def _again(
 def machinery() -> ModuleType:
     """Stamina, imported when it is needed first: most runs are spared its 10 MB and 0.1 s."""
     import stamina
-    import structlog
 
     def tell(details: "RetryDetails") -> None:
         # A retry is no warning: that it was the last one is an error of its own.
-        log = structlog.get_logger()
-        log.info("retry", error=str(details.caused_by), wait_s=round(details.wait_for, 3))
+        log(INFO, "retry", error=str(details.caused_by), wait_s=round(details.wait_for, 3))
 
     # Else stamina would import hooks of its own at the first retry, on the event loop.
     stamina.instrumentation.set_on_retry_hooks([tell])

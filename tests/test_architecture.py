@@ -18,6 +18,8 @@ TESTED_ELSEWHERE = {
     "pipeline/stages/feed.py": "tests/jobs/test_folder.py",
     "jobs/session.py": "tests/jobs/test_folder.py",
     "jobs/start.py": "tests/jobs/test_signals.py",
+    # Listens to the same tally.
+    "pipeline/terminal.py": "tests/test_progress.py",
     # What jobs that look have in common.
     "jobs/account.py": "tests/jobs/test_audit.py",
     "jobs/finding.py": "tests/jobs/test_verify.py",

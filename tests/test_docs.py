@@ -404,7 +404,10 @@ async def test_what_moves_is_drawn(tmp_path: Path) -> None:
         trouble("refused", "submit", "answer", status=400)
         trouble("heavy", "upload", "answer", status=413)
         trouble("gone", "get", "patch", patch={"audio_url": DELETED_AUDIO_URL})
-        await archive.run()
+        archive.add("names.wav", b"names")
+        beeped = {"redact_pii": True, "redact_pii_audio": True}
+        trouble("names", "export", "answer", status=400, body='{"error": "there is none"}')
+        await archive.run(rules=[{"match": "names.wav", **beeped}])
 
         archive.add("empty.wav", b"not any more")
         (output / "good.wav.json").unlink()

@@ -3,7 +3,8 @@
 import io
 import json
 import logging
-import threading
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import structlog
 from rich.console import Console
 
 from pipeline.errors import SettingsError
-from pipeline.logs import LineWriter, configure_logs, hide
+from pipeline.lines import hide
+from pipeline.logs import configure_logs, log
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def test_console_shows_what_was_asked_for(
     """Each `-v` shows one level more, and `-q` errors only."""
     with configure_logs(verbose=verbose, quiet=quiet, log_file=None, console=console):
         for level in ("debug", "info", "warning", "error"):
-            structlog.get_logger().log(getattr(logging, level.upper()), "test.told")
+            log(getattr(logging, level.upper()), "test.told")
 
     assert expected == [line.split("level=")[1].split()[0] for line in shown(console).splitlines()]
 
@@ -48,7 +50,7 @@ def test_console_shows_what_was_asked_for(
 def test_lines_elsewhere_than_on_a_terminal_are_whole_and_plain(console: Console) -> None:
     """A line is logfmt, without colours, and is not broken where the console ends."""
     with configure_logs(verbose=1, quiet=False, log_file=None, console=console):
-        structlog.get_logger().info("upload.done", recording="a b [red]c[/red].wav", size=3)
+        log(logging.INFO, "upload.done", recording="a b [red]c[/red].wav", size=3)
 
     (line,) = shown(console).splitlines()
     assert line.endswith('level=info event=upload.done recording="a b [red]c[/red].wav" size=3')
@@ -63,7 +65,7 @@ def test_lines_on_a_terminal_have_colours_unless_unwanted(monkeypatch: pytest.Mo
             file=io.StringIO(), force_terminal=True, no_color=no_color, color_system="standard"
         )
         with configure_logs(verbose=0, quiet=False, log_file=None, console=console):
-            structlog.get_logger().warning("upload.stalled")
+            log(logging.WARNING, "upload.stalled")
         said.append(shown(console))
 
     assert all("upload.stalled" in text for text in said)
@@ -75,13 +77,12 @@ def test_file_gets_json_lines_of_all_that_happens(console: Console, tmp_path: Pa
     path = tmp_path / "overnight.log"
     for _ in range(2):
         with configure_logs(verbose=0, quiet=True, log_file=path, console=console):
-            log = structlog.get_logger()
-            log.debug("not.told")
-            log.info("poll.swept", pending=3)
+            log(logging.DEBUG, "not.told")
+            log(logging.INFO, "poll.swept", pending=3)
             try:
                 raise ValueError("why")
             except ValueError:
-                log.exception("poll.failed")
+                log(logging.ERROR, "poll.failed", exc_info=True)
 
     first, second = (json.loads(line) for line in path.read_text().splitlines()[:2])
     assert len(path.read_text().splitlines()) == 4
@@ -95,12 +96,11 @@ def test_hidden_text_stands_in_no_line(console: Console, tmp_path: Path) -> None
     hide(secret)
     path = tmp_path / "overnight.log"
     with configure_logs(verbose=1, quiet=False, log_file=path, console=console):
-        log = structlog.get_logger()
-        log.info("request.sent", headers={"authorization": secret}, text=f"a {secret} b")
+        log(logging.INFO, "request.sent", headers={"authorization": secret}, text=f"a {secret} b")
         try:
             raise ValueError(secret)
         except ValueError:
-            log.exception("request.failed")
+            log(logging.ERROR, "request.failed", exc_info=True)
 
     for text in (shown(console), path.read_text()):
         assert "of-this-test" not in text
@@ -112,7 +112,7 @@ def test_short_words_are_not_hidden(console: Console) -> None:
     hide("")
     hide("a")
     with configure_logs(verbose=1, quiet=False, log_file=None, console=console):
-        structlog.get_logger().info("scan.began")
+        log(logging.INFO, "scan.began")
 
     assert "scan.began" in shown(console)
 
@@ -135,6 +135,22 @@ def test_what_is_configured_ends_with_the_run(console: Console) -> None:
     assert not structlog.is_configured()
 
 
+def test_without_a_line_that_anybody_wants_structlog_is_not_imported() -> None:
+    """Most runs say nothing in their log, and do not pay for the means to say it."""
+    script = (
+        "import logging, sys; from pipeline.logs import configure_logs, log\n"
+        "with configure_logs(verbose=0, quiet=False, log_file=None, console=None):\n"
+        "    log(logging.INFO, 'not.told')\n"
+        "    print('structlog' in sys.modules)\n"
+        "    logging.getLogger('some.library').warning('%d things', 3)\n"
+        "    print('structlog' in sys.modules)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    assert ended.stdout.split() == ["False", "True"]
+    assert 'level=warning event=some.library message="3 things"' in ended.stderr
+
+
 def test_unwritable_file_is_a_settings_error(console: Console, tmp_path: Path) -> None:
     """A log file that cannot be opened is said before the run begins."""
     with (
@@ -142,40 +158,3 @@ def test_unwritable_file_is_a_settings_error(console: Console, tmp_path: Path) -
         configure_logs(verbose=0, quiet=False, log_file=tmp_path, console=console),
     ):
         pass
-
-
-class Blocked(io.BytesIO):
-    """A stream that takes nothing until it is opened, and then fails, or not."""
-
-    def __init__(self, *, fails: bool) -> None:
-        super().__init__()
-        self.opened = threading.Event()
-        self.fails = fails
-
-    def write(self, line: object) -> int:
-        self.opened.wait()
-        if self.fails:
-            raise BrokenPipeError
-        return super().write(line)  # type: ignore[arg-type]
-
-
-def test_lines_are_written_in_order_and_nobody_waits() -> None:
-    """Writing returns while the stream is stuck; when left, every line is there, in order."""
-    stream = Blocked(fails=False)
-    with LineWriter(stream) as write:
-        for number in range(1000):
-            write(b"%d" % number)
-        stream.opened.set()
-
-    assert stream.getvalue().split() == [b"%d" % number for number in range(1000)]
-
-
-def test_lines_that_cannot_be_written_are_counted() -> None:
-    """A reader that went away ends nothing; what it misses is counted."""
-    stream = Blocked(fails=True)
-    stream.opened.set()
-    with LineWriter(stream) as write:
-        write(b"one")
-        write(b"two")
-
-    assert write.lost == 2

@@ -6,6 +6,7 @@ import os
 import pty
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -33,10 +34,10 @@ from pipeline.progress import (
     JsonLines,
     PlainProgress,
     Tally,
-    TerminalProgress,
     WarningLines,
     render_summary,
 )
+from pipeline.terminal import TerminalProgress, say_above
 
 START = datetime(2026, 11, 22, 1, tzinfo=UTC)
 
@@ -222,7 +223,7 @@ def test_plain_progress_waits_for_its_interval() -> None:
 def test_warnings_are_told_as_they_are() -> None:
     """A warning is one line, whatever is in it."""
     console = Console(file=io.StringIO(), width=20)
-    listen = WarningLines(console)
+    listen = WarningLines(partial(say_above, console))
     listen(started())
     listen(Warned(message="cannot read [bold]folder[/bold] with a long name"))
     assert isinstance(console.file, io.StringIO)

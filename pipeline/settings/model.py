@@ -17,7 +17,6 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import SettingsError
 from pipeline.options import merge
@@ -151,7 +150,7 @@ def _rules(value: object) -> object:
 class Timeouts(BaseModel):
     """How long each wait may take: seconds. A whole upload has no limit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     connect: Annotated[Seconds, Field(gt=0)] = 30.0
     """Seconds until a connection stands, TLS included; slow proxies need most of it."""
@@ -162,19 +161,10 @@ class Timeouts(BaseModel):
     becomes an ambiguous one."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """What a run is told; every attribute is a key of the TOML file."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="OVERNIGHT_",
-        env_nested_delimiter="__",
-        env_ignore_empty=True,
-        enable_decoding=False,
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        use_attribute_docstrings=True,
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     output: HomePath | None = None
     """Folder for the results. Has no default: results cost money, their place is chosen."""
@@ -276,13 +266,6 @@ class Settings(BaseSettings):
     """How much the log tells: 0 warnings, 1 what happens, 2 everything."""
     log_file: HomePath | None = None
     """File to append the log to, as JSON lines."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: Any, *_: Any, **__: Any
-    ) -> tuple[Any, ...]:
-        """Only what is passed in: `load_settings` asks the other sources, and says which won."""
-        return (init_settings,)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
-from pydantic_settings import EnvSettingsSource
 
 from pipeline.errors import SettingsError
 from pipeline.options import OptionError, Problem, check_options, merge, parse_assignment
@@ -28,7 +27,7 @@ from pipeline.settings.model import Settings, Timeouts
 
 __all__ = ["load_settings", "origins"]
 
-_PREFIX = Settings.model_config["env_prefix"]
+_PREFIX = "OVERNIGHT_"
 
 _FLAGS = {"formats": "--format", "json_lines": "--json", "verbose": "-v"}
 """Flags that are not called as their key is."""
@@ -211,20 +210,27 @@ def _as_flag(key: str) -> str:
     return _FLAGS.get(key, "--" + key.replace("_", "-"))
 
 
-class _Environment(EnvSettingsSource):
-    """The `OVERNIGHT_` variables of a given environment."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(Settings)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {name.lower(): text for name, text in self._environ.items() if text}
-
-
 def _variables(environ: Mapping[str, str]) -> dict[str, Any]:
     """What the `OVERNIGHT_` variables say: text, but for options what `--set` makes of it."""
-    values = _Environment(environ)()
+    said = {name.lower(): text for name, text in environ.items() if text}
+    if not any(name.startswith(_PREFIX.lower()) for name in said):
+        return {}
+    # Only now: it takes a while to import, and most runs have no such variable.
+    from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+    class Named(Settings, BaseSettings):
+        model_config = SettingsConfigDict(
+            env_prefix=_PREFIX,
+            env_nested_delimiter="__",
+            env_ignore_empty=True,
+            enable_decoding=False,
+        )
+
+    class Environment(EnvSettingsSource):
+        def _load_env_vars(self) -> Mapping[str, str | None]:
+            return said
+
+    values = Environment(Named)()
     for table in _TABLES:
         value = values.get(table)
         if isinstance(value, str):

@@ -1,5 +1,8 @@
 """The model: what each key takes and stands for."""
 
+import ast
+import inspect
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import SettingsError
 from pipeline.render import FORMATS as RENDERED
-from pipeline.settings import FORMATS, Settings, Timeouts
+from pipeline.settings import FORMATS, Settings, Timeouts, model
 
 
 def made(**values: Any) -> Settings:
@@ -30,10 +33,23 @@ def test_settings_are_frozen() -> None:
 
 
 def test_every_setting_says_what_it_is() -> None:
-    """Each field has a description."""
-    for model in (Settings, Timeouts):
-        for name, field in model.model_fields.items():
-            assert field.description, name
+    """Below each field stands what it is."""
+    source = ast.parse(inspect.getsource(model))
+    for table in (Settings, Timeouts):
+        (body,) = (
+            node.body
+            for node in source.body
+            if isinstance(node, ast.ClassDef) and node.name == table.__name__
+        )
+        described = {
+            field.target.id
+            for field, text in pairwise(body)
+            if isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        }
+        assert described >= table.model_fields.keys()
 
 
 @pytest.mark.parametrize(
