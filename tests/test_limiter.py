@@ -614,6 +614,63 @@ def test_the_ramp_holds_up_nobody_else() -> None:
     assert sorted(times[number] for number in range(60)) == [0.0] * 50 + [15.0] * 10
 
 
+@given(arrivals, st.integers(1, 50), st.integers(1, 30))
+def test_a_submit_counts_for_the_ramp_when_it_leaves(
+    asking: list[int], count: int, window_s: int
+) -> None:
+    """Whatever the budget holds back, no 15 s of the ramp have more submits than they may."""
+
+    async def main() -> Asked:
+        asked = Asked(limiter(count, window_s, ramp=True))
+        async with anyio.create_task_group() as group:
+            for number, at in enumerate(asking * 4):
+                group.start_soon(asked.ask, number, at, "submit")
+        return asked
+
+    asked = run_jumping(main)
+    began = asked.times[0]
+
+    assert len(asked.times) == 4 * len(asking)
+    for window, left in Counter(int((at - began) // 15) for at in asked.times).items():
+        assert left <= int(50 * 1.08**window)
+
+
+@pytest.mark.parametrize("restart_at", [1.0, 14.0, 16.0, 44.0, 46.0, 200.0])
+def test_the_ramp_goes_on_over_a_restart(restart_at: float) -> None:
+    """A run that is told of the submits of the last minutes goes on from where they came to."""
+
+    async def main() -> list[float]:
+        first = Asked(limiter(10_000, 300, ramp=True))
+        with anyio.move_on_after(restart_at):
+            async with anyio.create_task_group() as group:
+                for number in range(250):
+                    group.start_soon(first.ask, number, 0.0, "submit")
+                await anyio.sleep_forever()
+        ages = [anyio.current_time() - at for at in first.times]
+        again = Limiter(10_000, 300, ramp=True, submits=ages, clock=anyio.current_time)
+        second = Asked(again)
+        async with anyio.create_task_group() as group:
+            for number in range(250 - len(ages)):
+                group.start_soon(second.ask, number, 0.0, "submit")
+        return first.times + second.times
+
+    assert Counter(run_jumping(main)) == {0: 50, 15: 54, 30: 58, 45: 62, 60: 26}
+
+
+def test_what_others_sent_is_counted_when_it_is_told() -> None:
+    """A budget that has begun takes in what another job knows of the last window."""
+
+    async def main() -> list[float]:
+        asked = Asked(limiter(3, 10))
+        await asked.ask(0, 4.0)
+        asked.limiter.remember([3.0, 9.0, 20.0])
+        await asked.ask(1)
+        await asked.ask(2)
+        return asked.times
+
+    assert run_jumping(main) == [4.0, 5.0, 11.0]
+
+
 def test_without_a_ramp_submits_are_like_all_others() -> None:
     """`--no-ramp`: only the window counts."""
 
