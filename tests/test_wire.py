@@ -307,6 +307,8 @@ def test_retry_after_as_a_date(
         {"Retry-After": "nan"},
         {"Retry-After": "inf"},
         {"Retry-After": "Fri, 31 Dec 99999 12:01:00 GMT", "Date": format_datetime(NOON)},
+        {"Retry-After": f"Fri, 20 Nov 2026 12:01:00 +{10**20}", "Date": format_datetime(NOON)},
+        {"Retry-After": format_datetime(NOON), "Date": f"Fri, 20 Nov 2026 12:01:00 +{10**20}"},
         {"Retry-After": "Fri, 20 Nov 2026 12:01:00 GMT"},
         {"Retry-After": "Fri, 20 Nov 2026 12:01:00 GMT", "Date": "today"},
         {"Retry-After": "Fri, 20 Nov 2026 12:01:00 -0000", "Date": format_datetime(NOON)},
