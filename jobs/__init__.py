@@ -8,6 +8,7 @@ Programs made of the pipeline: one module a job, and the command line on top.
     audit        `overnight audit`: what was asked for, what it came to, and what nobody uses
     rebuild      `overnight verify --rebuild`: a lost ledger from all that is left of it
     doctor       `overnight doctor`: what is in place, what is not
+    budget       one request budget for each account, whoever works for it
     account      the whole list of an account, a page at a time
     finding      what a job that looks has found
     shelf        what lies in the folder of the results

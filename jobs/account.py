@@ -9,9 +9,9 @@ from functools import partial
 
 from anyio import to_thread
 
+from jobs.budget import Budgets
 from pipeline.client import Client
 from pipeline.errors import AnswerUnusable, RecordingError, ServiceUnusable, SettingsError
-from pipeline.limiter import Limiter
 from pipeline.retry import retry
 from pipeline.settings import Settings, require_key
 from pipeline.wire import Row
@@ -21,10 +21,13 @@ __all__ = ["account", "whole_list"]
 
 @asynccontextmanager
 async def account(
-    settings: Settings, environ: Mapping[str, str] = os.environ
+    settings: Settings,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    budgets: Budgets | None = None,
 ) -> AsyncIterator[Client]:
     """
-    The account of these settings, to be read beside a run.
+    The account of these settings, to be read beside a run; `budgets` are those of this process.
 
     Raises:
         SettingsError: the provider is the embedded engine, whose transcripts cost nothing.
@@ -33,17 +36,7 @@ async def account(
     if settings.base_url is None:
         raise SettingsError("`--remote` asks a service: the embedded engine has no account")
     key = await to_thread.run_sync(require_key, settings, environ)
-    limiter = Limiter(
-        int(settings.requests.count * settings.share), settings.requests.window_s, ramp=False
-    )
-    async with Client(
-        settings.base_url,
-        key,
-        limiter,
-        connect_s=settings.timeouts.connect,
-        stall_s=settings.timeouts.stall,
-        answer_s=settings.timeouts.answer,
-    ) as client:
+    async with (budgets or Budgets()).client(settings, settings.base_url, key) as client:
         yield client
 
 

@@ -19,7 +19,7 @@ from urllib.request import getproxies
 
 import anyio
 
-from pipeline.client import Client
+from jobs.budget import Budgets
 from pipeline.engine import DEFAULT_MODEL, EngineUnavailable
 from pipeline.engine.weights import packaged
 from pipeline.errors import (
@@ -30,7 +30,6 @@ from pipeline.errors import (
     PipelineError,
 )
 from pipeline.ledger.mounts import mount_table, remote_file_system
-from pipeline.limiter import Limiter
 from pipeline.settings import Settings, key_fingerprint, require_key
 
 __all__ = ["Finding", "examine"]
@@ -161,14 +160,5 @@ def _service(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
 
 
 async def _newest(settings: Settings, base_url: str, key: str) -> None:
-    limiter = Limiter(settings.requests.count, settings.requests.window_s)
-    timeouts = settings.timeouts
-    async with Client(
-        base_url,
-        key,
-        limiter,
-        connect_s=timeouts.connect,
-        stall_s=timeouts.stall,
-        answer_s=timeouts.answer,
-    ) as client:
+    async with Budgets().client(settings, base_url, key) as client:
         await client.list(limit=1)

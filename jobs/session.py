@@ -21,8 +21,8 @@ from typing import ParamSpec, TypeVar
 import anyio
 from anyio import to_thread
 
+from jobs.budget import Budgets
 from pipeline import __version__
-from pipeline.client import Client
 from pipeline.errors import BatchError, LedgerUnusable, OutputNotWritable, SettingsError
 from pipeline.events import (
     Completed,
@@ -39,7 +39,6 @@ from pipeline.intake import Intake
 from pipeline.ledger import Ledger, Redo, Run, copy_of
 from pipeline.ledger.journal import newest
 from pipeline.ledger.lock import lock
-from pipeline.limiter import Limiter
 from pipeline.lines import hide
 from pipeline.models import Root
 from pipeline.progress import EventFile
@@ -108,6 +107,7 @@ async def session(
     roots: Sequence[Root] = (),
     redo: Redo | None = None,
     ledger_path: Path | None = None,
+    budgets: Budgets | None = None,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
 ) -> AsyncIterator[Session]:
@@ -115,7 +115,7 @@ async def session(
     Hold the state folder of these settings, with its ledger open and its service at hand.
 
     A dry run works on a copy of the ledger, and leaves no trace. `ledger_path` is another ledger to
-    work with than that of the state folder.
+    work with than that of the state folder. `budgets` are shared with sessions beside this one.
 
     Raises:
         SettingsError: nothing says where results go.
@@ -185,22 +185,12 @@ async def session(
         )
         for address, count in await ledger.elsewhere():
             totals(Warned(message=f"{count} transcripts are open at {address}, and stay there"))
-        limiter = Limiter(
-            int(settings.requests.count * settings.share),
-            settings.requests.window_s,
-            ramp=settings.ramps,
-            earlier=await ledger.earlier_requests(settings.requests.window_s),
-        )
+        window_s = settings.requests.window_s
         client = await stack.enter_async_context(
-            Client(
-                service.url,
-                service.key,
-                limiter,
-                connect_s=settings.timeouts.connect,
-                stall_s=settings.timeouts.stall,
-                answer_s=settings.timeouts.answer,
-                max_answer_bytes=settings.max_answer,
-            )
+            (budgets or Budgets()).client(settings, service.url, service.key)
+        )
+        client.limiter.remember(
+            await ledger.earlier_requests(window_s), await ledger.earlier_submits(window_s)
         )
         context = Context(
             settings=settings,
@@ -212,7 +202,7 @@ async def session(
         )
         yield Session(run_id, context, totals, folder, started_at)
         with suppress(BatchError):  # said already, if the ledger cannot be written
-            await ledger.record_requests(limiter.take_unrecorded(), settings.requests.window_s)
+            await ledger.record_requests(client.limiter.take_unrecorded(), window_s)
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ contracts in pyproject.toml hold that.
     limiter      the request budget, and one pause for all
     retry        whether, when and how often a call is made again
     intake       how much may be under way, and whether more is taken in
+    places       how many transcripts at the service are worth having
     files        files that are whole or absent
     settings     every setting: unit, default, reason, and where its value comes from
     logs         where log lines go

@@ -5,8 +5,10 @@ In: what was claimed, what the service has, what is saved, what went wrong for a
 go on. Three counts hold the back-pressure: claimed recordings stay within `uploads` of the free
 places at the service, transcripts there within `in_flight`, and so do finished ones that are not
 saved yet. Leftovers of an earlier run may exceed a count; nothing new starts until they are below.
+`in_flight` is what was set, or less where the account turns out to work on fewer.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,11 +17,13 @@ from contextlib import contextmanager
 import anyio
 
 from pipeline.errors import BatchError, ExitCode, ServiceUnusable
+from pipeline.places import Places
 
 __all__ = ["Intake"]
 
 _LOST_IN_A_ROW = 8
 _REFUSED_ALIKE = 3
+_LEAST_APART_S = 2.0
 
 
 class Intake:
@@ -27,6 +31,9 @@ class Intake:
 
     def __init__(self, in_flight: int, uploads: int) -> None:
         self.in_flight = in_flight
+        self._places = Places(in_flight)
+        self._observed_at = -math.inf
+        self._was_full = False
         self._uploads = uploads
         self._claimed: set[int] = set()
         self._at_service: set[int] = set()
@@ -55,11 +62,34 @@ class Intake:
         under_way = len(self._claimed) + len(self._at_service)
         return max(0, self.in_flight + self._uploads - under_way) if self.is_open else 0
 
+    @property
+    def _is_full(self) -> bool:
+        return max(len(self._at_service), len(self._unsaved)) >= self.in_flight
+
     async def until_slot(self) -> bool:
         """Wait for a place at the service; False when the intake ended meanwhile."""
-        while self.is_open and max(len(self._at_service), len(self._unsaved)) >= self.in_flight:
+        while self.is_open and self._is_full:
+            self._was_full = True
             await self._changed.wait()
         return self.is_open
+
+    def observed(self, *, processing: int, queued: int) -> int | None:
+        """
+        Take in what a whole sweep of the list says of our transcripts; adapts `in_flight`.
+
+        How many the account works on at once, the first time that these are too few for what was
+        set; None otherwise. Of sweeps less than 2 s apart some are left out.
+        """
+        now = anyio.current_time()
+        if now < self._observed_at + _LEAST_APART_S:
+            return None
+        self._observed_at = now
+        is_full, self._was_full = self._was_full, self._is_full
+        before, was_enough = self.in_flight, self._places.was_enough
+        self.in_flight = self._places.observed(processing, queued, is_full=is_full)
+        if self.in_flight > before:
+            self.changed()
+        return self._places.worked_on if was_enough and not self._places.was_enough else None
 
     @property
     def next_change(self) -> anyio.Event:

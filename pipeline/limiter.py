@@ -12,7 +12,7 @@ for each account; whether the window slides is not said, so the stricter reading
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import anyio
 
@@ -23,7 +23,10 @@ __all__ = ["LONGEST_PAUSE_S", "Limiter"]
 LONGEST_PAUSE_S = 600.0
 """The longest pause that a run waits for, seconds; a longer one ends it with exit code 5."""
 
-_DEFAULT_PAUSE_S = 15.0
+# What a 429 means that does not say for how long; doubled for each that comes soon after the last.
+# Source for doubling: https://www.assemblyai.com/docs, contact center best practices.
+_UNTOLD_PAUSE_S = 15.0
+_LONGEST_UNTOLD_PAUSE_S = 240.0
 
 # The vendor asks bulk users to begin with 25 requests in 15 s and to add 8 % every 15 s; a
 # submit is two requests with its upload. Source: https://www.assemblyai.com/docs, bulk loads.
@@ -37,8 +40,10 @@ class Limiter:
     """
     One budget for all requests to an account, whoever sends them.
 
-    Permits are given in the order in which they were asked for. `earlier` are requests that a
-    former run made, by how many seconds ago.
+    Requests that have to wait do so in three queues, of uploads, of submits and of looks (all
+    other kinds), which have their turns one after the other: none waits for more than two permits
+    of the others. Within a queue the first come is the first served. `earlier` and `submits` are
+    as in `remember`.
     """
 
     def __init__(
@@ -48,18 +53,38 @@ class Limiter:
         *,
         ramp: bool = False,
         earlier: Iterable[float] = (),
+        submits: Collection[float] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._count = max(1, count)
         self._window_s = window_s
         self._clock = clock
-        now = clock()
-        self._log = deque((now - age_s for age_s in sorted(earlier, reverse=True)), self._count)
-        self._paused_until = -math.inf
-        self._turn = anyio.Lock()
+        self._log = deque[float](maxlen=self._count)
         self._unrecorded: list[float] = []
+        self._paused_until = -math.inf
+        self._untold_pause_s = _UNTOLD_PAUSE_S
+        # The kind that has its turn next stands first.
+        self._queues = {kind: deque[anyio.Event]() for kind in ("upload", "submit", "look")}
+        self._at_turn: anyio.Event | None = None
+        """Of all who wait the one that watches the clock; None only if nobody waits."""
         self._ramp = _Ramp(clock) if ramp else None
+        self._ended = anyio.Event()
         self.stopped: ServiceUnusable | None = None
+        self.remember(earlier, submits)
+
+    def remember(self, earlier: Iterable[float], submits: Collection[float] = ()) -> None:
+        """
+        Count what other runs have sent to the account, too.
+
+        Args:
+            earlier: how long ago each of their requests was sent, seconds.
+            submits: the same of those that were submits; the ramp goes on from there.
+        """
+        now = self._clock()
+        sent = sorted([*self._log, *(now - age_s for age_s in earlier)])
+        self._log = deque(sent, self._count)  # the newest
+        if self._ramp is not None:
+            self._ramp.remember(submits)
 
     async def permit(self, kind: str) -> None:
         """
@@ -68,37 +93,84 @@ class Limiter:
         Raises:
             ServiceUnusable: the service asked for a longer pause than a run waits for.
         """
-        if kind == "submit" and self._ramp is not None:
-            # A queue of its own: what waits for the ramp must not hold up the others.
-            async with self._ramp.turn:
-                await self._sleep_while(self._ramp.wait_s)
-        async with self._turn:
+        ramp = self._ramp if kind == "submit" else None
+        if self._at_turn is None and self._wait_s() <= 0 and (ramp is None or ramp.is_free):
+            self._give(ramp)
+        elif ramp is None:
+            await self._wait(kind, ramp)
+        else:
+            # A queue before the queue: what waits for the ramp must not hold up the others.
+            async with ramp.turn:
+                await self._sleep_while(ramp.wait_s)
+                await self._wait(kind, ramp)
+
+    async def _wait(self, kind: str, ramp: "_Ramp | None") -> None:
+        kind = kind if kind in self._queues else "look"
+        mine, queue = anyio.Event(), self._queues[kind]
+        queue.append(mine)
+        if self._at_turn is None:
+            self._next_turn()
+        try:
+            await mine.wait()
             await self._sleep_while(self._wait_s)
-            if self.stopped is not None:
-                raise self.stopped
-            self._log.append(self._clock())
-            self._unrecorded.append(self._log[-1])
+            self._give(ramp)
+            self._queues[kind] = self._queues.pop(kind)  # to the end, now that it had its turn
+        finally:
+            # Cancelled or not: who has the turn passes it on. A permit is never held, only taken.
+            if self._at_turn is mine:
+                self._next_turn()
+            else:
+                queue.remove(mine)
+
+    def _next_turn(self) -> None:
+        waiting = next(filter(None, self._queues.values()), None)
+        self._at_turn = waiting.popleft() if waiting else None
+        if self._at_turn is not None:
+            self._at_turn.set()
+
+    def _give(self, ramp: "_Ramp | None") -> None:
+        now = self._clock()
+        self._log.append(now)
+        self._unrecorded.append(now)
+        if ramp is not None:
+            ramp.count(now)
 
     async def _sleep_while(self, wait_s: Callable[[], float]) -> None:
         # Looked at again after each sleep: a 429 may have come in meanwhile.
-        while True:
-            left_s = wait_s()
-            if left_s <= 0 or self.stopped is not None:
-                return
-            await anyio.sleep(left_s)
+        while self.stopped is None and (left_s := wait_s()) > 0:
+            with anyio.move_on_after(left_s):
+                await self._ended.wait()
+        if self.stopped is not None:
+            raise self.stopped
 
     def pause(self, seconds: float | None) -> None:
-        """Hold everything back for so many seconds, or for 15 when the service did not say."""
-        seconds = _DEFAULT_PAUSE_S if seconds is None else seconds
+        """
+        Hold everything back for so many seconds.
+
+        None is for a service that did not say: 15 s, and twice as long as the time before, up to
+        4 min, if the last pause ended no longer ago than that. What comes in a pause was sent
+        before it, and doubles nothing.
+        """
+        now = self._clock()
+        if seconds is None:
+            if now >= self._paused_until + self._untold_pause_s:
+                self._untold_pause_s = _UNTOLD_PAUSE_S
+            elif now >= self._paused_until:
+                self._untold_pause_s = min(2 * self._untold_pause_s, _LONGEST_UNTOLD_PAUSE_S)
+            seconds = self._untold_pause_s
         if seconds > LONGEST_PAUSE_S:
             self.stopped = ServiceUnusable(
                 f"the service asks to be left alone for {seconds:.0f} s; run again later"
             )
-            seconds = 0.0
-        self._paused_until = max(self._paused_until, self._clock() + seconds)
+            self._ended.set()
+        self._paused_until = max(self._paused_until, now + seconds)
 
     def take_unrecorded(self) -> list[float]:
-        """How long ago each request was sent since this was last called, seconds."""
+        """
+        How long ago each request was sent since this was last called, seconds.
+
+        Each is told once, whoever asks: of two jobs that share a budget each writes down some.
+        """
         now, sent = self._clock(), self._unrecorded
         self._unrecorded = []
         return [now - at for at in sent]
@@ -116,19 +188,42 @@ class _Ramp:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.turn = anyio.Lock()
-        self._window = 0
         self._began: float | None = None
+        self._window = 0
         self._given = 0
+        self._most = _RAMP_FIRST
+
+    def remember(self, ages_s: Collection[float]) -> None:
+        """Go on from where submits of so many seconds ago have come to, unless it has begun."""
+        if self._began is None and ages_s:
+            now = self._clock()
+            for age_s in sorted(ages_s, reverse=True):
+                self._look(now - age_s)
+                self.count(now - age_s)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a submit may leave now, and nobody waits."""
+        return self.wait_s() <= 0 and not self.turn.locked()
 
     def wait_s(self) -> float:
-        """Seconds until the next submit may leave; once that is 0 it counts as sent."""
+        """Seconds until the next submit may leave."""
         now = self._clock()
+        ends_s = self._look(now)
+        return 0.0 if self._given < self._most else max(ends_s - now, 1e-6)
+
+    def count(self, now: float) -> None:
+        """One more has left."""
         if self._began is None:
             self._began = now
+        self._given += 1
+
+    def _look(self, now: float) -> float:
+        """Enter the window that this time is in; when it ends."""
+        if self._began is None:
+            return now
         window = int((now - self._began) / _RAMP_WINDOW_S)
         if window > self._window:
             self._window, self._given = window, 0
-        if self._given < int(_RAMP_FIRST * _RAMP_GROWTH ** min(window, _RAMP_LAST)):
-            self._given += 1
-            return 0.0
-        return self._began + (window + 1) * _RAMP_WINDOW_S - now
+            self._most = int(_RAMP_FIRST * _RAMP_GROWTH ** min(window, _RAMP_LAST))
+        return self._began + (window + 1) * _RAMP_WINDOW_S

@@ -954,11 +954,26 @@ async def test_a_429_holds_every_request_back(
     assert len(service.log) == before + len(CALLS)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Retry-After": "601"},
+        {"Retry-After": "9" * 400},
+        {
+            "Retry-After": "Fri, 20 Nov 2026 12:10:01 GMT",
+            "Date": "Fri, 20 Nov 2026 12:00:00 GMT",
+        },
+        {
+            "Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT",
+            "Date": "Fri, 20 Nov 2026 12:00:00 GMT",
+        },
+    ],
+    ids=lambda headers: headers["Retry-After"][:16],
+)
 async def test_a_429_for_a_long_time_ends_the_requests(
-    service: ScriptedService, client: Client
+    service: ScriptedService, client: Client, headers: dict[str, str]
 ) -> None:
-    """A pause of more than 10 min is not waited for: run again later."""
-    headers = {"Retry-After": "601"}
+    """A pause of more than 10 min, in either form, is not waited for: run again later."""
     service.faults.add(Fault(on="*", action="answer", status=429, headers=headers))
     with pytest.raises(RateLimited):
         await client.list()

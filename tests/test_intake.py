@@ -178,6 +178,77 @@ async def test_every_change_wakes_who_waits() -> None:
         await event.wait()
 
 
+# --- an account that works on fewer ---------------------------------------------------------------
+
+
+async def swept(intake: Intake, times: int, *, processing: int, queued: int) -> list[int]:
+    """What is told after so many sweeps that all see the same."""
+    told = []
+    for _ in range(times):
+        await anyio.sleep(3)
+        works_on = intake.observed(processing=processing, queued=queued)
+        told += [] if works_on is None else [works_on]
+    return told
+
+
+async def test_fewer_places_are_taken_where_the_account_works_on_few() -> None:
+    """What is queued beyond the lead takes no more places; how many it works on is told once."""
+    intake = Intake(in_flight=250, uploads=8)
+    for attempt_id in range(250):
+        intake.entered(attempt_id)
+
+    told = await swept(intake, 50, processing=5, queued=245)
+
+    assert (intake.in_flight, told) == (7, [5])
+    for attempt_id in range(244):
+        intake.left(attempt_id)
+    assert intake.room == 7 + 8 - 6
+    assert await intake.until_slot()
+
+
+async def test_more_places_wake_who_waits_for_one() -> None:
+    """When the account works on more again, its places are taken at once, up to what was set."""
+    intake = Intake(in_flight=250, uploads=8)
+    for attempt_id in range(250):
+        intake.entered(attempt_id)
+    await swept(intake, 10, processing=5, queued=245)
+    got: list[bool] = []
+
+    async def wait() -> None:
+        got.append(await intake.until_slot())
+
+    for attempt_id in range(200):
+        intake.left(attempt_id)
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await swept(intake, 1, processing=5, queued=45)
+        assert (intake.in_flight, got) == (7, [])
+        assert await swept(intake, 1, processing=50, queued=0) == []
+
+    assert (intake.in_flight, got) == (63, [True])
+
+
+async def test_sweeps_in_quick_succession_count_once() -> None:
+    """A second of sweeps that see a queue is no sign of anything, however many they are."""
+    intake = Intake(in_flight=250, uploads=8)
+    for attempt_id in range(250):
+        intake.entered(attempt_id)
+    for _ in range(100):
+        await anyio.sleep(0.01)
+        intake.observed(processing=5, queued=245)
+
+    assert intake.in_flight == 250
+
+
+async def test_what_is_free_is_no_reason_for_fewer_places() -> None:
+    """As long as places are free, and no queue grows, nothing adapts."""
+    intake = Intake(in_flight=250, uploads=8)
+    intake.entered(1)
+
+    assert await swept(intake, 50, processing=5, queued=20) == []
+    assert intake.in_flight == 250
+
+
 # --- the end --------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """What the service's answers mean, on bytes alone."""
 
 import json
+import math
 import tracemalloc
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -268,15 +269,23 @@ def test_any_error_body_becomes_a_short_sentence(status: int, body: bytes) -> No
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
-@pytest.mark.parametrize(("value", "expected"), [("30", 30.0), (" 7 ", 7.0), ("0", 0.0)])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("30", 30.0), (" 7 ", 7.0), ("0", 0.0), ("0086400", 86_400.0), ("9" * 5000, math.inf)],
+    ids=lambda value: str(value)[:9],
+)
 def test_retry_after_in_seconds(value: str, expected: float) -> None:
     """The documented form is a number of seconds."""
     assert wire.retry_after_s({"Retry-After": value}) == expected
 
 
 @pytest.mark.parametrize("our_clock_is_off", [timedelta(0), timedelta(days=400)])
-@pytest.mark.parametrize(("later_s", "expected"), [(90, 90.0), (0, 0.0), (-5, 0.0)])
-def test_retry_after_as_a_date(our_clock_is_off: timedelta, later_s: int, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("later_s", "expected"), [(90, 90.0), (0, 0.0), (-5, 0.0), (-1e9, 0.0), (1e11, 1e11)]
+)
+def test_retry_after_as_a_date(
+    our_clock_is_off: timedelta, later_s: float, expected: float
+) -> None:
     """A date is read against the answer's own `Date`, however wrong our clock is."""
     sent = NOON + our_clock_is_off
     headers = {
@@ -295,6 +304,11 @@ def test_retry_after_as_a_date(our_clock_is_off: timedelta, later_s: int, expect
         {"Retry-After": "soon"},
         {"Retry-After": "-5"},
         {"Retry-After": "1.5e"},
+        {"Retry-After": "nan"},
+        {"Retry-After": "inf"},
+        {"Retry-After": "Fri, 31 Dec 99999 12:01:00 GMT", "Date": format_datetime(NOON)},
+        {"Retry-After": f"Fri, 20 Nov 2026 12:01:00 +{10**20}", "Date": format_datetime(NOON)},
+        {"Retry-After": format_datetime(NOON), "Date": f"Fri, 20 Nov 2026 12:01:00 +{10**20}"},
         {"Retry-After": "Fri, 20 Nov 2026 12:01:00 GMT"},
         {"Retry-After": "Fri, 20 Nov 2026 12:01:00 GMT", "Date": "today"},
         {"Retry-After": "Fri, 20 Nov 2026 12:01:00 -0000", "Date": format_datetime(NOON)},

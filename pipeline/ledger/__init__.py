@@ -41,6 +41,8 @@ Source: https://www.assemblyai.com/docs, FAQ: an upload that is not transcribed 
 24 h; the rest is margin for a queue and for clocks.
 """
 
+_ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account has so many
+
 
 class Ledger(Remains, Recordings, Attempts, Results, Repairs):
     """The ledger of one state folder, for one run at a time."""
@@ -145,6 +147,18 @@ class Ledger(Remains, Recordings, Attempts, Results, Repairs):
         )
         # The end of the second: never taken for older than it is.
         return [max(0.0, now - second - 1) for second, count in rows for _ in range(count)]
+
+    @reading
+    def earlier_submits(self, window_s: float) -> list[float]:
+        """How long ago each submit of earlier runs in the last window was made, about."""
+        now = self.now()
+        rows = self.ro.execute(
+            # No index: what was submitted lately is among the newest attempts.
+            "SELECT submitted_at FROM attempts WHERE base_url = ? AND submitted_at >= ?"
+            " AND attempt_id > (SELECT max(attempt_id) - ? FROM attempts)",
+            (self.run.base_url, now - window_s, _ATTEMPTS_OF_A_WINDOW),
+        )
+        return [max(0.0, now - submitted_at) for (submitted_at,) in rows]
 
     @reading
     def standing(self) -> Counter[tuple[str, str | None]]:

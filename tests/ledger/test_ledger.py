@@ -595,6 +595,38 @@ async def test_an_upload_that_waits_holds_nobody_up(tmp_path: Path) -> None:
         assert [claim.attempt_id for claim in await ledger.claim(10)] == [first.attempt_id]
 
 
+# --- the budget -----------------------------------------------------------------------------------
+
+
+async def test_the_next_run_is_told_of_the_last_window(tmp_path: Path) -> None:
+    """Requests are never taken for older than they are, and those before the window are none."""
+    clock = Clock()
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        await ledger.record_requests([0.0, 0.5, 7.5, 10.0, 99.0], 10.0)
+    clock.now += 2.25
+
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        assert sorted(await ledger.earlier_requests(10.0)) == [1.25, 2.25, 9.25]
+
+
+async def test_the_next_run_is_told_of_submits_at_its_address(tmp_path: Path) -> None:
+    """How long ago each was made, whatever came of it; not those of another address or long ago."""
+    clock = Clock()
+    elsewhere = replace(HERE, run_id="run-2", base_url="http://elsewhere")
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        await Steps(ledger, b"a.wav", b"a").reach(AttemptState.ACCEPTED)
+        clock.now += 290
+        await Steps(ledger, b"b.wav", b"b").reach(AttemptState.AMBIGUOUS)
+        await Steps(ledger, b"c.wav", b"c").reach(AttemptState.REFUSED)
+        await Steps(ledger, b"d.wav", b"d").reach(AttemptState.UPLOADED)
+    async with ledger_at(tmp_path, elsewhere, clock) as ledger:
+        await Steps(ledger, b"e.wav", b"e").reach(AttemptState.ACCEPTED)
+    clock.now += 20
+
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        assert await ledger.earlier_submits(300.0) == [20.0, 20.0]
+
+
 # --- names of results --------------------------------------------------------------------------
 
 
