@@ -9,8 +9,8 @@
 A notification is sent until it is answered with 2xx, 10 times at the most, `webhook_every_s` apart;
 a 4xx is final. A transcript with redacted audio is followed by a second one, which has no id.
 
-Source: AssemblyAI openapi.yml, TranscriptReadyNotification and RedactedAudioNotification;
-https://www.assemblyai.com/docs/deployment/webhooks.
+Source: https://github.com/AssemblyAI/assemblyai-api-spec, guides/webhooks.mdx, and openapi.yml,
+TranscriptReadyNotification and RedactedAudioNotification.
 """
 
 from __future__ import annotations
