@@ -85,6 +85,7 @@ async def receive(address: Address, secret: str, notices: Notices) -> AsyncItera
             _Receiver(secret, notices).answer,
             access_log=None,
             logger=_unheard,
+            auto_decompress=False,  # nobody packs a hundred bytes, but a bomb
             keepalive_timeout=_HEAD_S,
             lingering_time=_LINGERING_S,
         ),
