@@ -117,6 +117,10 @@ class Flags:
     """Time until an accepted transcript is sure to be listed (2m); never."""
     ramp: Annotated[bool | None, Parameter(group=_PACE)] = None
     """Start slowly, as the vendor asks for."""
+    webhook_listen: Annotated[str | None, Parameter(group=_PACE)] = None
+    """Take notifications of the service at this HOST:PORT."""
+    webhook_url: Annotated[str | None, Parameter(group=_PACE)] = None
+    """URL under which the service reaches it."""
 
     dry_run: Annotated[bool | None, _Switch, Parameter(group=_AGAIN)] = None
     """Say what would be done, send nothing."""

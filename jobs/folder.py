@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,11 +26,14 @@ from pipeline.errors import BatchError, ExitCode, SettingsError
 from pipeline.events import Emit, Parked, Summary, Warned, encode
 from pipeline.files import read_whole
 from pipeline.ledger import Redo
+from pipeline.lines import hide
+from pipeline.notices import Notices
 from pipeline.options import DEFAULT_SPEECH_MODELS
 from pipeline.settings import Settings
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing, Scan, find_roots
 from pipeline.stages.write import render_lacking
+from pipeline.wire import Webhook
 
 __all__ = ["run_folder", "sample_folder"]
 
@@ -77,7 +81,7 @@ async def run_folder(
         checksum=settings.checksum,
     )
     async with session(settings, roots=roots, redo=redo, emit=emit, environ=environ) as run:
-        context, ledger = run.context, run.context.ledger
+        ledger = run.context.ledger
         await ledger.require_claimed()
         scan = Scan(
             settings,
@@ -87,7 +91,7 @@ async def run_folder(
             listed=listed,
         )
         rendered = 0
-        async with _heeding_signals(context) as (stopped, work):
+        async with _notified(run.context) as context, _heeding_signals(context) as (stopped, work):
             with work:
                 if settings.dry_run:
                     await scan.run(ledger, run.totals)
@@ -137,6 +141,23 @@ async def _heeding_signals(
         group.start_soon(heed)
         yield stopped, work
         group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _notified(context: Context) -> AsyncIterator[Context]:
+    """The same, and notices in it where the service is to send notifications."""
+    settings = context.settings
+    if settings.webhook_listen is None or settings.webhook_url is None or settings.dry_run:
+        yield context
+        return
+    from pipeline.webhooks import receive, stored_secret
+
+    secret = await to_thread.run_sync(stored_secret, settings.state_dir)
+    hide(secret)
+    context.client.hide(secret)
+    notices = Notices(expected=True)
+    async with receive(settings.webhook_listen, secret, notices):
+        yield replace(context, webhook=Webhook(settings.webhook_url, secret), notices=notices)
 
 
 async def _batch(context: Context, scan: Scan, stopped: anyio.Event) -> None:

@@ -10,6 +10,7 @@ contracts in pyproject.toml hold that.
 
     batch        the stages wired top to bottom in one task group: a whole run on one screen
     stages       scan, feed, upload, submit, poll, write: one coroutine a step
+    webhooks     notifications of the service, taken over HTTP: hints to look
     reconcile    what became of requests whose answer was lost
     report       what stands in the ledger, for people and programs
     terminal     the live block on a terminal
@@ -21,6 +22,7 @@ contracts in pyproject.toml hold that.
     wire         what is in the messages; no I/O
     limiter      the request budget, and one pause for all
     retry        whether, when and how often a call is made again
+    notices      what somebody says has finished: hints, never facts
     intake       how much may be under way, and whether more is taken in
     places       how many transcripts at the service are worth having
     files        files that are whole or absent

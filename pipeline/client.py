@@ -78,6 +78,7 @@ class Client:
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._headers = {"Authorization": key, "User-Agent": "overnight"}
+        self._secrets = [key]
         self.limiter = limiter
         self.sent: Counter[str] = Counter()
         """Requests by kind."""
@@ -304,13 +305,21 @@ class Client:
         await self.limiter.permit(kind)
         self.sent[kind] += 1
 
+    def hide(self, secret: str) -> None:
+        """From here on this text, too, is shown of no answer."""
+        self._secrets.append(secret)
+
     def shown(self, text: str) -> str:
         """What a service said, without the key."""
-        return text.replace(self._headers["Authorization"], "***")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def _hidden(self, body: bytes) -> bytes:
         """An answer that can be shown: a service may repeat the key that it was sent."""
-        return body.replace(self._headers["Authorization"].encode(), b"***")
+        for secret in self._secrets:
+            body = body.replace(secret.encode(), b"***")
+        return body
 
     def _heed(self, error: PipelineError) -> None:
         if isinstance(error, RateLimited):

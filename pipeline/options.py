@@ -521,7 +521,7 @@ _OPTIONS: Final = _Object(
 
 _OURS: Final = {
     "audio_url": "names the upload of each recording and is set by the program",
-    "webhook_url": "says where notifications go, not what is transcribed",
+    "webhook_url": "says where notifications go, not what is transcribed; see `--webhook-url`",
     "webhook_auth_header_name": "says where notifications go, not what is transcribed",
     "webhook_auth_header_value": "says where notifications go, not what is transcribed",
 }

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -32,18 +33,22 @@ __all__ = [
     "CERTAIN_REFUSALS",
     "DELETED_AUDIO_URL",
     "PAGE_ROWS",
+    "SECRET_HEADER",
+    "WEBHOOK_PATH",
     "Accepted",
     "Ambiguous",
     "Head",
     "NotAccepted",
     "Row",
     "Submission",
+    "Webhook",
     "check_id",
     "error_from",
     "is_in_progress",
     "is_server_fault",
     "parse_head",
     "parse_list",
+    "parse_notification",
     "parse_redacted_audio",
     "parse_upload",
     "retry_after_s",
@@ -61,10 +66,17 @@ DELETED_AUDIO_URL = "http://deleted_by_user"
 Source: openapi.yml, deleteTranscript, example DeleteTranscriptResponse.
 """
 
+SECRET_HEADER = "X-Overnight-Secret"
+"""The header in which the service sends back what it was given as a secret."""
+
+WEBHOOK_PATH = "/overnight"
+"""Where notifications are taken."""
+
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SERVER_FAULT = re.compile(r"server error", re.IGNORECASE)
 _LOST_UPLOAD = re.compile(r"download error", re.IGNORECASE)
 _UPLOAD_URL = re.compile(r"[^\x00-\x20\x7f]{1,4096}")
+_ATTEMPT = re.compile(r"[0-9]{1,18}")
 _SUFFIX = re.compile(r"[a-z0-9]{1,8}")
 _LONGEST_EXCERPT = 300
 _LONGEST_AUDIO_S = 1e6
@@ -83,6 +95,10 @@ class _Upload(msgspec.Struct):
 
 class _RedactedAudio(msgspec.Struct):
     redacted_audio_url: str
+
+
+class _Notification(msgspec.Struct):
+    transcript_id: str
 
 
 class _Error(msgspec.Struct):
@@ -177,6 +193,47 @@ CERTAIN_REFUSALS = frozenset({400, 401, 402, 403, 404, 405, 413, 415, 422, 429})
 def submit_body(upload_url: str, options: Mapping[str, Any]) -> bytes:
     """The JSON of `POST /v2/transcript`."""
     return msgspec.json.encode({"audio_url": upload_url, **options})
+
+
+class Webhook(msgspec.Struct, frozen=True):
+    """Where the service is asked to say that a transcript has finished, and with what secret."""
+
+    url: str
+    secret: str
+
+    def options(self, attempt_id: int) -> dict[str, str]:
+        """
+        The keys of a submit that ask for notifications of one attempt.
+
+        The attempt is in the query, which the service keeps: its notification of redacted audio
+        names no transcript. Source: openapi.yml, RedactedAudioNotification.
+        """
+        parts = urlsplit(self.url)
+        query = f"{parts.query}&attempt={attempt_id}" if parts.query else f"attempt={attempt_id}"
+        return {
+            "webhook_url": urlunsplit(parts._replace(query=query)),
+            "webhook_auth_header_name": SECRET_HEADER,
+            "webhook_auth_header_value": self.secret,
+        }
+
+    def __repr__(self) -> str:
+        return f"Webhook(url={self.url!r})"
+
+
+def parse_notification(attempt: str, body: bytes) -> int | str | None:
+    """
+    What a notification is about: an attempt (its id), else a transcript (its id), else None.
+
+    `attempt` is what its query says. Nothing else is read: that it came is all it can tell, since
+    what it says of the transcript is a claim, and an address in it leads to nobody knows where.
+    """
+    if _ATTEMPT.fullmatch(attempt):
+        return int(attempt)
+    try:
+        named = msgspec.json.decode(body, type=_Notification).transcript_id
+    except _UNREADABLE:
+        return None
+    return named if _ID.fullmatch(named) else None
 
 
 def check_id(transcript_id: str) -> str:

@@ -535,7 +535,23 @@ async def test_poll(everywhere: Everywhere) -> None:
             neighbours.start_soon(take, looks)
             await tick.run(poll(cut.context, cut.reconciler, set(), submitted, to_write))
 
-    missed = await everywhere("pipeline/stages/poll.py", Scene(fill, stage), Scene(fill, stopped))
+    async def spoken_of(cut: Cut, tick: Tick) -> None:
+        async def speak() -> None:
+            for number in range(20):
+                cut.context.notices.add(number)
+                await anyio.sleep(0.005)
+
+        async with create_task_group() as speakers:
+            speakers.start_soon(speak)
+            await stage(cut, tick)
+            speakers.cancel_scope.cancel()
+
+    missed = await everywhere(
+        "pipeline/stages/poll.py",
+        Scene(fill, stage),
+        Scene(fill, stopped),
+        Scene(fill, spoken_of),
+    )
 
     assert missed == set()
 

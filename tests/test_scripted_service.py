@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Any
 import aiohttp
 import anyio
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from tests.support.service import Call, Fault, ScriptedService
 from tests.support.service_caller import Caller, Json
 from tests.support.service_process import service_process
+from tests.support.service_webhooks import delivering
 
 pytestmark = pytest.mark.anyio
 
@@ -663,3 +667,116 @@ async def test_process_outlives_its_client(tmp_path: Path) -> None:
     assert list(before["billable"].values()) == [1]
     assert before["requests"] == {"upload": 1, "submit": 1}
     assert (before["billable"], before["transcripts"]) == (after["billable"], after["transcripts"])
+
+
+# --- webhooks -------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def ear(*statuses: int) -> AsyncIterator[tuple[str, list[tuple[str, str, Json]]]]:
+    """Who is told: its URL, and each call's query, secret and body; it answers these in turn."""
+    heard: list[tuple[str, str, Json]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        secret = request.headers.get("X-Secret", "")
+        heard.append((request.query_string, secret, await request.json()))
+        return web.Response(status=statuses[min(len(heard), len(statuses)) - 1])
+
+    app = web.Application()
+    app.router.add_post("/hook", answer)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/hook")), heard
+
+
+HEADER = {"webhook_auth_header_name": "X-Secret", "webhook_auth_header_value": "hush"}
+
+
+async def test_who_asked_for_it_is_told_of_the_end(
+    service: ScriptedService, caller: Caller
+) -> None:
+    """A transcript that ends is told to its URL, query and header as given, and then shows it."""
+    async with ear(200) as (url, heard), delivering(service) as post:
+        good = await caller.submit(webhook_url=f"{url}?a=1&b", **HEADER)
+        await caller.submit(b"ERROR:No sound.\n", webhook_url=url)
+        await caller.submit(b"quiet")
+        before = (await caller.get(good))["webhook_status_code"]
+        service.advance(30)
+        await service.until(lambda: len(post.deliveries) == 2 and post.is_done)
+        after = (await caller.get(good))["webhook_status_code"]
+
+    ids = list(service.transcripts)
+    assert sorted(heard, key=lambda call: call[0], reverse=True) == [
+        ("a=1&b", "hush", {"transcript_id": good, "status": "completed"}),
+        ("", "", {"transcript_id": ids[1], "status": "error"}),
+    ]
+    assert (before, after) == (None, 200)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "sent"),
+    [
+        ([503, 500, 204], [503, 500, 204]),
+        ([307, 403], [307, 403]),
+        ([404], [404]),
+        ([503], [503] * 10),
+    ],
+)
+async def test_it_is_told_again_until_it_is_heard(
+    service: ScriptedService, caller: Caller, statuses: list[int], sent: list[int]
+) -> None:
+    """Told until a 2xx, ten times at the most; a 4xx is final, a redirect is not followed."""
+    service.webhook_every_s = 0.01
+    async with ear(*statuses) as (url, _), delivering(service) as post:
+        transcript_id = await caller.submit(webhook_url=url)
+        service.advance(30)
+        await service.until(lambda: post.is_done)
+        shown = (await caller.get(transcript_id))["webhook_status_code"]
+
+    assert post.deliveries[0].statuses == sent
+    assert shown == sent[-1]
+
+
+async def test_redacted_audio_is_told_without_an_id(
+    service: ScriptedService, caller: Caller
+) -> None:
+    """Redacted audio comes with a call of its own, which says where it is and not of what."""
+    async with ear(200) as (url, heard), delivering(service) as post:
+        options = {"redact_pii": True, "redact_pii_audio": True, "webhook_url": url}
+        transcript_id = await caller.submit(**options)
+        service.advance(30)
+        await service.until(lambda: len(post.deliveries) == 2 and post.is_done)
+
+    audio = f"https://redacted.scripted.invalid/{transcript_id}.mp3"
+    assert [body for _, _, body in heard] == [
+        {"transcript_id": transcript_id, "status": "completed"},
+        {"status": "redacted_audio_ready", "redacted_audio_url": audio},
+    ]
+
+
+async def test_what_is_told_can_be_altered(service: ScriptedService, caller: Caller) -> None:
+    """A test loses, doubles, delays or falsifies what is told; nobody there is no answer."""
+    async with ear(200) as (url, heard), delivering(service) as post:
+        post.alter = lambda sound: (
+            [] if "lost" in sound.url else [sound.again(after_s=0.01), sound.again(body={})]
+        )
+        for hook in (url, f"{url}?lost", "http://127.0.0.1:1/"):
+            await caller.submit(webhook_url=hook)
+        service.webhook_every_s = 0.0
+        service.advance(30)
+        await service.until(lambda: len(post.deliveries) == 4 and post.is_done)
+
+    assert [set(body) for _, _, body in heard] == [{"transcript_id", "status"}, set()]
+    assert sorted(each.statuses for each in post.deliveries) == [[0] * 10, [0] * 10, [200], [200]]
+
+
+@pytest.mark.parametrize("missing", ["webhook_url", *HEADER])
+async def test_the_three_keys_go_together(
+    service: ScriptedService, caller: Caller, missing: str
+) -> None:
+    """A header without its value, a value without its header, either without a URL: 400."""
+    given = {"audio_url": "https://example.org/a.mp3", "webhook_url": "https://example.org"}
+    given |= HEADER
+    del given[missing]
+
+    assert (await caller.call("POST", "transcript", json=given))[0] == 400
+    assert not service.transcripts

@@ -25,7 +25,7 @@ from pipeline.errors import (
     TranscriptUnknown,
     TransientError,
 )
-from pipeline.wire import Accepted, Ambiguous, Head, NotAccepted, Row
+from pipeline.wire import Accepted, Ambiguous, Head, NotAccepted, Row, Webhook
 
 UPLOAD_URL = "https://cdn.assemblyai.com/upload/aa11"
 ACCEPTED: dict[str, Any] = {"id": "6f0b-2c1e_5d1a", "status": "queued", "audio_url": UPLOAD_URL}
@@ -625,3 +625,48 @@ def test_an_id_that_is_none_makes_no_transcript(bad: str) -> None:
     page = wire.parse_list(json.dumps({"transcripts": [{"id": "good"}, row]}).encode())
 
     assert [listed.id for listed in page] == ["good", bad]
+
+
+# --- webhooks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("https://host/overnight", "https://host/overnight?attempt=17"),
+        ("https://host/overnight?a=b%2Fc&d", "https://host/overnight?a=b%2Fc&d&attempt=17"),
+        ("http://[::1]:81/x?attempt=1", "http://[::1]:81/x?attempt=1&attempt=17"),
+    ],
+)
+def test_a_webhook_carries_its_attempt(url: str, asked: str) -> None:
+    """The query of a URL is kept, with the attempt behind it; all three keys go together."""
+    assert Webhook(url, "hush").options(17) == {
+        "webhook_url": asked,
+        "webhook_auth_header_name": "X-Overnight-Secret",
+        "webhook_auth_header_value": "hush",
+    }
+
+
+def test_a_webhook_shows_no_secret() -> None:
+    """Whoever prints it sees where notifications go, not with what."""
+    shown = f"{Webhook('https://host/', 'hush')!r} {Webhook('https://host/', 'hush')}"
+
+    assert "https://host/" in shown
+    assert "hush" not in shown
+
+
+@given(st.text(), bodies)
+def test_a_notification_names_one_thing_at_most(attempt: str, body: bytes) -> None:
+    """Whatever it is, it names an attempt, a transcript whose id can be one, or nothing."""
+    named = wire.parse_notification(attempt, body)
+
+    if isinstance(named, str):
+        assert wire.check_id(named) == named
+    assert named is None or isinstance(named, str) or 0 <= named < 10**18
+
+
+@pytest.mark.parametrize("attempt", ["", "-1", "1.0", "\u0661", "1" * 19, "1 ", " 1", "0x1"])
+@pytest.mark.parametrize("body", NOT_THE_JSON.values(), ids=NOT_THE_JSON)
+def test_what_is_no_notification_names_nothing(attempt: str, body: bytes) -> None:
+    """No number of ours in the query and no id in the body: nothing is named."""
+    assert wire.parse_notification(attempt, body) is None

@@ -1,5 +1,5 @@
 """
-How values are written: durations, sizes, rates and globs; and the name that was meant.
+How values are written: durations, sizes, rates, addresses and globs; and the name that was meant.
 
 In goes text from a flag, variable or file (or a number that TOML has already read), out comes the
 quantity in its unit, or a `ValueError` with words for the user. Nothing here knows of a setting.
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-__all__ = ["Rate", "glob_pattern", "nearest", "parse_duration", "parse_size"]
+__all__ = ["Address", "Rate", "glob_pattern", "nearest", "parse_duration", "parse_size"]
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS_BYTES = {
@@ -103,6 +103,33 @@ class Rate:
 
     def __str__(self) -> str:
         return f"{self.count}/{self.window_s:g}s"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a program listens on this machine."""
+
+    host: str
+    """A name or an IP address, without brackets."""
+    port: int
+    """1 to 65535; 0 for any that is free, which no text stands for."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """
+        The address written as `HOST:PORT`, for example `127.0.0.1:8787` or `[::1]:8787`.
+
+        Raises:
+            ValueError: it is not written so.
+        """
+        form = r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+)):([0-9]{1,5})"
+        found = re.fullmatch(form, text.strip())
+        if not found or not 1 <= int(found[3]) <= 65535:
+            raise ValueError("not an address; write HOST:PORT, for example `127.0.0.1:8787`")
+        return cls(found[1] or found[2], int(found[3]))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:

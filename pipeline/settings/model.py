@@ -14,13 +14,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pipeline.errors import SettingsError
 from pipeline.options import merge
-from pipeline.settings.grammar import Rate, glob_pattern, nearest, parse_duration, parse_size
+from pipeline.settings.grammar import (
+    Address,
+    Rate,
+    glob_pattern,
+    nearest,
+    parse_duration,
+    parse_size,
+)
 
 __all__ = [
     "FORMATS",
@@ -100,6 +107,25 @@ def _provider(value: str) -> str:
 
 def _rate(value: object) -> object:
     return Rate.parse(value) if isinstance(value, str) else value
+
+
+def _address(value: object) -> object:
+    return Address.parse(value) if isinstance(value, str) else value
+
+
+def _webhook_url(value: str) -> str:
+    """A URL as the internet sees it, with the path that is listened at where it has none."""
+    text = value.strip()
+    try:
+        url = urlsplit(text)
+        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # of its port or brackets, in words that repeat them
+        is_url = False
+    if not is_url or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("not a URL that begins with http:// or https://")
+    if url.username or url.password or "#" in text:
+        raise ValueError("a webhook URL has no user, password or `#`")
+    return urlunsplit(url._replace(path=url.path if url.path not in ("", "/") else "/overnight"))
 
 
 def _settle(value: object) -> object:
@@ -224,6 +250,12 @@ class Settings(BaseModel):
     settle: Annotated[Seconds | None, BeforeValidator(_settle)] = 120.0
     """Seconds after which a transcript whose answer was lost shows in the service's list, if it
     was accepted; `never` leaves it for the user to decide."""
+    webhook_listen: Annotated[Address | None, BeforeValidator(_address)] = None
+    """Address on this machine, HOST:PORT, at which the service's notifications are taken, so that
+    what has finished is looked at sooner. With `webhook_url`, or not at all."""
+    webhook_url: Annotated[str, AfterValidator(_webhook_url)] | None = None
+    """URL under which the service reaches `webhook_listen`, through a proxy that has TLS. Its
+    query is kept, and results show it."""
     timeouts: Timeouts = Timeouts()
     """How long each wait may take."""
     stop_grace: Seconds = 10.0
@@ -273,6 +305,13 @@ class Settings(BaseModel):
             low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
             if low is not None and high is not None and low > high:
                 raise ValueError(f"`min_{unit}` is above `max_{unit}`: nothing would be taken")
+        if (self.webhook_listen is None) != (self.webhook_url is None):
+            raise ValueError("`webhook_listen` and `webhook_url` need each other: set both or none")
+        if self.webhook_url is not None and self.provider == "local":
+            raise ValueError(
+                "the embedded engine sends no webhooks: leave out `webhook_listen` and"
+                " `webhook_url` with `provider = local`"
+            )
         if self.api_key_file and self.api_key_command:
             raise ValueError("`api_key_file` and `api_key_command` exclude each other")
         return self

@@ -16,14 +16,16 @@ that is due again: nothing is ever sent upstream.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.client import Client
 from pipeline.events import Emit, printable
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
 from pipeline.models import Root
+from pipeline.notices import Notices
 from pipeline.settings import Settings
+from pipeline.wire import Webhook
 
 __all__ = ["Context"]
 
@@ -38,6 +40,10 @@ class Context:
     intake: Intake
     emit: Emit
     roots: Mapping[str, Root]
+    webhook: Webhook | None = None
+    """Where the service is to say what has finished, if it is to."""
+    notices: Notices = field(default_factory=Notices)
+    """What somebody says has finished."""
 
     def label(self, root: str, path: bytes) -> str:
         """How a recording is called in events."""

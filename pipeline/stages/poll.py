@@ -6,9 +6,13 @@ of 200 of them. What a row says is only a reason to look; what became of a trans
 GET of its id says, and that is the next stage's. Ids that the list does not show are looked at
 directly, now and then. What is pending is read from the ledger each time, so that leftovers and
 adopted transcripts are among it.
+
+Where notices come, what they name is looked at without waiting for the list, which is then read
+ten times less often: notices get lost.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import anyio
@@ -21,7 +25,7 @@ from pipeline.retry import retry
 from pipeline.stages import Context
 from pipeline.wire import PAGE_ROWS
 
-__all__ = ["due_looks", "poll"]
+__all__ = ["due_looks", "noted_looks", "poll"]
 
 _MORE_PAGES = 2
 _FINAL = frozenset({"completed", "error"})
@@ -29,6 +33,11 @@ _UNSEEN_FOR_S = 5.0
 _DIRECT_EVERY = 5
 _DIRECT_AT_ONCE = 20
 _SILENCE_S = 600.0
+_SLOWER = 10
+_NOTICED_EVERY_S = 1.0
+_NOTICED_FOR_S = 60.0
+_MOST_NOTICED = 10_000
+_TOGETHER_S = 0.1
 
 
 async def poll(
@@ -44,23 +53,34 @@ async def poll(
     The reconciler is told every page that was read; `looking` are the ids that the next stage has
     in hand.
     """
-    interval_s = context.settings.poll_interval
+    interval_s = context.settings.poll_interval * (_SLOWER if context.notices.expected else 1)
     asked: dict[str, float] = {}
+    noted: dict[int | str, float] = {}
+    sweep_at = -math.inf
     more_comes = True
     async with submitted, looks:
         for leftover in await context.ledger.pending():
             context.intake.entered(leftover.attempt_id)
         while context.intake.collects:
             await _record_requests(context)
+            notice, now = context.notices.next_change, context.ledger.now()
+            if len(noted) < _MOST_NOTICED:
+                noted |= dict.fromkeys(context.notices.take(), now)
             pending = await context.ledger.pending()
             if not pending and not more_comes:
                 return
             waiting = [each for each in pending if each.transcript_id not in looking]
-            if waiting:
-                statuses = await _statuses(context, reconciler, waiting)
-                now = context.ledger.now()
-                every_s = max(_UNSEEN_FOR_S, _DIRECT_EVERY * interval_s)
-                for look in due_looks(waiting, statuses, asked, now, every_s):
+            is_sweep = anyio.current_time() >= sweep_at
+            if waiting and (is_sweep or noted):
+                due, statuses = noted_looks(waiting, noted, asked, now), dict[str, str]()
+                if is_sweep:
+                    statuses = await _statuses(context, reconciler, waiting)
+                    now = context.ledger.now()
+                    every_s = max(_UNSEEN_FOR_S, _DIRECT_EVERY * interval_s)
+                    due += due_looks(waiting, statuses, asked, now, every_s)
+                for look in due:
+                    if look.transcript_id in looking:
+                        continue
                     try:
                         looks.send_nowait(look)
                     except anyio.WouldBlock:
@@ -69,8 +89,18 @@ async def poll(
                     if statuses.get(look.transcript_id) in _FINAL:
                         context.intake.finished(look.attempt_id)
                     asked[look.transcript_id] = now
+                    noted.pop(look.attempt_id, None)
+                    noted.pop(look.transcript_id, None)
+            if is_sweep:
+                sweep_at = anyio.current_time() + interval_s if pending else -math.inf
+            # What is spoken of and cannot be looked at yet: not known to be accepted, in hand, or
+            # looked at just now.
+            noted = {which: since for which, since in noted.items() if now - since < _NOTICED_FOR_S}
+            rest_s = max(0.0, sweep_at - anyio.current_time()) if pending else interval_s
+            if noted:
+                rest_s = min(rest_s, _NOTICED_EVERY_S)
             asked = {each.transcript_id: asked.get(each.transcript_id, 0.0) for each in pending}
-            more_comes = await _rest(context, submitted, is_idle=not pending)
+            more_comes = await _rest(context, submitted, notice, rest_s, is_idle=not pending)
         # Nothing is fetched any more; what is accepted meanwhile is in the ledger.
         async for _ in submitted:
             pass
@@ -148,19 +178,53 @@ def due_looks(
     return sure + direct[:_DIRECT_AT_ONCE]
 
 
+def noted_looks(
+    waiting: Sequence[Pending],
+    noted: Collection[int | str],
+    asked: Mapping[str, float],
+    now: float,
+) -> list[Pending]:
+    """
+    Which of the waiting transcripts are among those that were spoken of, by either id.
+
+    None is looked at more than once a second, however often it is spoken of.
+    """
+    return [
+        each
+        for each in waiting
+        if (each.attempt_id in noted or each.transcript_id in noted)
+        and abs(now - asked.get(each.transcript_id, 0.0)) >= _NOTICED_EVERY_S
+    ]
+
+
 async def _rest(
-    context: Context, submitted: MemoryObjectReceiveStream[int], *, is_idle: bool
+    context: Context,
+    submitted: MemoryObjectReceiveStream[int],
+    notice: anyio.Event,
+    rest_s: float,
+    *,
+    is_idle: bool,
 ) -> bool:
     """
-    Wait for the next sweep; with nothing pending, for anything to change.
+    Wait for the next sweep or notice; with nothing pending, for anything to change.
 
     False once nothing more comes: then what is pending is all there will be.
     """
-    with anyio.move_on_after(context.settings.poll_interval):
+    async with anyio.create_task_group() as group:
+        group.cancel_scope.deadline = anyio.current_time() + rest_s
+
+        async def heed() -> None:
+            await notice.wait()
+            group.cancel_scope.cancel()
+
+        group.start_soon(heed)
         while context.intake.collects and _more_comes(submitted):
             await context.intake.next_change.wait()
             if is_idle:
                 break
+        group.cancel_scope.cancel()
+    if notice.is_set():  # more come with it
+        await anyio.sleep(_TOGETHER_S)
     return _more_comes(submitted)
 
 

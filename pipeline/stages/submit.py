@@ -79,9 +79,10 @@ async def _ask_if_open(context: Context, reconciler: Reconciler, uploaded: Uploa
 async def _ask(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> bool:
     """Whether the service has accepted; the ledger knows in any case."""
     ledger, attempt_id = context.ledger, uploaded.attempt_id
-    body = submit_body(
-        uploaded.upload_url, request_options(uploaded.options, DEFAULT_SPEECH_MODELS)
-    )
+    options = request_options(uploaded.options, DEFAULT_SPEECH_MODELS)
+    if context.webhook is not None:
+        options |= context.webhook.options(attempt_id)
+    body = submit_body(uploaded.upload_url, options)
     handover = Handover()
     try:
         if not await ledger.claim_submit(attempt_id, reconciler.newest_listed):

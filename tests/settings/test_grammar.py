@@ -1,4 +1,4 @@
-"""Grammar: what durations, sizes, rates and globs mean, and that nothing else is taken for one."""
+"""Grammar: what durations, sizes, rates, addresses and globs mean, and nothing else is one."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.settings import Rate, glob_pattern, parse_duration, parse_size
+from pipeline.settings import Address, Rate, glob_pattern, parse_duration, parse_size
 
 
 @given(
@@ -98,3 +98,32 @@ def test_any_glob_means_something_or_is_refused(glob: str, path: str) -> None:
         glob_pattern(glob).fullmatch(path)
     except ValueError:
         assert "[" in glob
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:8787", "127.0.0.1", 8787),
+        (" localhost:1 ", "localhost", 1),
+        ("[::1]:65535", "::1", 65535),
+        ("[2001:db8::7]:80", "2001:db8::7", 80),
+        ("a-b.example.org:8787", "a-b.example.org", 8787),
+    ],
+)
+def test_addresses_are_a_host_and_a_port(text: str, host: str, port: int) -> None:
+    """A host and a port are read from what they are written as, and written so again."""
+    assert Address.parse(text) == Address(host, port)
+    assert str(Address(host, port)) == text.strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ":8787", "8787", "host", "host:", "host:0", "host:65536", "::1:80", "[::1]", "[]:1"),
+        *("http://host:1", "a b:1", "h\u00f6st:1", "host:1/x", "host:+1", "host:\u0661"),
+    ],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    """Half an address, a port that is none, and names of other alphabets are refused."""
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        Address.parse(text)

@@ -136,3 +136,19 @@ def test_later_rules_win_and_keys_merge() -> None:
         "speaker_labels": True,
     }
     assert settings.options_for("calls/a.mp3") == {"punctuate": True, "language_code": "fr"}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://calls.example.org", "https://calls.example.org/overnight"),
+        ("https://calls.example.org/?a=b%2Fc&d", "https://calls.example.org/overnight?a=b%2Fc&d"),
+        ("http://[::1]:81/hooks/7?", "http://[::1]:81/hooks/7"),
+        (" https://calls.example.org/overnight ", "https://calls.example.org/overnight"),
+    ],
+)
+def test_a_webhook_url_gets_the_path_that_is_listened_at(given: str, kept: str) -> None:
+    """A URL without a path gets ours, one with a path keeps it, and so it does its query."""
+    settings = Settings(webhook_url=given, webhook_listen="127.0.0.1:8787")
+
+    assert (settings.webhook_url, str(settings.webhook_listen)) == (kept, "127.0.0.1:8787")

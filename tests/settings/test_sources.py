@@ -204,6 +204,26 @@ def test_options_are_checked_with_their_origin(folder: Path) -> None:
         ("min_size = '2k'\nmax_size = '1k'", "nothing would be taken"),
         ("min_age = '2h'\nmax_age = '1h'", "nothing would be taken"),
         ("api_key_file = 'a'\napi_key_command = 'b'", "exclude each other"),
+        ("webhook_url = 'https://host'", "need each other"),
+        ("webhook_listen = 'host:1'", "need each other"),
+        ("webhook_listen = 'host'", "HOST:PORT"),
+        *(
+            (f"webhook_listen = 'host:1'\nwebhook_url = '{url}'", words)
+            for url, words in (
+                ("ftp://host", "begins with http"),
+                ("https://", "begins with http"),
+                ("https://host:port", "begins with http"),
+                ("https://[host", "begins with http"),
+                ("https://host/a b", "begins with http"),
+                ("https://host/#a", "no user, password"),
+                ("https://me:secret@host", "no user, password"),
+            )
+        ),
+        (
+            "webhook_listen = 'host:1'\nwebhook_url = 'https://host'\nprovider = 'local'",
+            "the embedded engine sends no webhooks",
+        ),
+        ("[transcript]\nwebhook_url = 'https://host'", "see `--webhook-url`"),
         ("provider = 'ftp://host'", "unknown provider"),
         ("provider = 'https://me:secret@host'", "no user, password"),
         ("[[rules]]\npunctuate = true", "match"),

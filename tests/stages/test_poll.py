@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.models import Pending
-from pipeline.stages.poll import due_looks
+from pipeline.stages.poll import due_looks, noted_looks
 from tests.support.runs import Archive, opened
 from tests.support.service import Fault
 
@@ -79,6 +79,23 @@ def test_what_is_paid_is_looked_at_first() -> None:
     looks = due_looks(waiting, {}, {}, 100.0, EVERY_S)
 
     assert [each.attempt_id for each in looks] == [2, 1]
+
+
+def test_what_is_spoken_of_is_looked_at() -> None:
+    """Either id leads to a transcript, those of others to none; completed or not."""
+    waiting = [pending(1), pending(2), pending(3, completed=True)]
+
+    looks = noted_looks(waiting, {1, "id-3", 4, "id-5"}, {}, 100.0)
+
+    assert [each.attempt_id for each in looks] == [1, 3]
+
+
+def test_what_is_spoken_of_again_and_again_has_to_wait() -> None:
+    """However often it is spoken of, one look a second is enough."""
+    waiting, noted = [pending(1)], {1, "id-1"}
+
+    assert noted_looks(waiting, noted, {"id-1": 99.5}, 100.0) == []
+    assert len(noted_looks(waiting, noted, {"id-1": 98.9}, 100.0)) == 1
 
 
 # --- in a run ----------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ the program or its engine. In a test's own event loop:
 
 Settings are the fields of `Account` (`tests.support.service_account`): `keys`,
 `transcript_seconds`, `concurrency`, `first_status`, `list_lag_s`, `upload_limit_bytes`,
-`upload_life_s`, `requests_limit`, `requests_window_s`, `retry_after`, `is_clock_manual`; all but
-the last may be changed while it runs. `service.key` is accepted, `service.foreign_key` is a key
-of another project.
+`upload_life_s`, `requests_limit`, `requests_window_s`, `retry_after`, `webhook_every_s`,
+`is_clock_manual`; all but the last may be changed while it runs. `service.key` is accepted,
+`service.foreign_key` is a key of another project.
 
 **Time.** Transcripts are processed for `transcript_seconds`, first in, first out, at most
 `concurrency` at once. With `is_clock_manual=True` only `service.advance(seconds)` moves the clock;
@@ -46,6 +46,9 @@ in the path, query, audio_url, sha256 or first bytes of the upload, or a functio
 `await service.held("submit", count=1)` waits until that many are held and gives their `Call`s,
 `service.release()` lets them go; `await service.until(lambda: ...)` waits for anything that a
 request can bring about.
+
+**Webhooks** are delivered while `tests.support.service_webhooks.delivering(service)` is entered;
+as a process it always is.
 
 **Oracle**: `service.billable` (content sha256 → completed transcripts),
 `service.accepted(content)` (its transcripts), `service.statuses`, `service.requests` (kind →
@@ -105,8 +108,9 @@ import anyio
 from aiohttp import web
 
 from tests.support import service_faults, service_shapes
-from tests.support.service_account import UPLOAD_FAILED, Account, Refused
+from tests.support.service_account import UPLOAD_FAILED, Account, Refused, Transcript
 from tests.support.service_faults import Call, Fault, Faults, Reply
+from tests.support.service_webhooks import delivering
 
 __all__ = ["Call", "Fault", "ScriptedService"]
 
@@ -138,7 +142,7 @@ class ScriptedService(Account):
         self._last_upload_url = ""
         self._holding: list[tuple[Call, anyio.Event]] = []
         self._crossing: list[_Crossing] = []
-        self._changed = anyio.Event()
+        self.changed = anyio.Event()
         self._runner: web.ServerRunner | None = None
 
     async def __aenter__(self) -> ScriptedService:
@@ -203,17 +207,27 @@ class ScriptedService(Account):
         self.__post_init__()
         self._runner = runner
 
+    def advance(self, seconds: float) -> None:
+        """Moves the clock, if it is manual."""
+        super().advance(seconds)
+        self.wake()
+
+    def _end(self, transcript: Transcript, at: float) -> None:
+        super()._end(transcript, at)
+        self.wake()
+
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Waits until this holds; looks again whenever a request has come, is held or answered."""
         while not is_so():
-            await self._changed.wait()
+            await self.changed.wait()
 
     def _held(self, on: str) -> list[Call]:
         return [call for call, _ in self._holding if on in ("*", call.kind)]
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+    def wake(self) -> None:
+        """Lets everybody look again who waits in `until`."""
+        self.changed.set()
+        self.changed = anyio.Event()
 
     # One request.
 
@@ -223,7 +237,7 @@ class ScriptedService(Account):
         visit = _Visit(self, request)
         await visit.arrive()
         fault = self.faults.take(visit.call)
-        self._wake()
+        self.wake()
         try:
             if fault is None:
                 reply = await visit.effect()
@@ -233,7 +247,7 @@ class ScriptedService(Account):
         except ConnectionResetError:  # the client died amid its body: nobody is left to answer
             return web.Response()
         visit.call.status = reply.status
-        self._wake()
+        self.wake()
         return await _deliver(request, reply)
 
 
@@ -301,7 +315,7 @@ class _Visit:
     async def hold(self) -> None:
         released = anyio.Event()
         self.service._holding.append((self.call, released))
-        self.service._wake()
+        self.service.wake()
         await released.wait()
 
     async def swap(self, reply: Reply) -> Reply:
@@ -314,7 +328,7 @@ class _Visit:
         mine = _Crossing(reply, anyio.Event())
         crossing.append(mine)
         self.service._holding.append((self.call, mine.met))
-        self.service._wake()
+        self.service.wake()
         await mine.met.wait()
         self.service._holding = [h for h in self.service._holding if h[1] is not mine.met]
         return mine.theirs or reply
@@ -540,7 +554,7 @@ async def _serve(service: ScriptedService) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, ended.set)
     threading.Thread(target=end_with_stdin, daemon=True).start()
-    async with service:
+    async with service, delivering(service):
         address = {"url": service.url, "key": service.key, "pid": os.getpid()}
         sys.stdout.write(json.dumps(address | {"foreign_key": service.foreign_key}) + "\n")
         sys.stdout.flush()
@@ -554,7 +568,7 @@ def main() -> None:
     parser.add_argument("--key", default="scripted-key")
     parser.add_argument("--state", type=Path)
     settings = ("transcript_seconds", "list_lag_s", "upload_life_s", "requests_window_s")
-    for name in settings:
+    for name in (*settings, "webhook_every_s"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float)
     for name in ("concurrency", "requests_limit", "upload_limit_bytes"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int)

@@ -119,6 +119,8 @@ class Transcript:
     completed: float | None = None
     is_billed: bool = False
     is_deleted: bool = False
+    webhook_status_code: int | None = None
+    """What a notification of it was answered with last."""
 
     @property
     def is_over(self) -> bool:
@@ -157,6 +159,9 @@ class Account:
     is_clock_manual: bool = False
     """True: time stands still at 2026-11-20 10:00 UTC and moves only by `advance`."""
 
+    webhook_every_s: float = 10.0
+    """Seconds between two attempts to deliver a notification; as much to wait for an answer."""
+
     uploads: dict[str, Upload] = field(init=False, default_factory=dict)
     transcripts: dict[str, Transcript] = field(init=False, default_factory=dict)
     """Every transcript there ever was, oldest first."""
@@ -173,6 +178,8 @@ class Account:
         self._open = 0
         self._failing: dict[str, deque[str]] = {}
         self._answered: deque[float] = deque()
+        self.to_notify: deque[Transcript] = deque()
+        """What has ended with a `webhook_url`, and nobody was told yet."""
         self._manual_now = datetime(2026, 11, 20, 10, tzinfo=UTC).timestamp()
         self._wall = time.time() - time.monotonic()
 
@@ -359,6 +366,13 @@ class Account:
             details["next_url"] = link(after_id=rows[0].id)
         return details, rows
 
+    @property
+    def next_end_in_s(self) -> float:
+        """Seconds until the next transcript ends by itself, inf if only a test can bring it on."""
+        if self.is_clock_manual or not self._running:
+            return math.inf
+        return max(0.0, self._running[0][0] - self.now())
+
     def settle(self) -> None:
         """Moves every transcript to where the clock says it is, in the order of the clock."""
         now = self.now()
@@ -454,6 +468,8 @@ class Account:
             transcript.status = "completed"
             transcript.completed = at
             transcript.is_billed = True
+        if transcript.options.get("webhook_url"):
+            self.to_notify.append(transcript)
         self._start_waiting(at)
 
     def _filter(self, project: str, query: dict[str, str]) -> Callable[[Transcript], bool]:

@@ -55,7 +55,7 @@ _NEEDS = {
 
 def refusal(body: dict[str, Any]) -> str | None:
     """The sentence this submit is refused with, or None if the service would take it."""
-    for rule in (_audio_url, _speech_models, _types, _languages, _combinations):
+    for rule in (_audio_url, _speech_models, _types, _languages, _combinations, _webhook):
         sentence = rule(body)
         if sentence is not None:
             return sentence
@@ -118,6 +118,18 @@ def _languages(body: dict[str, Any]) -> str | None:
         body.get("language_code") or body.get("language_codes")
     ):
         return "language_detection cannot be false without a language_code"
+    return None
+
+
+def _webhook(body: dict[str, Any]) -> str | None:
+    names = ("webhook_url", "webhook_auth_header_name", "webhook_auth_header_value")
+    url, *auth = (body.get(name) for name in names)
+    if url is not None and not url.startswith("http"):
+        return "webhook_url should start with http"
+    if any(auth) and not (url and all(auth)):
+        return "webhook_auth_header_name and webhook_auth_header_value need each other"
+    if any(value is not None and not 1 <= len(value) <= 1000 for value in auth):
+        return "webhook_auth_header_name must have 1 to 1000 characters, and so its value"
     return None
 
 

@@ -85,6 +85,7 @@ def transcript_json(transcript: Transcript, status: str | None = None) -> Json:
         "redact_pii": bool(options.get("redact_pii", False)),
         "summarization": bool(options.get("summarization", False)),
         "webhook_auth": options.get("webhook_auth_header_name") is not None,
+        "webhook_status_code": transcript.webhook_status_code,
         "content_safety_labels": {},
         "iab_categories_result": {},
         "throttled": transcript.throttled,
