@@ -19,6 +19,7 @@ contracts in pyproject.toml hold that.
     ledger       durable state and queue: SQLite, one writer thread, group commit
     render       a saved answer as txt, srt, vtt, md, tsv; pure
     spool        an answer on its way to disk: as it came, whole, durable
+    schedule     what to ask next of all that is pending; pure
     wire         what is in the messages; no I/O
     limiter      the request budget, and one pause for all
     retry        whether, when and how often a call is made again

@@ -53,6 +53,8 @@ class Intake:
         self.is_open = True
         self.collects = True
         """Whether what the service has accepted is still fetched."""
+        self.ended = anyio.Event()
+        """Set once it is not fetched any more."""
 
     # --- room ---------------------------------------------------------------------------------
 
@@ -159,6 +161,8 @@ class Intake:
             self.exit_code, self.reason = exit_code, reason
         self.is_open = False
         self.collects = self.collects and collects
+        if not self.collects:
+            self.ended.set()
         for scope in self._uploading if self.collects else self._uploading | self._fetching:
             scope.cancel()
         self.changed()
