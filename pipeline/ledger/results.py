@@ -28,9 +28,10 @@ class Results(Books):
             " a.accepted_at, a.finished_at, r.result "
             "FROM transcripts t CROSS JOIN attempts a USING (request_key, generation) "
             "JOIN recordings r USING (recording_id) "
-            "WHERE t.state IN ('submitted', 'completed') AND t.parked IS NULL "
-            "AND a.state = 'accepted' AND a.outcome IS NOT 'error' AND a.base_url = ? "
-            "ORDER BY a.attempt_id",
+            # As `transcripts_unfinished` has it, or each transcript ever made is read.
+            "WHERE t.state IN ('open', 'submitted', 'completed') AND t.state <> 'open' "
+            "AND t.parked IS NULL AND a.state = 'accepted' AND a.outcome IS NOT 'error' "
+            "AND a.base_url = ? ORDER BY a.attempt_id",
             (self.run.base_url,),
         )
         return [Pending(*row) for row in rows]
