@@ -192,8 +192,10 @@ class Scan:
         formats, size_of = self._settings.formats[1:], self._listing.size_of
         for root in self._roots:
             ended: list[tuple[int, str]] = []
-            walk = self._chunks(root)
-            while entries := await to_thread.run_sync(next, walk, None, limiter=thread):
+            walk, is_last = self._chunks(root), False
+            while not is_last:
+                entries = await to_thread.run_sync(next, walk, None, limiter=thread) or []
+                is_last = not entries
                 known = await ledger.look_up(root.name, entries, size_of, formats)
                 ended += known.ended
                 for others in _parts(known.others):
@@ -203,10 +205,9 @@ class Scan:
                     for path, reason in found.skipped:
                         emit(Skipped(recording=printable(root.prefix + path), reason=reason))
                     changed()
-                if len(ended) >= _ENDED:
+                if len(ended) >= _ENDED or is_last:
                     await ledger.record_ended(ended)
                     ended = []
-            await ledger.record_ended(ended)
             while self.warnings:
                 emit(Warned(message=self.warnings.pop(0)))
 
