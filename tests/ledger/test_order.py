@@ -105,18 +105,31 @@ async def test_a_try_is_not_new(tmp_path: Path) -> None:
 
 async def test_an_equal_recording_is_due_when_the_first_comes_to_nothing(tmp_path: Path) -> None:
     """One that was passed over for an equal recording's sake is taken once that has given up."""
-    clock = Clock()
-    async with ledger_at(tmp_path, clock=clock) as ledger:
-        await Steps(ledger, b"a.wav").reach(AttemptState.UPLOADED)
+    async with ledger_at(tmp_path) as ledger:
+        first = await Steps(ledger, b"a.wav").claim()
+        assert await ledger.record_uploaded(first, reading(), "upload:a")
         twin = await Steps(ledger, b"b.wav").claim()
         assert not await ledger.recognise(twin, reading())
         assert await ledger.claim(10) == []
         assert await ledger.next_due() is None
 
-        await ledger.set_aside(1)
-        clock.now += 1
+        await ledger.skip(first, "it changed while it was read")
 
-        assert names(await ledger.claim(10)) == "a"
+        assert names(await ledger.claim(10)) == "b"
+
+
+async def test_equal_recordings_are_no_obstacle(tmp_path: Path) -> None:
+    """What is behind recordings that wait for an equal one is handed out, also one by one."""
+    equal = [b"a.wav", b"b.wav", b"c.wav"]
+    async with ledger_at(tmp_path) as ledger:
+        claims = [await Steps(ledger, path).claim() for path in equal]
+        for claim in claims:
+            await ledger.record_uploaded(claim, reading(), f"upload:{claim.path!r}")
+            await ledger.put_back(claim)
+    async with ledger_at(tmp_path, LATER) as ledger:
+        await find(ledger, [*map(entry, equal), entry(b"d.wav")])
+
+        assert [names(await ledger.claim(1)) for _ in range(3)] == ["a", "d", ""]
 
 
 async def test_what_failed_is_no_obstacle(tmp_path: Path) -> None:
