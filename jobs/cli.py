@@ -100,6 +100,8 @@ class Flags:
     """Leave out smaller files: 500k, 10MB, 1GiB."""
     max_size: Annotated[str | None, Parameter(group=_WHAT)] = None
     """Leave out larger files."""
+    order: Annotated[str | None, Parameter(group=_WHAT)] = None
+    """Which come first: path, largest, smallest, newest, oldest."""
     limit: Annotated[int | None, Parameter(group=_WHAT)] = None
     """Take in so many new recordings at most."""
 

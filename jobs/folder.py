@@ -38,6 +38,7 @@ from pipeline.wire import Webhook
 __all__ = ["run_folder", "sample_folder"]
 
 _PIPE_BYTES = 64 * 1024
+_PAGE = 1000
 
 
 def sample_folder() -> Path:
@@ -204,9 +205,12 @@ async def _summary(context: Context, scan: Scan, totals: Totals) -> Summary:
         if outcome in ("failed", "skipped", "parked"):
             named = reasons.setdefault(outcome, {})
             named[reason or not_come_to] = named.get(reason or not_come_to, 0) + count
-    for root, path, why, transcript_id in await ledger.parked():
-        label = context.label(root, path)
-        context.emit(Parked(recording=label, reason=why, transcript_id=transcript_id))
+    last = 0
+    while parked := await ledger.parked(last, _PAGE):
+        for _, root, path, why, transcript_id in parked:
+            label = context.label(root, path)
+            context.emit(Parked(recording=label, reason=why, transcript_id=transcript_id))
+        last = parked[-1][0]
     kept_hours = await ledger.kept_hours()
     code = intake.exit_code
     is_left = not settings.dry_run and (counts["parked"] or await ledger.deletions(1))

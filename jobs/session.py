@@ -255,9 +255,9 @@ def _named(folder: Path) -> str:
 def _sweep(state: bytes, started_at: float) -> None:
     """Remove what a run that was killed left unfinished here and among the replaced results."""
     listing = Listing(state, started_at)
-    listing.load(state)
+    listing.sweep(state)
     for folder, _, _ in os.walk(os.path.join(state, b"versions")):
-        listing.load(folder)
+        listing.sweep(folder)
 
 
 def _has_content(ledger: Path) -> bool:

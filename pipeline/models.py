@@ -11,6 +11,8 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
+import msgspec
+
 __all__ = [
     "MAX_UPLOAD_BYTES",
     "SETTLED_S",
@@ -116,8 +118,7 @@ class Root:
     """The one file to take, if a file was named."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A recording as a scan sees it."""
 
     path: bytes
@@ -135,6 +136,8 @@ class Entry:
     """Where its JSON goes, relative to the output folder, unless the ledger says otherwise."""
     skip: str | None = None
     """Why it is not to be sent."""
+    place: int = 0
+    """Before or behind others in the order that the user named; by its path among equals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,8 @@ class Claim:
     """What the user set for it."""
     result: bytes
     """Where its JSON goes, relative to the output folder."""
+    is_new: bool = True
+    """Whether this run takes it for the first time."""
     uploaded: Uploaded | None = None
     """An upload of an earlier run that is still good."""
 

@@ -15,7 +15,6 @@ PACKAGES = ("pipeline", "jobs")
 
 TESTED_ELSEWHERE = {
     # Wiring, which nothing but a whole run can show to be right.
-    "pipeline/stages/feed.py": "tests/jobs/test_folder.py",
     "jobs/session.py": "tests/jobs/test_folder.py",
     "jobs/start.py": "tests/jobs/test_signals.py",
     # Listens to the same tally.

@@ -22,7 +22,7 @@ unique index `attempts_alive` lets one live.
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline.ledger.accounts import STANDING
+from pipeline.ledger.accounts import STANDING_OF_SEEN
 from pipeline.ledger.attempts import Attempts
 from pipeline.ledger.books import Found, Reading, Redo, Run
 from pipeline.ledger.recordings import Recordings
@@ -44,6 +44,10 @@ Source: https://www.assemblyai.com/docs, FAQ: an upload that is not transcribed 
 _ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account has so many
 
 
+# As `attempts_by_state` has it: SQLite uses it only where the query repeats its terms.
+_UNDER_WAY = "state IN ('uploading', 'uploaded', 'submitting', 'ambiguous')"
+
+
 class Ledger(Remains, Recordings, Attempts, Results, Repairs):
     """The ledger of one state folder, for one run at a time."""
 
@@ -51,6 +55,7 @@ class Ledger(Remains, Recordings, Attempts, Results, Repairs):
     def recover(self) -> None:
         """Turn what an earlier run left in the middle into what this run can go on with."""
         now = self.now()
+        self.db.execute("DELETE FROM seen")
         self.db.execute("UPDATE recordings SET claim = NULL WHERE claim IS NOT NULL")
         self.db.execute("UPDATE recordings SET redo = 0 WHERE redo")
         self.db.execute(
@@ -58,22 +63,23 @@ class Ledger(Remains, Recordings, Attempts, Results, Repairs):
         )
         self.db.execute(
             "UPDATE attempts SET state = 'not_accepted', reason = 'the run ended' "
-            "WHERE state = 'uploading'"
+            f"WHERE state = 'uploading' AND {_UNDER_WAY}"
         )
         # The request may have left before the process died.
         self.db.execute(
             "UPDATE attempts SET state = 'ambiguous', reason = 'the run ended while asking' "
-            "WHERE state = 'submitting'"
+            f"WHERE state = 'submitting' AND {_UNDER_WAY}"
         )
         # Uploads are free, and belong to one project at one address for less than a day.
         self.db.execute(
             "UPDATE attempts SET state = 'not_accepted', reason = 'the upload is too old' "
-            "WHERE state = 'uploaded' "
+            f"WHERE state = 'uploaded' AND {_UNDER_WAY} "
             "AND (uploaded_at < ? OR base_url <> ? OR key_fingerprint <> ?)",
             (now - UPLOAD_LIFETIME_S, self.run.base_url, self.run.key_fingerprint),
         )
         self.db.execute(
-            "UPDATE transcripts SET state = 'wanted' WHERE state = 'open' AND NOT EXISTS ("
+            "UPDATE transcripts SET state = 'wanted' WHERE state = 'open' "
+            "AND state IN ('open', 'submitted', 'completed') AND NOT EXISTS ("
             "SELECT 1 FROM attempts a WHERE a.request_key = transcripts.request_key "
             "AND a.generation = transcripts.generation AND a.state = 'ambiguous')"
         )
@@ -102,12 +108,16 @@ class Ledger(Remains, Recordings, Attempts, Results, Repairs):
         of it is still to be fetched.
         """
         keys = self.ro.execute(
-            "SELECT a.key_fingerprint,"
-            " max(a.state = 'accepted' AND t.state IN ('submitted', 'completed')) FROM attempts a "
-            "JOIN transcripts t USING (request_key, generation) "
-            "WHERE a.base_url = ? AND a.key_fingerprint <> ? AND (a.state = 'ambiguous' "
-            "OR a.deletion = 'due' "
-            "OR a.state = 'accepted' AND t.state IN ('submitted', 'completed')) GROUP BY 1",
+            "SELECT key_fingerprint, max(is_open) FROM ("
+            "SELECT key_fingerprint, base_url, 0 AS is_open FROM attempts WHERE state = 'ambiguous'"
+            " UNION ALL "
+            "SELECT key_fingerprint, base_url, 0 FROM attempts WHERE deletion = 'due'"
+            " UNION ALL "
+            "SELECT a.key_fingerprint, a.base_url, 1 FROM transcripts t "
+            "CROSS JOIN attempts a USING (request_key, generation) "
+            "WHERE t.state IN ('open', 'submitted', 'completed') AND t.state <> 'open' "
+            "AND a.state = 'accepted') "
+            "WHERE base_url = ? AND key_fingerprint <> ? GROUP BY 1",
             (self.run.base_url, self.run.key_fingerprint),
         ).fetchall()
         ids = (
@@ -168,22 +178,33 @@ class Ledger(Remains, Recordings, Attempts, Results, Repairs):
         Outcomes are `written`, `already_written`, `kept`, `failed`, `skipped` and `parked`; a
         parked one without a reason of its own is one that the run did not come to.
         """
-        rows = self.ro.execute(
-            f"SELECT outcome, why, count(*) FROM ({STANDING} WHERE r.run_id = :run) GROUP BY 1, 2",
-            {"run": self.run.run_id},
-        )
-        return Counter({(row[0], row[1]): row[2] for row in rows})
+        counts = Counter[tuple[str, str | None]]()
+        for ended in ("already_written", "kept"):
+            query = "SELECT count(*) FROM seen WHERE ended = ?"
+            (count,) = self.ro.execute(query, (ended,)).fetchone()
+            if count:
+                counts[ended, None] = count
+        # Counted here, one by one: grouped by SQLite, all of them would be sorted first.
+        for row in self.ro.execute(
+            f"SELECT outcome, why FROM ({STANDING_OF_SEEN})", {"run": self.run.run_id}
+        ):
+            counts[row[0], row[1]] += 1
+        return counts
 
     @reading
-    def parked(self) -> list[tuple[str, bytes, str, str | None]]:
-        """Root, path, reason and transcript id of each recording that is left half way."""
+    def parked(self, after: int, limit: int) -> list[tuple[int, str, bytes, str, str | None]]:
+        """
+        The next recordings by id that are left half way, at most `limit`.
+
+        Of each id, root, path, reason and transcript id.
+        """
         rows = self.ro.execute(
-            f"SELECT s.root, s.path, s.why, (SELECT max(a.transcript_id) FROM attempts a "
-            "WHERE a.request_key = s.request_key AND a.generation = s.generation "
-            "AND a.outcome IS NOT 'error') "
-            f"FROM ({STANDING} WHERE r.run_id = :run) s "
-            "WHERE s.outcome = 'parked' AND s.why IS NOT NULL",
-            {"run": self.run.run_id},
+            "SELECT s.recording_id, s.root, s.path, s.why, (SELECT max(a.transcript_id)"
+            " FROM attempts a WHERE a.request_key = s.request_key"
+            " AND a.generation = s.generation AND a.outcome IS NOT 'error') "
+            f"FROM ({STANDING_OF_SEEN} AND s.recording_id > :after ORDER BY s.recording_id) s "
+            "WHERE s.outcome = 'parked' AND s.why IS NOT NULL LIMIT :limit",
+            {"run": self.run.run_id, "after": after, "limit": limit},
         )
         return [tuple(row) for row in rows]
 
@@ -191,9 +212,9 @@ class Ledger(Remains, Recordings, Attempts, Results, Repairs):
     def kept_hours(self) -> float:
         """Hours of audio that a redo of the kept recordings would ask for."""
         row = self.ro.execute(
-            "SELECT coalesce(sum(duration_s), 0) / 3600.0 FROM recordings "
-            "WHERE run_id = ? AND kept",
-            (self.run.run_id,),
+            "SELECT coalesce(sum(r.duration_s), 0) / 3600.0 FROM seen s "
+            "CROSS JOIN recordings r USING (recording_id) "
+            "WHERE s.ended IS NOT 'already_written' AND r.kept"
         ).fetchone()
         return float(row[0])
 
@@ -201,8 +222,9 @@ class Ledger(Remains, Recordings, Attempts, Results, Repairs):
     def collected(self) -> int:
         """How many results this run wrote for recordings that it did not find itself."""
         (count,) = self.ro.execute(
-            "SELECT count(*) FROM recordings WHERE written_run = ? AND run_id <> ?",
-            (self.run.run_id, self.run.run_id),
+            "SELECT count(*) FROM recordings WHERE written_run = ? "
+            "AND recording_id NOT IN (SELECT recording_id FROM seen)",
+            (self.run.run_id,),
         ).fetchone()
         return int(count)
 
@@ -210,9 +232,8 @@ class Ledger(Remains, Recordings, Attempts, Results, Repairs):
     def elsewhere(self) -> list[tuple[str, int]]:
         """Open transcripts that only another address knows: address and how many."""
         rows = self.ro.execute(
-            "SELECT a.base_url, count(*) FROM attempts a JOIN transcripts t "
-            "USING (request_key, generation) WHERE a.base_url <> ? AND ("
-            "a.state = 'ambiguous' OR a.state = 'accepted' AND a.outcome IS NULL) GROUP BY 1",
+            "SELECT base_url, count(*) FROM attempts WHERE base_url <> ? "
+            "AND (state = 'ambiguous' OR (state = 'accepted' AND outcome IS NULL)) GROUP BY 1",
             (self.run.base_url,),
         )
         return [(row[0], row[1]) for row in rows]

@@ -6,12 +6,12 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["STANDING", "Reader", "recordings", "states"]
+__all__ = ["STANDING", "STANDING_OF_SEEN", "Reader", "recordings", "states"]
 
 Reader = sqlite3.Connection
 """What `read_only` opens."""
 
-STANDING = """
+_OUTCOME = """
 SELECT r.*,
   CASE
     WHEN r.state = 'skipped' THEN 'skipped'
@@ -33,9 +33,24 @@ SELECT r.*,
       AND a.generation = r.generation AND a.state = 'ambiguous')
       THEN 'the answer of the service was lost: the next run finds out what became of it'
   END AS why
+"""
+
+STANDING = (
+    _OUTCOME
+    + """
 FROM recordings r LEFT JOIN transcripts t USING (request_key, generation)
 """
+)
 """How each recording ends for the run `:run`: its outcome, and why where there is a reason."""
+
+STANDING_OF_SEEN = (
+    _OUTCOME
+    + """
+FROM seen s CROSS JOIN recordings r USING (recording_id)
+LEFT JOIN transcripts t USING (request_key, generation) WHERE s.ended IS NULL
+"""
+)
+"""The same of those that this run found, and had or has work with."""
 
 
 def states(db: Reader) -> dict[str, Any]:

@@ -115,7 +115,8 @@ class Attempts(Books):
         """
         self._drop(claim.attempt_id, reason)
         (tried,) = self.db.execute(
-            "UPDATE recordings SET tries = tries + 1 WHERE recording_id = ? RETURNING tries",
+            "UPDATE recordings SET tries = tries + 1, turn = tries + 2 WHERE recording_id = ?"
+            " RETURNING tries",
             (claim.recording_id,),
         ).fetchone()
         if again_in_s is not None and tried < tries:

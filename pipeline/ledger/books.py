@@ -15,8 +15,9 @@ from pathlib import Path
 
 from pipeline.files import sync
 from pipeline.ledger.store import Store
+from pipeline.models import Entry
 
-__all__ = ["Books", "Found", "Reading", "Redo", "Run"]
+__all__ = ["Books", "Found", "Known", "Reading", "Redo", "Run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,16 @@ class Run:
     redo: Redo = Redo()
     deletes: bool = False
     """Whether the service's copies are deleted once results are saved."""
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of a part of a scan, before anything of it is noted."""
+
+    ended: list[tuple[int, str]]
+    """Recordings by id that are as they are to be, each `already_written` or `kept`."""
+    others: list[Entry]
+    """New, changed, or with something left to do."""
 
 
 @dataclass(slots=True)

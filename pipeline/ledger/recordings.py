@@ -3,12 +3,12 @@ Recordings: in, what a scan sees; out, which of it there is work with, and what 
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from pipeline.ledger.books import Books, Found
+from pipeline.ledger.books import Books, Found, Known
 from pipeline.ledger.store import reading, transition
 from pipeline.models import (
     UNREADABLE,
@@ -25,112 +25,172 @@ __all__ = ["Recordings"]
 class Recordings(Books):
     """Transitions of what was found, until an upload begins."""
 
+    @reading
+    def look_up(
+        self,
+        root: str,
+        entries: Sequence[Entry],
+        size_of: Callable[[bytes], int | None],
+        formats: Collection[str],
+    ) -> Known:
+        """
+        Which of what a scan sees is as it is to be: nothing of it has to be written down.
+
+        `size_of` gives the bytes of a file by its path relative to the output folder, None when
+        it is not there; `formats` are the derived files that are wanted.
+        """
+        known, redo = Known([], []), self.run.redo
+        if redo.force or redo.checksum:
+            known.others.extend(entries)
+            return known
+        rows = self.ro.execute(
+            "SELECT path, settled, size, mtime_ns, ctime_ns, inode, result, result_size, content,"
+            " result_key, kept, recording_id FROM recordings WHERE root = ?"
+            f" AND path IN ({_marks(entries)})"
+            " AND state = 'written' AND lacking IS NULL AND NOT redo",
+            (root, *(entry.path for entry in entries)),
+        )
+        written = {row["path"]: row for row in rows}
+        for entry in entries:
+            row = written.get(entry.path)
+            if (
+                row is not None
+                and not _differs(row, entry)
+                and _has_result(row, size_of)
+                and not (formats and _lacking(row, size_of, formats))
+                and row["kept"] == self._is_changed(row, entry)
+                and not (row["kept"] and redo.changed and entry.skip is None)
+            ):
+                ended = "kept" if row["kept"] else "already_written"
+                known.ended.append((row["recording_id"], ended))
+            else:
+                known.others.append(entry)
+        return known
+
+    def _is_changed(self, row: sqlite3.Row, entry: Entry) -> bool:
+        """Whether a result was made with other options, or by another kind of provider."""
+        key = request_key(row["content"], entry.options, self.run.provider_kind)
+        return bool(key != row["result_key"])
+
+    @transition
+    def record_ended(self, ended: Sequence[tuple[int, str]]) -> None:
+        """Note by id what a scan sees that is as it is to be, and how each stands."""
+        self._see(ended)
+
+    def _see(self, seen: Iterable[tuple[int, str | None]]) -> None:
+        self.db.executemany(
+            "INSERT INTO seen VALUES (?,?) ON CONFLICT DO UPDATE SET ended = excluded.ended", seen
+        )
+
     @transition
     def record_found(
         self,
         root: str,
         entries: Sequence[Entry],
         size_of: Callable[[bytes], int | None],
-        formats: Iterable[str],
+        formats: Collection[str],
     ) -> Found:
         """
         Note what a scan sees, and say which of it there is work with.
 
-        `size_of` gives the bytes of a file by its path relative to the output folder, None when
-        it is not there; `formats` are the derived files that are wanted.
+        `size_of` and `formats` are as `look_up` takes them.
         """
         found = Found([], [])
-        unchanged: list[tuple[Any, ...]] = []
+        rows = self.db.execute(
+            f"SELECT * FROM recordings WHERE root = ? AND path IN ({_marks(entries)})",
+            (root, *(entry.path for entry in entries)),
+        )
+        known = {row["path"]: row for row in rows}
+        seen: list[tuple[int, str | None]] = []
         for entry in entries:
-            row = self.db.execute(
-                "SELECT * FROM recordings WHERE root = ? AND path = ?", (root, entry.path)
-            ).fetchone()
+            row, ended = known.get(entry.path), None
             if row is None:
-                self._insert(root, entry)
+                recording_id = self._insert(root, entry)
             elif self.run.redo.checksum or _differs(row, entry):
-                self._reset(row, entry, size_of, formats)
+                recording_id = self._reset(row, entry, size_of, formats)
             else:
-                done = self._look_again(row, entry, size_of, formats)
-                if done is not None:
-                    unchanged.append(done)
-                    continue
+                recording_id = row["recording_id"]
+                ended = self._look_again(row, entry, size_of, formats)
+            seen.append((recording_id, ended))
+            if ended:
+                continue
             if entry.skip:
                 found.skipped.append((entry.path, entry.skip))
             else:
                 found.work.append((entry.path, entry.size))
-        self.db.executemany(
-            "UPDATE recordings SET run_id = ?, kept = ?, redo = ?, lacking = ? "
-            "WHERE recording_id = ?",
-            unchanged,
-        )
+        self._see(seen)
         return found
 
-    def _insert(self, root: str, entry: Entry) -> None:
-        name = entry.result
+    def _insert(self, root: str, entry: Entry) -> int:
+        name, folded = entry.result, fold(entry.result)
         taken = "SELECT 1 FROM recordings WHERE result_fold = ?"
-        if self.db.execute(taken, (fold(name),)).fetchone():
+        if self.db.execute(taken, (folded,)).fetchone():
             name = distinct(name.removesuffix(b".json"), root.encode() + b"/" + entry.path)
-        self.db.execute(
+            folded = fold(name)
+        recording_id = self.db.execute(
             "INSERT INTO recordings (root, path, size, mtime_ns, ctime_ns, inode, settled, options,"
-            " result, result_fold, state, reason, run_id) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " result, result_fold, state, reason, run_id, place)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 *(root, entry.path, entry.size, entry.mtime_ns, entry.ctime_ns, entry.inode),
-                *(entry.settled, entry.options, name, fold(name)),
-                *("skipped" if entry.skip else "found", entry.skip, self.run.run_id),
+                *(entry.settled, entry.options, name, folded),
+                *("skipped" if entry.skip else "found", entry.skip, self.run.run_id, entry.place),
             ),
-        )
+        ).lastrowid
+        assert recording_id is not None
+        return recording_id
 
     def _reset(
         self,
         row: sqlite3.Row,
         entry: Entry,
         size_of: Callable[[bytes], int | None],
-        formats: Iterable[str],
-    ) -> None:
+        formats: Collection[str],
+    ) -> int:
         """The bytes may be others: what it was attached to is no longer its own."""
         has_result = _has_result(row, size_of)
         self.db.execute(
             "UPDATE recordings SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, settled = ?,"
             " options = ?, content = NULL, request_key = NULL, generation = 1, state = ?,"
             " reason = ?, result_size = ?, lacking = ?, kept = 0, redo = 0, tries = 0, due_at = 0,"
-            " run_id = ? WHERE recording_id = ?",
+            " turn = 1, place = ?, waits = 0, run_id = ? WHERE recording_id = ?",
             (
                 *(entry.size, entry.mtime_ns, entry.ctime_ns, entry.inode, entry.settled),
                 *(entry.options, "skipped" if entry.skip else "found", entry.skip),
                 row["result_size"] if has_result else None,
                 _lacking(row, size_of, formats) if has_result else None,
-                *(self.run.run_id, row["recording_id"]),
+                *(entry.place, self.run.run_id, row["recording_id"]),
             ),
         )
+        return int(row["recording_id"])
 
     def _look_again(
         self,
         row: sqlite3.Row,
         entry: Entry,
         size_of: Callable[[bytes], int | None],
-        formats: Iterable[str],
-    ) -> tuple[Any, ...] | None:
-        """The new marks of an unchanged recording whose result is there, None if there is work."""
+        formats: Collection[str],
+    ) -> str | None:
+        """How an unchanged recording stands whose result is there, None if there is work."""
         recording_id, content, redo = row["recording_id"], row["content"], self.run.redo
         key = content and request_key(content, entry.options, self.run.provider_kind)
         if row["state"] == "written":
             if _has_result(row, size_of):
-                lacking = _lacking(row, size_of, formats)
-                changed = key != row["result_key"]
-                again = entry.skip is None and (redo.force or (redo.changed and changed))
-                if again:
-                    self.db.execute(
-                        "UPDATE recordings SET options = ? WHERE recording_id = ?",
-                        (entry.options, recording_id),
-                    )
-                marks = (changed, again, lacking, recording_id)
-                done = (self.run.run_id, *marks)
+                kept = self._is_changed(row, entry)
+                again = entry.skip is None and (redo.force or (redo.changed and kept))
+                marks = (self.run.run_id, kept, again, _lacking(row, size_of, formats))
                 if not again:
-                    return done
+                    self.db.execute(
+                        "UPDATE recordings SET run_id = ?, kept = ?, redo = ?, lacking = ?"
+                        " WHERE recording_id = ?",
+                        (*marks, recording_id),
+                    )
+                    return "kept" if kept else "already_written"
                 self.db.execute(
-                    "UPDATE recordings SET run_id = ?, kept = ?, redo = ?, lacking = ?, tries = 0,"
-                    " due_at = 0, reason = NULL WHERE recording_id = ?",
-                    done,
+                    "UPDATE recordings SET run_id = ?, kept = ?, redo = ?, lacking = ?,"
+                    " options = ?, tries = 0, due_at = 0, reason = NULL, turn = 1, place = ?,"
+                    " waits = 0 WHERE recording_id = ?",
+                    (*marks, entry.options, entry.place, recording_id),
                 )
                 return None
             # The result is gone or cut: what was paid is fetched again.
@@ -141,38 +201,53 @@ class Recordings(Books):
         else:
             same = key == row["request_key"] and not redo.force
             generation = row["generation"] if same else self._latest(key)
+        place, waits = entry.place, False
+        if key and not entry.skip:
+            waits = self._wait_for(key, generation, content, entry.options) != "wanted"
+            if self._waiting_upload(key, generation):
+                place = _FIRST
         self.db.execute(
             "UPDATE recordings SET run_id = ?, options = ?, request_key = ?, generation = ?,"
-            " state = ?, reason = ?, kept = 0, redo = 0, tries = 0, due_at = 0 "
-            "WHERE recording_id = ?",
+            " state = ?, reason = ?, kept = 0, redo = 0, tries = 0, due_at = 0, turn = 1,"
+            " place = ?, waits = ? WHERE recording_id = ?",
             (
                 *(self.run.run_id, entry.options, key, generation),
-                *("skipped" if entry.skip else "found", entry.skip, recording_id),
+                *("skipped" if entry.skip else "found", entry.skip, place, waits, recording_id),
             ),
         )
-        if key and not entry.skip:
-            self._wait_for(key, generation, content, entry.options)
         return None
 
     @transition
     def claim(self, limit: int, *, anew: bool = True) -> list[Claim]:
         """
-        Take the next recordings to be uploaded, in the order of their paths; at most `limit`.
+        Take the next recordings to be uploaded; at most `limit`.
 
+        First what this run has taken before, then uploads of earlier runs that are still good,
+        then all else in the order of its places, and what failed once those are through.
         Each has an attempt of its own, `uploading`, or brings an upload that is still good.
         Without `anew` only those are taken that this run has taken before.
         """
-        due = self._due(anew) | {"limit": limit}
-        for tried in ("r.tries = 0", "r.tries > 0"):  # a second pass begins when the first is over
-            query = f"{_DUE} AND {tried} ORDER BY r.root, r.path LIMIT :limit"
-            rows = self.db.execute(query, due).fetchall()
-            if rows:
-                break
-        claims = [self._claim(row) for row in rows]
-        return [claim for claim in claims if claim is not None]
+        for turn in _turns(anew):
+            if claims := self._claim_of(turn, limit):
+                return claims
+        return []
 
-    def _due(self, anew: bool) -> dict[str, Any]:
-        return {"run": self.run.run_id, "now": self.now(), "anew": anew}
+    def _claim_of(self, turn: str, limit: int) -> list[Claim]:
+        query = f"{_DUE} AND {turn} ORDER BY r.turn, r.place, r.root, r.path LIMIT :limit"
+        for _ in range(_MOST_PASSED_OVER):
+            rows = self.db.execute(query, self._due() | {"limit": limit}).fetchall()
+            # Their transcript is under way for an equal recording, or came to nothing.
+            passed_over = [(row["recording_id"],) for row in rows if not row["is_wanted"]]
+            self.db.executemany(
+                "UPDATE recordings SET waits = 1 WHERE recording_id = ?", passed_over
+            )
+            claims = [self._claim(row) for row in rows if row["is_wanted"]]
+            if claims or not passed_over:
+                return [claim for claim in claims if claim is not None]
+        return []
+
+    def _due(self) -> dict[str, Any]:
+        return {"run": self.run.run_id, "now": self.now()}
 
     def _claim(self, row: sqlite3.Row) -> Claim | None:
         recording_id, content, key = row["recording_id"], row["content"], row["request_key"]
@@ -212,7 +287,7 @@ class Recordings(Books):
                 (recording_id, self.run.run_id, attempt_id),
             )
         self.db.execute(
-            "UPDATE recordings SET claim = ? WHERE recording_id = ?",
+            "UPDATE recordings SET claim = ?, turn = iif(turn > 1, turn, 0) WHERE recording_id = ?",
             (self.run.run_id, recording_id),
         )
         options = msgspec.json.decode(row["options"])
@@ -226,6 +301,7 @@ class Recordings(Books):
             attempt_id=attempt_id,
             options=options,
             result=row["result"],
+            is_new=row["turn"] == 1,
             uploaded=None
             if waiting is None
             else Uploaded(
@@ -245,25 +321,34 @@ class Recordings(Books):
 
         Without `anew` only those count that this run has taken before.
         """
-        query = f"SELECT min(max(due_at, t_due_at)) FROM ({_DUE})"
-        soon = self.ro.execute(query, self._due(anew) | {"now": float("inf")}).fetchone()[0]
-        return None if soon is None else soon - self.now()
+        soonest = None
+        for turn in _turns(anew):
+            query = f"{_DUE} AND {turn} AND {_IS_WANTED} LIMIT 1"
+            if self.ro.execute(query, self._due()).fetchone():
+                return 0.0
+            query = f"SELECT min(max(due_at, t_due_at)) FROM ({_DUE} AND {turn} AND {_IS_WANTED})"
+            (due_at,) = self.ro.execute(query, self._due() | {"now": float("inf")}).fetchone()
+            if due_at is not None:
+                soonest = min(due_at, soonest or due_at)
+        return None if soonest is None else soonest - self.now()
 
     @reading
-    def unfinished(self) -> int:
-        """How many recordings are claimed and transcripts open, submitted or completed, here."""
-        (claimed,) = self.ro.execute(
-            "SELECT count(*) FROM recordings WHERE claim = ?", (self.run.run_id,)
-        ).fetchone()
-        (waiting,) = self.ro.execute(
-            "SELECT count(*) FROM attempts a JOIN transcripts t USING (request_key, generation) "
-            "WHERE t.parked IS NULL AND a.base_url = ? AND ("
+    def unfinished(self) -> bool:
+        """Whether any recording is claimed, or transcript open, submitted or completed, here."""
+        (is_any,) = self.ro.execute(
+            "SELECT EXISTS (SELECT 1 FROM recordings WHERE claim = ?) OR EXISTS ("
+            "SELECT 1 FROM transcripts t CROSS JOIN attempts a USING (request_key, generation) "
+            "WHERE t.state IN ('open', 'submitted', 'completed') AND t.parked IS NULL "
+            "AND a.base_url = ? AND ("
             "a.state IN ('uploaded', 'submitting', 'ambiguous') AND t.state = 'open' OR "
-            "a.state = 'accepted' AND t.state IN ('submitted', 'completed') "
-            "AND a.outcome IS NOT 'error')",
-            (self.run.base_url,),
+            "a.state = 'accepted' AND t.state <> 'open' AND a.outcome IS NOT 'error'))",
+            (self.run.run_id, self.run.base_url),
         ).fetchone()
-        return int(claimed) + int(waiting)
+        return bool(is_any)
+
+
+def _marks(entries: Sequence[Entry]) -> str:
+    return ",".join("?" * len(entries))
 
 
 def _differs(row: sqlite3.Row, entry: Entry) -> bool:
@@ -281,19 +366,31 @@ def _has_result(row: sqlite3.Row, size_of: Callable[[bytes], int | None]) -> boo
 
 
 def _lacking(
-    row: sqlite3.Row, size_of: Callable[[bytes], int | None], formats: Iterable[str]
+    row: sqlite3.Row, size_of: Callable[[bytes], int | None], formats: Collection[str]
 ) -> str | None:
     """The derived files that a result lacks, None when it lacks none."""
     return ",".join(f for f in formats if size_of(derived(row["result"], f)) is None) or None
 
 
-_DUE = """
-SELECT r.*, coalesce(t.due_at, 0) AS t_due_at
+def _turns(anew: bool) -> tuple[str, ...]:
+    """Which recordings have their turn, one after the other, as terms of a query."""
+    return ("r.turn = 0", "r.turn = 1", "r.turn > 1") if anew else ("r.turn = 0", "r.turn > 1")
+
+
+_FIRST = -(2**63)
+"""The place before all others."""
+
+_MOST_PASSED_OVER = 10
+"""Times that one claim looks for others, instead of those it cannot take."""
+
+_IS_WANTED = "(r.redo OR coalesce(t.state, 'wanted') = 'wanted') AND t.parked IS NULL"
+
+# The first line of its terms is that of the index `recordings_due`.
+_DUE = f"""
+SELECT r.*, coalesce(t.due_at, 0) AS t_due_at, {_IS_WANTED} AS is_wanted
 FROM recordings r LEFT JOIN transcripts t USING (request_key, generation)
-WHERE r.run_id = :run AND r.claim IS NULL AND r.reason IS NULL
+WHERE r.claim IS NULL AND r.reason IS NULL AND NOT r.waits AND (r.state = 'found' OR r.redo)
+  AND r.run_id = :run
   AND r.due_at NOT BETWEEN :now AND :now + 120  -- further off: the clock was set back
   AND coalesce(t.due_at, 0) NOT BETWEEN :now AND :now + 120
-  AND (r.state = 'found' OR r.redo) AND (r.redo OR coalesce(t.state, 'wanted') = 'wanted')
-  AND t.parked IS NULL
-  AND (:anew OR r.recording_id IN (SELECT recording_id FROM attempts WHERE owner = :run))
 """

@@ -35,8 +35,10 @@ class Results(Books):
             " hex(r.result))) "
             "FROM transcripts t CROSS JOIN attempts a USING (request_key, generation) "
             "JOIN recordings r USING (recording_id) "
-            "WHERE t.state IN ('submitted', 'completed') AND t.parked IS NULL "
-            "AND a.state = 'accepted' AND a.outcome IS NOT 'error' AND a.base_url = ?",
+            # As `transcripts_unfinished` has it, or each transcript ever made is read.
+            "WHERE t.state IN ('open', 'submitted', 'completed') AND t.state <> 'open' "
+            "AND t.parked IS NULL AND a.state = 'accepted' AND a.outcome IS NOT 'error' "
+            "AND a.base_url = ?",
             (self.run.base_url,),
         ).fetchone()
         oldest_first = sorted(msgspec.json.decode(rows, type=list[_PendingRow]))

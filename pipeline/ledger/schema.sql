@@ -27,12 +27,15 @@ CREATE TABLE recordings (
   result_generation INTEGER,
   written_run   TEXT,
   lacking       TEXT,                        -- formats to be rendered from the result
-  run_id        TEXT    NOT NULL,            -- the last run that saw it
+  run_id        TEXT    NOT NULL,            -- the last run that saw it and had work with it
   claim         TEXT,                        -- the run that works on it
-  kept          INTEGER NOT NULL DEFAULT 0,  -- written with other options than run_id asks for
+  kept          INTEGER NOT NULL DEFAULT 0,  -- written with other options than the last run asks for
   redo          INTEGER NOT NULL DEFAULT 0,  -- run_id may ask again; consent is given at the claim
   tries         INTEGER NOT NULL DEFAULT 0,
   due_at        REAL    NOT NULL DEFAULT 0,
+  turn          INTEGER NOT NULL DEFAULT 1,  -- in run_id: 0 taken before, 1 not yet, more: failed before
+  place         INTEGER NOT NULL DEFAULT 0,  -- within its turn, by the order that run_id was told
+  waits         INTEGER NOT NULL DEFAULT 0,  -- until its transcript is wanted: set when it was not
   UNIQUE (root, path),
   CHECK (state <> 'written' OR (result_sha256 IS NOT NULL AND content IS NOT NULL)),
   CHECK (state <> 'skipped' OR reason IS NOT NULL)
@@ -40,8 +43,20 @@ CREATE TABLE recordings (
 
 CREATE INDEX recordings_by_key ON recordings (request_key, generation);
 CREATE INDEX recordings_by_edges ON recordings (size, edges);
-CREATE INDEX recordings_due ON recordings (root, path) WHERE claim IS NULL AND (state = 'found' OR redo);
+CREATE INDEX recordings_by_result ON recordings (result_key, result_generation) WHERE result_key IS NOT NULL;
+CREATE INDEX recordings_by_run ON recordings (written_run) WHERE written_run IS NOT NULL;
+CREATE INDEX recordings_due ON recordings (run_id, turn, place, root, path)
+  WHERE claim IS NULL AND reason IS NULL AND NOT waits AND (state = 'found' OR redo);
+CREATE INDEX recordings_claimed ON recordings (claim) WHERE claim IS NOT NULL;
+CREATE INDEX recordings_redo ON recordings (redo) WHERE redo;
 CREATE INDEX recordings_lacking ON recordings (recording_id) WHERE lacking IS NOT NULL;
+
+-- What the last run found. A table of its own, so that a night with nothing to do leaves each row
+-- above as it is: ended says how a recording stands that there is no work with.
+CREATE TABLE seen (
+  recording_id INTEGER PRIMARY KEY,
+  ended        TEXT CHECK (ended IN ('already_written', 'kept'))
+) STRICT;
 
 -- What is wanted once. A generation above 1 is one the user asked for with a flag.
 CREATE TABLE transcripts (
@@ -61,6 +76,14 @@ CREATE TABLE transcripts (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX transcripts_unfinished ON transcripts (state) WHERE state IN ('open', 'submitted', 'completed');
+CREATE INDEX transcripts_left ON transcripts (state) WHERE parked IS NOT NULL OR due_at;
+
+-- Whoever waits for a transcript is passed over until it is wanted, whichever way it came to that.
+CREATE TRIGGER transcripts_wanted AFTER UPDATE OF state ON transcripts WHEN NEW.state = 'wanted'
+BEGIN
+  UPDATE recordings SET waits = 0
+  WHERE request_key = NEW.request_key AND generation = NEW.generation AND waits;
+END;
 
 -- One upload and at most one submit. Rows are only added, and only move forward.
 CREATE TABLE attempts (
@@ -122,4 +145,5 @@ CREATE TABLE requests (
 CREATE INDEX attempts_by_state ON attempts (state) WHERE state IN ('uploading', 'uploaded', 'submitting', 'ambiguous');
 CREATE INDEX attempts_to_delete ON attempts (attempt_id) WHERE deletion = 'due';
 CREATE INDEX attempts_by_owner ON attempts (owner, recording_id);
+CREATE INDEX attempts_open ON attempts (base_url) WHERE state = 'ambiguous' OR (state = 'accepted' AND outcome IS NULL);
 CREATE INDEX attempts_by_key ON attempts (request_key, generation);

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -228,6 +228,9 @@ class Settings(BaseModel):
     """Bytes, at least."""
     max_size: Bytes | None = None
     """Bytes, at most."""
+    order: Literal["path", "largest", "smallest", "newest", "oldest"] = "path"
+    """Which new recordings come first: by root and path, by size, or by last change. With any but
+    `path` nothing new is sent before the scan is over."""
     limit: Annotated[int, Field(ge=0)] | None = None
     """New recordings taken in by one run, at most; 0 only collects what is under way."""
 

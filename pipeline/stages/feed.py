@@ -1,5 +1,9 @@
 """
-Ledger -> claims: what is due, in the order of paths, as much as there is room for.
+Ledger -> claims: what is due, as much as there is room for.
+
+First uploads of earlier runs that are still good, then the rest in the order of the settings, and
+what failed once all others had their turn. In any order but that of paths the first recording is
+known when the scan is over, and nothing new begins before.
 
 Ends when the scan is done and no row is open: then nothing can become due any more. What fails
 and may be tried again, and what turned out not to be accepted, comes back this way.
@@ -21,20 +25,20 @@ async def feed(
 ) -> None:
     """Send every recording that is due, and return when none ever will be again."""
     ledger, intake, limit = context.ledger, context.intake, context.settings.limit
-    begun: set[int] = set()  # what `--limit` counts: recordings, not tries
+    begun = 0  # what `--limit` counts: recordings, not tries
     async with claims:
         while True:
             change, scan_is_done = intake.next_change, scanned.is_set()
-            most, anew = intake.room, limit is None or len(begun) < limit
+            may_begin = scan_is_done or context.settings.order == "path"
+            most, anew = intake.room, may_begin and (limit is None or begun < limit)
             if limit is not None and anew:
-                most = min(most, limit - len(begun))
+                most = min(most, limit - begun)
             if most and (taken := await ledger.claim(most, anew=anew)):
                 for claim in taken:
                     intake.claim(claim.recording_id)
                 for claim in taken:
                     await claims.send(claim)
-                if limit is not None:
-                    begun.update(claim.recording_id for claim in taken)
+                begun += sum(claim.is_new for claim in taken)
                 continue
             due_in_s = await ledger.next_due(anew=anew) if most else None
             no_more = scan_is_done or not intake.is_open
@@ -44,5 +48,6 @@ async def feed(
                     return
                 continue
             # Not left to signals alone: the clock makes rows due, too.
-            with anyio.move_on_after(min(due_in_s or _LONGEST_WAIT_S, _LONGEST_WAIT_S)):
+            wait_s = _LONGEST_WAIT_S if due_in_s is None else min(due_in_s, _LONGEST_WAIT_S)
+            with anyio.move_on_after(wait_s):
                 await change.wait()

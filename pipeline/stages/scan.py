@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import groupby
+from itertools import groupby, islice
 
 from anyio import CapacityLimiter, to_thread
 
@@ -20,7 +20,7 @@ from pipeline.errors import SettingsError
 from pipeline.events import Emit, RecordingFound, Skipped, Warned, printable
 from pipeline.ledger import Ledger
 from pipeline.models import MAX_UPLOAD_BYTES, SETTLED_S, UNREADABLE, Entry, Root
-from pipeline.names import is_temporary, result_name
+from pipeline.names import derived, is_temporary, result_name
 from pipeline.options import canonical
 from pipeline.settings import Settings, glob_pattern
 
@@ -38,6 +38,18 @@ MEDIA_SUFFIXES = frozenset(
 """Suffixes, in lower case, of what is taken for a recording."""
 
 _CHUNK = 1000
+"""Recordings looked up at a time."""
+
+_PART = 200
+"""Of them noted in one transition: others wait for it, so it takes no longer than a sync."""
+
+_ENDED = 5000
+"""The same of those that there is nothing to be noted of but that they are there."""
+
+_MOST_SORTED = 10_000
+"""Entries of one folder that are held and sorted at a time."""
+
+_Found = tuple[bytes, os.stat_result]
 _OURS = (b".redacted.mp3", b".redacted.wav")  # written beside the results, perhaps among the input
 
 
@@ -83,44 +95,43 @@ def find_roots(folders: Sequence[str]) -> list[Root]:
 
 class Listing:
     """
-    The sizes of the files in the output folder, a folder of it at a time.
+    The sizes of what lies in the output folder, asked for once where a result is expected.
 
     Temporary files of a run that ended are removed on the way: those older than `started_at`,
     the time of the file system when this run began.
     """
 
     def __init__(self, output: bytes, started_at: float) -> None:
-        self._output = output
+        self._inside = os.path.join(output, b"")
         self._started_at = started_at
-        self._folders: dict[bytes, dict[bytes, int] | None] = {}
+        self._sizes: dict[bytes, int | None] = {}
 
-    def load(self, folder: bytes) -> dict[bytes, int] | None:
-        """
-        Names and sizes, bytes, of what is in a folder; empty when there is no such folder.
-
-        None when it cannot be read, which is not the same: nothing in it is known to be gone.
-        """
-        if len(self._folders) > _CHUNK:
-            self._folders.clear()
-        sizes: dict[bytes, int] = {}
+    def sweep(self, folder: bytes) -> bool:
+        """Remove what is left unfinished in a folder; whether there is such a folder."""
         try:
-            with os.scandir(os.path.join(self._output, folder)) as entries:
+            with os.scandir(os.path.join(self._inside, folder)) as entries:
                 for entry in entries:
-                    with suppress(FileNotFoundError):  # renamed meanwhile by whoever writes
-                        found = entry.stat(follow_symlinks=False)
-                        if not stat.S_ISREG(found.st_mode):
-                            continue
-                        if not is_temporary(entry.name):
-                            sizes[entry.name] = found.st_size
-                        elif found.st_mtime < self._started_at:
-                            os.unlink(entry.path)
+                    if entry.name.startswith(b".") and is_temporary(entry.name):
+                        self._remove(entry)
         except (FileNotFoundError, NotADirectoryError):
-            pass
+            return False
         except OSError:
-            self._folders[folder] = None
-            return None
-        self._folders[folder] = sizes
-        return sizes
+            pass  # what is expected in it is asked for by its name
+        return True
+
+    def _remove(self, entry: "os.DirEntry[bytes]") -> None:
+        with suppress(FileNotFoundError):  # renamed meanwhile by whoever writes
+            found = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and found.st_mtime < self._started_at:
+                os.unlink(entry.path)
+
+    def expect(self, path: bytes) -> None:
+        """Look at a file, so that `size_of` need not."""
+        self._sizes[path] = self._look(path)
+
+    def forget(self) -> None:
+        """Forget what was looked at."""
+        self._sizes.clear()
 
     def size_of(self, path: bytes) -> int | None:
         """
@@ -128,10 +139,16 @@ class Listing:
 
         None when it is not there, `UNREADABLE` when its folder cannot be read.
         """
-        folder, slash, name = path.rpartition(b"/")
-        known = folder + slash in self._folders
-        sizes = self._folders[folder + slash] if known else self.load(folder + slash)
-        return UNREADABLE if sizes is None else sizes.get(name)
+        return self._sizes[path] if path in self._sizes else self._look(path)
+
+    def _look(self, path: bytes) -> int | None:
+        try:
+            found = os.lstat(self._inside + path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:
+            return UNREADABLE
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 class Scan:
@@ -172,79 +189,120 @@ class Scan:
         """Record every recording under the roots in the ledger; `changed` is told of each part."""
         thread = CapacityLimiter(1)
         self._warn_of_outsiders()
+        formats, size_of = self._settings.formats[1:], self._listing.size_of
         for root in self._roots:
-            walk = self._chunks(root)
-            while entries := await to_thread.run_sync(next, walk, None, limiter=thread):
-                found = await ledger.record_found(
-                    root.name, entries, self._listing.size_of, self._settings.formats[1:]
-                )
-                for path, size in found.work:
-                    emit(RecordingFound(recording=printable(root.prefix + path), size=size))
-                for path, reason in found.skipped:
-                    emit(Skipped(recording=printable(root.prefix + path), reason=reason))
-                changed()
+            ended: list[tuple[int, str]] = []
+            walk, is_last = self._chunks(root), False
+            while not is_last:
+                entries = await to_thread.run_sync(next, walk, None, limiter=thread) or []
+                is_last = not entries
+                known = await ledger.look_up(root.name, entries, size_of, formats)
+                ended += known.ended
+                for others in _parts(known.others):
+                    found = await ledger.record_found(root.name, others, size_of, formats)
+                    for path, size in found.work:
+                        emit(RecordingFound(recording=printable(root.prefix + path), size=size))
+                    for path, reason in found.skipped:
+                        emit(Skipped(recording=printable(root.prefix + path), reason=reason))
+                    changed()
+                if len(ended) >= _ENDED or is_last:
+                    await ledger.record_ended(ended)
+                    ended = []
             while self.warnings:
                 emit(Warned(message=self.warnings.pop(0)))
 
     def _chunks(self, root: Root) -> Iterator[list[Entry]]:
         entries: list[Entry] = []
-        folders = self._folders(root) if self._listed is None else self._listed_folders(root)
-        for folder, names in folders:
-            self._listing.load(root.prefix + folder)
-            for name in names:
-                entry = self._entry(root, folder + name)
-                if entry is not None:
-                    entries.append(entry)
+        if root.only is not None:
+            folders = iter([(b"", self._named(root, b"", [root.only]))])
+        elif self._listed is not None:
+            folders = self._listed_folders(root)
+        else:
+            folders = self._folders(root)
+        formats, listing = self._settings.formats[1:], self._listing
+        for folder, found_in_it in folders:
+            has_results = listing.sweep(root.prefix + folder)
+            for name, found in found_in_it:
+                entry = self._entry(root, folder + name, found)
+                entries.append(entry)
+                if has_results:
+                    listing.expect(entry.result)
+                    for suffix in formats:
+                        listing.expect(derived(entry.result, suffix))
                 if len(entries) >= _CHUNK:
                     yield entries
                     entries = []
+                    listing.forget()
         if entries:
             yield entries
+            listing.forget()
 
-    def _folders(self, root: Root) -> Iterator[tuple[bytes, list[bytes]]]:
-        """Each folder below a root, relative with a final `/`, and the recordings' names in it."""
-        if root.only is not None:
-            yield b"", [root.only]
-            return
+    def _folders(self, root: Root) -> Iterator[tuple[bytes, Iterator[_Found]]]:
+        """Each folder below a root, relative with a final `/`, and the recordings in it."""
         not_again = [root.folder, *self._leave_out]
-        entered = {_identity(folder) for folder in not_again if os.path.isdir(folder)}
+        entered = {_identity(os.stat(folder)) for folder in not_again if os.path.isdir(folder)}
         waiting = [b""]
         while waiting:
             folder = waiting.pop()
-            below, names = [], []
-            for entry in sorted(self._entries(root, folder), key=lambda entry: entry.name):
-                if entry.name.startswith(b"."):
-                    continue
-                follow, path = self._settings.follow_links, folder + entry.name
-                try:
-                    if entry.is_dir(follow_symlinks=follow):
-                        identity = _identity(entry.path)
-                        if identity not in entered:
-                            entered.add(identity)
-                            below.append(path + b"/")
-                    elif entry.is_file(follow_symlinks=follow) and self._is_recording(path):
-                        names.append(entry.name)
-                    else:
-                        self.ignored += 1
-                except OSError as error:
-                    self._warn(f"cannot look at {printable(path)}", error)
-            yield folder, names
+            below: list[bytes] = []
+            yield folder, self._in_folder(root, folder, entered, below)
             waiting.extend(reversed(below))
 
-    def _entries(self, root: Root, folder: bytes) -> list["os.DirEntry[bytes]"]:
+    def _in_folder(
+        self, root: Root, folder: bytes, entered: set[tuple[int, int]], below: list[bytes]
+    ) -> Iterator[_Found]:
+        """The recordings right in a folder; the folders in it are added to `below`."""
+        follow = self._settings.follow_links
+        for entry in self._entries(root, folder):
+            name = entry.name
+            if name.startswith(b"."):
+                continue
+            try:
+                if entry.is_dir(follow_symlinks=follow):
+                    # Without links no folder is met twice: only those from before count.
+                    identity = _identity(entry.stat(follow_symlinks=follow))
+                    if identity not in entered:
+                        below.append(folder + name + b"/")
+                        if follow:
+                            entered.add(identity)
+                elif entry.is_file(follow_symlinks=follow) and self._is_recording(folder, name):
+                    yield name, entry.stat(follow_symlinks=follow)
+                else:
+                    self.ignored += 1
+            except OSError as error:
+                self._warn(f"cannot look at {printable(folder + name)}", error)
+
+    def _entries(self, root: Root, folder: bytes) -> Iterator["os.DirEntry[bytes]"]:
+        """What is in a folder, by name: all of it, or part by part where it is very much."""
         try:
             with os.scandir(os.path.join(root.folder, folder)) as entries:
-                return list(entries)
+                while part := list(islice(entries, _MOST_SORTED)):
+                    part.sort(key=_name, reverse=True)
+                    while part:  # let go of one by one: each keeps what it was asked
+                        yield part.pop()
         except OSError as error:
             self._warn(f"cannot read the folder {printable(folder or root.folder)}", error)
-            return []
 
-    def _listed_folders(self, root: Root) -> Iterator[tuple[bytes, list[bytes]]]:
+    def _listed_folders(self, root: Root) -> Iterator[tuple[bytes, Iterator[_Found]]]:
         """The listed paths under a root, by the folder they are in."""
         inside = os.path.join(root.folder, b"")
         below = sorted({p.removeprefix(inside) for p in self._listed or () if p.startswith(inside)})
         for folder, paths in groupby(below, key=lambda path: path[: path.rfind(b"/") + 1]):
-            yield folder, [path[len(folder) :] for path in paths]
+            yield folder, self._named(root, folder, [path[len(folder) :] for path in paths])
+
+    def _named(self, root: Root, folder: bytes, names: list[bytes]) -> Iterator[_Found]:
+        """Those of the named files that are there, whatever they are called."""
+        for name in names:
+            where = os.path.join(root.folder, folder, name)
+            try:
+                found = os.stat(where, follow_symlinks=self._settings.follow_links)
+            except OSError as error:
+                self._warn(f"cannot look at {printable(folder + name)}", error)
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield name, found
+            else:
+                self.ignored += 1
 
     def _warn_of_outsiders(self) -> None:
         inside = tuple(os.path.join(root.folder, b"") for root in self._roots)
@@ -253,23 +311,18 @@ class Scan:
                 self.incomplete = True
                 self.warnings.append(f"{printable(path)} is listed, and in none of the folders")
 
-    def _is_recording(self, path: bytes) -> bool:
-        text = os.fsdecode(path)
-        if _is_redacted(path) or any(pattern.fullmatch(text) for pattern in self._exclude):
+    def _is_recording(self, folder: bytes, name: bytes) -> bool:
+        is_media = _suffix(name) in MEDIA_SUFFIXES
+        if not (is_media or self._include) or (name.endswith(_OURS) and _is_redacted(name)):
             return False
-        suffix = os.path.splitext(path)[1][1:].lower()
-        return suffix in MEDIA_SUFFIXES or any(pattern.fullmatch(text) for pattern in self._include)
+        if not (self._include or self._exclude):
+            return True
+        text = os.fsdecode(folder + name)
+        if any(pattern.fullmatch(text) for pattern in self._exclude):
+            return False
+        return is_media or any(pattern.fullmatch(text) for pattern in self._include)
 
-    def _entry(self, root: Root, path: bytes) -> Entry | None:
-        where = os.path.join(root.folder, path)
-        try:
-            found = os.stat(where, follow_symlinks=self._settings.follow_links)
-        except OSError as error:
-            self._warn(f"cannot look at {printable(path)}", error)
-            return None
-        if not stat.S_ISREG(found.st_mode):
-            self.ignored += 1
-            return None
+    def _entry(self, root: Root, path: bytes, found: os.stat_result) -> Entry:
         options = self._common or canonical(self._settings.options_for(os.fsdecode(path)))
         return Entry(
             path=path,
@@ -281,7 +334,21 @@ class Scan:
             options=options,
             result=result_name(path, root.prefix),
             skip=self._reason_to_skip(found),
+            place=self._place(found),
         )
+
+    def _place(self, found: os.stat_result) -> int:
+        """Where a recording stands in the order that the user named."""
+        match self._settings.order:
+            case "largest":
+                return -found.st_size
+            case "smallest":
+                return found.st_size
+            case "newest":
+                return -found.st_mtime_ns
+            case "oldest":
+                return found.st_mtime_ns
+        return 0
 
     def _reason_to_skip(self, found: os.stat_result) -> str | None:
         size, age_s, settings = found.st_size, self._now - found.st_mtime, self._settings
@@ -304,15 +371,27 @@ class Scan:
         self.warnings.append(f"{what}: {error.strerror}")
 
 
-def _is_redacted(path: bytes) -> bool:
+def _is_redacted(name: bytes) -> bool:
     """Whether this is audio saved beside a result: `a.wav.redacted.mp3`, not `a.redacted.mp3`."""
     for suffix in _OURS:
-        if path.endswith(suffix):
-            return os.path.splitext(path.removesuffix(suffix))[1][1:].lower() in MEDIA_SUFFIXES
+        if name.endswith(suffix):
+            return _suffix(name.removesuffix(suffix)) in MEDIA_SUFFIXES
     return False
 
 
-def _identity(folder: bytes) -> tuple[int, int]:
+def _suffix(name: bytes) -> bytes:
+    """What follows the last dot of a name that is not hidden, in lower case."""
+    return name[name.rfind(b".") + 1 :].lower() if b"." in name else b""
+
+
+def _parts(entries: list[Entry]) -> Iterator[list[Entry]]:
+    return (entries[at : at + _PART] for at in range(0, len(entries), _PART))
+
+
+def _name(entry: "os.DirEntry[bytes]") -> bytes:
+    return entry.name
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
     """What two names of one folder have in common."""
-    found = os.stat(folder)
     return found.st_dev, found.st_ino

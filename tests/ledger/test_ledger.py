@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec import structs
 
 from pipeline.errors import ServiceUnavailable
 from pipeline.ledger import UPLOAD_LIFETIME_S, Ledger, Redo, read_only
@@ -405,7 +406,7 @@ async def test_a_result_without_a_recording_still_goes_somewhere(tmp_path: Path)
     """Where the recording has other bytes by now, what was paid is delivered all the same."""
     async with ledger_at(tmp_path) as ledger:
         attempt_id = await completed(ledger)
-        changed = replace(entry(), size=4, mtime_ns=2)
+        changed = structs.replace(entry(), size=4, mtime_ns=2)
         await ledger.record_found("root", [changed], lambda _: None, ())
         delivery = await ledger.delivery(attempt_id)
 
@@ -650,7 +651,7 @@ async def test_a_result_is_only_noted_where_it_is_still_waited_for(tmp_path: Pat
         attempt_id = await steps.reach(AttemptState.ACCEPTED)
         delivery = await ledger.record_completed(attempt_id, Completion(None, 1.0, None))
         recipients = [each.recording_id for each in delivery.recipients]
-        changed = replace(entry(steps.path), mtime_ns=9)
+        changed = structs.replace(entry(steps.path), mtime_ns=9)
         await ledger.record_found("root", [changed], lambda _: None, ())
 
         await ledger.record_written(attempt_id, recipients, 3, "f" * 64)

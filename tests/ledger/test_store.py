@@ -210,10 +210,11 @@ async def test_damage_found_later_is_told_as_damage(tmp_path: Path) -> None:
 
 
 def shape(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Tables and indexes of a database, with their columns."""
+    """Tables and indexes of a database, with their columns; what indexes and triggers say."""
     with closing(sqlite3.connect(path)) as db:
         names = db.execute("SELECT type, name, tbl_name FROM sqlite_master ORDER BY 1, 2")
-        return {
+        made = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> 'table'"
+        return {name: [tuple(sql.split())] for name, sql in db.execute(made)} | {
             f"{kind} {name} on {table}": sorted(
                 row[1:] for row in db.execute(f"PRAGMA {kind}_xinfo('{name}')")
             )
@@ -221,11 +222,11 @@ def shape(path: Path) -> dict[str, list[tuple[object, ...]]]:
         }
 
 
-def former(path: Path) -> None:
-    """A ledger as the first version of this program left it, with a recording."""
-    schema = Path(__file__).with_name("schema_1.sql").read_text()
+def former(path: Path, version: int = 1) -> None:
+    """A ledger as an earlier version of this program left it, with a recording."""
+    schema = Path(__file__).with_name(f"schema_{version}.sql").read_text()
     with closing(sqlite3.connect(path)) as db:
-        db.executescript(f"{schema} PRAGMA user_version = 1;")
+        db.executescript(f"{schema} PRAGMA user_version = {version};")
         db.execute(
             "INSERT INTO recordings (root, path, size, mtime_ns, ctime_ns, inode, settled, options,"
             " result, result_fold, run_id) "
@@ -234,16 +235,19 @@ def former(path: Path) -> None:
         db.commit()
 
 
-async def test_an_older_ledger_becomes_one_of_today(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+async def test_an_older_ledger_becomes_one_of_today(tmp_path: Path, version: int) -> None:
     """A ledger of an older version has the shape of a new one after it was opened, and its rows."""
-    former(tmp_path / "old")
+    former(tmp_path / "old", version)
 
     async with Notes(tmp_path / "old"), Notes(tmp_path / "new"):
         pass
 
     assert shape(tmp_path / "old") == shape(tmp_path / "new")
     with closing(sqlite3.connect(tmp_path / "old")) as db:
-        assert db.execute("SELECT path FROM recordings").fetchall() == [(b"a",)]
+        columns = "path, state, turn, place, waits"
+        rows = db.execute(f"SELECT {columns} FROM recordings").fetchall()
+        assert rows == [(b"a", "found", 1, 0, 0)]
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 

@@ -2,10 +2,12 @@
 
 import os
 import time
+import tracemalloc
 import unicodedata
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ from anyio import to_thread
 
 from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import Event, RecordingFound, Skipped, Warned
-from pipeline.ledger import Ledger, read_only
+from pipeline.ledger import Ledger, Reading, read_only
 from pipeline.models import MAX_UPLOAD_BYTES
 from pipeline.settings import Settings
 from pipeline.stages.scan import MEDIA_SUFFIXES, Listing, Scan, find_roots
-from tests.ledger.ledgers import ledger_at
+from tests.ledger.ledgers import HERE, ledger_at
 from tests.support.runs import recording
 
 pytestmark = pytest.mark.anyio
@@ -413,3 +415,67 @@ async def test_temporary_files_of_a_dead_run_are_removed(eye: Eye) -> None:
     await eye.look()
 
     assert [path.name for path in (eye.root / "out/sub").iterdir()] == ["other.json"]
+
+
+# --- how much there may be ---------------------------------------------------------------------
+
+
+async def test_a_huge_folder_is_held_in_parts(eye: Eye, tmp_path: Path) -> None:
+    """One folder with 30,000 recordings takes no more memory than one with 10,000 does."""
+    eye.add("first.wav")
+    peaks = []
+    for count in (10_000, 30_000):
+        await to_thread.run_sync(link, eye.root / "in/first.wav", eye.root / f"in-{count}", count)
+        roots = await to_thread.run_sync(find_roots, [str(eye.root / f"in-{count}")])
+        scan, heard = Scan(Settings(), roots, listing=Listing(b"/nowhere", 0.0)), Counter[type]()
+        tracemalloc.start()
+        await scan.run(eye.ledger, lambda event, heard=heard: heard.update([type(event)]))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert heard == {RecordingFound: count}
+
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def link(recording: Path, folder: Path, count: int) -> None:
+    """So many names of one recording."""
+    folder.mkdir()
+    for number in range(count):
+        os.link(recording, folder / f"call-{number:06}.wav")
+
+
+async def test_an_unchanged_archive_is_not_written_to(eye: Eye) -> None:
+    """A second look at what is all written changes no row of a recording, and finds no work."""
+    for name in ("a.wav", "b/c.wav", "b/d.wav"):
+        eye.add(name, name.encode())
+    await eye.look()
+    for claim in await eye.ledger.claim(10):
+        content = claim.path.decode()
+        read = await to_thread.run_sync(reading_of, eye.root / "in", claim.path)
+        assert await eye.ledger.record_uploaded(claim, read, content)
+        assert await eye.ledger.claim_submit(claim.attempt_id, None)
+        assert await eye.ledger.record_accepted(claim.attempt_id, content)
+        await eye.ledger.record_completed(claim.attempt_id, "model", 1.0, None)
+        await eye.ledger.record_written(claim.attempt_id, [claim.recording_id], 6, "digest")
+        recording(eye.root / "out" / os.fsdecode(claim.result), b"result")
+    before = await to_thread.run_sync(rows, eye.root)
+
+    async with ledger_at(eye.root, replace(HERE, run_id="run-2")) as ledger:
+        looked = await Eye(eye.root, ledger).look()
+
+        assert looked.events == []
+        assert await ledger.standing() == {("already_written", None): 3}
+        assert await to_thread.run_sync(rows, eye.root) == before
+
+
+def reading_of(root: Path, path: bytes) -> Reading:
+    """What an upload notes of a recording."""
+    found = os.stat(os.fsencode(root) + b"/" + path)
+    times = found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    return Reading(path.decode(), path.decode(), found.st_size, *times, True)
+
+
+def rows(folder: Path) -> list[tuple[Any, ...]]:
+    """All that is known of recordings."""
+    with closing(read_only(folder / "ledger.sqlite3")) as db:
+        return [tuple(row) for row in db.execute("SELECT * FROM recordings ORDER BY 1")]

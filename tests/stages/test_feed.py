@@ -1,0 +1,76 @@
+"""The feed: what is sent first, in whichever order was asked for."""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.events import Uploaded
+from tests.support.runs import Archive, Outcome, opened
+
+pytestmark = pytest.mark.anyio
+
+SIZES = {"b/large.wav": 500, "a.wav": 100, "c.wav": 100, "d/small.wav": 20, "b/middle.wav": 300}
+AGES_S = {
+    "b/large.wav": 9000,
+    "a.wav": 4000,
+    "c.wav": 4000,
+    "d/small.wav": 6000,
+    "b/middle.wav": 10,
+}
+EXPECTED = {
+    "path": "a large middle c small",
+    "largest": "large middle a c small",
+    "smallest": "small a c middle large",
+    "newest": "middle a c small large",
+    "oldest": "large small a c middle",
+}
+
+
+@pytest.fixture
+async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
+    now = time.time()
+    async with opened(tmp_path) as archive:
+        for name, size in SIZES.items():
+            archive.add(name, name.encode().ljust(size))
+            # By one clock, so that two of them are of one age to the nanosecond.
+            changed = now - AGES_S[name]
+            os.utime(archive.recordings / name, (changed, changed))
+        yield archive
+
+
+async def one_by_one(archive: Archive, **settings: Any) -> Outcome:
+    """A run with one upload at a time."""
+    return await archive.run(uploads=1, **settings)
+
+
+def sent(outcome: Outcome) -> str:
+    """What was uploaded, one after the other."""
+    return " ".join(Path(event.recording).stem for event in outcome.of(Uploaded))
+
+
+@pytest.mark.parametrize("order", EXPECTED)
+async def test_recordings_are_sent_in_order(archive: Archive, order: str) -> None:
+    """Each order sends what comes first in it first, and equals by their path."""
+    outcome = await one_by_one(archive, order=order)
+
+    assert sent(outcome) == EXPECTED[order]
+    assert outcome.summary.written == len(SIZES)
+
+
+async def test_a_limit_takes_the_first_of_the_order(archive: Archive) -> None:
+    """`--limit 2` night after night takes two at a time, the largest ones first."""
+    nights = [sent(await one_by_one(archive, order="largest", limit=2)) for _ in range(4)]
+
+    assert nights == ["large middle", "a c", "small", ""]
+
+
+async def test_another_order_takes_what_is_left(archive: Archive) -> None:
+    """A run that was stopped in the middle is gone on with in any order."""
+    await one_by_one(archive, order="smallest", limit=1)
+
+    assert sent(await one_by_one(archive, order="largest", limit=1)) == "large"
+    assert sent(await one_by_one(archive)) == "a middle c"
