@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -48,11 +49,9 @@ _OURS = "overnight"
 _LONGEST_S = 1800.0
 _OLD_S = 3600.0
 _IN_A_FOLDER = 500
-_STOPPED = 130
+_STOPPED = 143
 _LEAST_REQUESTS = 3
 """For one recording: upload, submit, and the answer."""
-_WINDOW_S = 2.0
-"""Over so long the throughput of the plot is counted: the time of one transcript."""
 _FLAT_AFTER = 50_000
 
 _MEASURED = """
@@ -183,10 +182,16 @@ class Run:
     cpu_s: float
     peak_mb: float
     oracle: dict[str, Any]
-    right: int
-    lags_s: list[float]
-    """From completed at the service to the result's file being there under its name."""
+    saved: dict[int, float]
+    """By the numbers of the recordings that have a right result: when it was there."""
     samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def lag_s(self) -> float | None:
+        """The median time from completed at the service to saved."""
+        completed = {row[0]: row[3] for row in self.oracle.get("transcripts", ())}
+        lags_s = [at - completed[number] for number, at in self.saved.items()]
+        return statistics.median(lags_s) if lags_s else None
 
     @property
     def paid(self) -> int:
@@ -282,8 +287,8 @@ def play(contender: str, workload: Workload, folder: Path, output: Path, core: i
             print(f"{contender}: {told.splitlines()[-1]}", file=sys.stderr)
         brief = "?brief" if workload.is_sampled else ""
         oracle = json.loads(_get(f"{url}/_control/oracle{brief}"))
-    right, lags_s = (oracle["fetched"], []) if workload.is_sampled else judge(output, oracle)
-    run = Run(**measured, oracle=oracle, right=right, lags_s=lags_s, samples=samples)
+    saved = {} if workload.is_sampled else judge(output, workload.count)
+    run = Run(**measured, oracle=oracle, saved=saved, samples=samples)
     is_stopped = run.elapsed_s > workload.longest_s and run.exit_code == _STOPPED
     if contender == _OURS and (run.paid_twice or not (is_stopped or run.exit_code == 0)):
         raise SystemExit(f"a run of ours went wrong: {measured}, {oracle['paid']}, {told}")
@@ -305,7 +310,7 @@ def _watch(process: subprocess.Popen[str], pid: int, workload: Workload, url: st
             samples.append(Sample(at_s, int(_get(f"{url}/_control/done")), *used))
         if at_s > workload.longest_s + 60 * stops:
             stops += 1
-            os.kill(pid, signal.SIGINT if stops == 1 else signal.SIGKILL)
+            os.kill(pid, signal.SIGTERM if stops == 1 else signal.SIGKILL)
 
 
 def _used(pid: int) -> tuple[float, float] | None:
@@ -325,20 +330,18 @@ def _get(url: str) -> bytes:
         return body
 
 
-def judge(output: Path, oracle: dict[str, Any]) -> tuple[int, list[float]]:
-    """How many recordings have a right result, and how long after its completion each was saved."""
-    completed = {row[0]: row[3] for row in oracle["transcripts"]}
+def judge(output: Path, count: int) -> dict[int, float]:
+    """The numbers of the recordings that have a right result, and when each of them was there."""
     saved: dict[int, float] = {}
     for path in output.rglob("*.json"):
         if ".overnight" in path.parts:
             continue
         number = number_said(json.loads(path.read_bytes())["text"])
-        is_named = path.name.startswith("call-")
-        if number is None or number not in completed:
+        if number is None or number >= count:
             continue
-        if not is_named or path.name == f"call-{number:07d}.wav.json":
+        if not path.name.startswith("call-") or path.name == f"call-{number:07d}.wav.json":
             saved[number] = path.stat().st_ctime  # of the rename, where there is one
-    return len(saved), [at - completed[number] for number, at in saved.items()]
+    return saved
 
 
 def table(workload: Workload, runs: dict[str, list[Run]]) -> Iterable[str]:
@@ -351,9 +354,9 @@ def table(workload: Workload, runs: dict[str, list[Run]]) -> Iterable[str]:
     yield f"| *ideal* | {workload.ideal_s:.1f} | 1.00 " + "| " * 10 + "|"
     for contender, of in runs.items():
         requests = [_median(of, _each(workload, kind)) for kind in KINDS[:4]]
-        lags_s = [statistics.median(run.lags_s) for run in of if run.lags_s]
+        lags_s = [run.lag_s for run in of if run.lag_s is not None]
         elapsed_s = _median(of, lambda run: run.elapsed_s)
-        right = min(run.right for run in of)
+        right = min(len(run.saved) for run in of)
         is_whole = right == workload.count  # what gives up halfway is soon done
         yield (
             f"| {LABELS[contender]} | {elapsed_s:.1f} "
@@ -402,20 +405,16 @@ def memory_table(run: Run) -> Iterable[str]:
 
 
 def plot_throughput(path: Path, workload: Workload, runs: dict[str, list[Run]]) -> None:
-    """Recordings done a second over time, of the middle run of each contender."""
-    best = workload.concurrency / workload.seconds
-    ends = (workload.seconds, workload.seconds + workload.ideal_s)
-    series = [Series("ideal", [(at, best) for at in ends], is_reference=True)]
+    """What was saved over time, in the middle run of each contender."""
+    series = [Series("ideal", [(0, 0), (workload.ideal_s, workload.count)], is_reference=True)]
     for contender, of in runs.items():
         run = sorted(of, key=lambda run: run.elapsed_s)[len(of) // 2]
-        times = [row[4] - run.began_at for row in run.oracle["transcripts"] if row[4]]
-        marks = [step / 2 for step in range(int(2 * (run.elapsed_s + _WINDOW_S)) + 1)]
-        points = [
-            (mark, sum(mark - _WINDOW_S < at <= mark for at in times) / _WINDOW_S) for mark in marks
-        ]
+        times = sorted(at - run.began_at for at in run.saved.values())
+        marks = [step / 4 for step in range(int(4 * run.elapsed_s) + 2)]
+        points = [(mark, float(bisect_right(times, mark))) for mark in marks]
         series.append(Series(LABELS[contender].replace("`", ""), points))
-    title = f"{workload.count:,} recordings: results fetched a second"
-    chart(path, title, "seconds since the start", "results a second, over 2 s", series)
+    title = f"Results on disk, of {workload.count:,} recordings"
+    chart(path, title, "seconds since the start", "results", series)
 
 
 def plot_memory(path: Path, run: Run) -> None:
