@@ -77,6 +77,7 @@ class Workload:
 
     name: str
     title: str
+    """With `{count:,}` where the number of recordings is to stand."""
     count: int
     """Recordings."""
     size_bytes: int = 100_000
@@ -109,10 +110,10 @@ class Workload:
 _TUNED = ("--no-ramp", "--requests", "1000000/300s", "--poll-interval", "0.5s")
 _ALL = (_OURS, "aiohttp", "sdk-group", "sdk-pool", "sdk-async")
 WORKLOADS = [
-    Workload(name="small", title="1,000 recordings", count=1000, flags=_TUNED, contenders=_ALL),
+    Workload(name="small", title="{count:,} recordings", count=1000, flags=_TUNED, contenders=_ALL),
     Workload(
         name="varied",
-        title="1,000 recordings, from 1 to 3 s a transcript",
+        title="{count:,} recordings, from 1 to 3 s a transcript",
         count=1000,
         spread=0.5,
         flags=_TUNED,
@@ -120,13 +121,13 @@ WORKLOADS = [
     ),
     Workload(
         name="defaults",
-        title="1,000 recordings, no flags of ours: a poll every 3 s, 18,000 requests in 300 s",
+        title="{count:,} recordings, no flags of ours: a poll every 3 s, 18,000 requests in 300 s",
         count=1000,
         poll_s=3.0,
     ),
     Workload(
         name="limited",
-        title="1,000 recordings at an account of 2,000 requests in 30 s",
+        title="{count:,} recordings at an account of 2,000 requests in 30 s",
         count=1000,
         limit=(2000, 30),
         flags=("--no-ramp", "--share", "1", "--requests", "2000/30s", "--poll-interval", "0.5s"),
@@ -134,7 +135,7 @@ WORKLOADS = [
     ),
     Workload(
         name="many",
-        title="10,000 recordings",
+        title="{count:,} recordings",
         count=10_000,
         flags=_TUNED,
         contenders=(_OURS, "aiohttp", "sdk-pool"),
@@ -142,7 +143,7 @@ WORKLOADS = [
     ),
     Workload(
         name="million",
-        title="A million recordings, answered at once",
+        title="{count:,} recordings, answered at once",
         count=1_000_000,
         size_bytes=64,
         seconds=0.0,
@@ -417,10 +418,10 @@ def plot_throughput(path: Path, workload: Workload, runs: dict[str, list[Run]]) 
     chart(path, title, "seconds since the start", "results", series)
 
 
-def plot_memory(path: Path, run: Run) -> None:
+def plot_memory(path: Path, workload: Workload, run: Run) -> None:
     """Resident memory over the number of recordings done."""
     points = [(sample.done / 1000, sample.resident_mb) for sample in run.samples]
-    title = "Memory of one run over a million recordings"
+    title = f"Memory of a run over {workload.count:,} recordings"
     chart(path, title, "thousand recordings done", "resident MB", [Series(_OURS, points)])
 
 
@@ -483,17 +484,17 @@ def compare(workload: Workload, core: int | None, plots: Path | None) -> None:
                 so_far = f"{workload.name} {turn + 1}: {contender} {run.elapsed_s:.1f} s, "
                 idle = f"{run.oracle['idle_slot_s']:.0f} slot-seconds idle"
                 print(so_far + idle, file=sys.stderr, flush=True)
-    print(f"\n### {workload.title}\n")
+    print(f"\n### {workload.title.format(count=workload.count)}\n")
     size = f"{workload.size_bytes / 1000:g} KB"
     print(
-        f"{workload.count:,} of {size}, {workload.seconds:g} s a transcript, "
+        f"Each of {size}, {workload.seconds:g} s a transcript, "
         f"{workload.concurrency} at once; {_times(workload.repeat)}.\n"
     )
     if workload.is_sampled:
         run = runs[_OURS][-1]
         print(*memory_table(run), sep="\n", flush=True)
         if plots:
-            plot_memory(plots / "memory.svg", run)
+            plot_memory(plots / "memory.svg", workload, run)
         return
     print(*table(workload, runs), sep="\n", flush=True)
     if plots and workload.name == "small":
