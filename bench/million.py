@@ -21,7 +21,7 @@ from anyio import to_thread
 
 from pipeline.events import Event, RecordingFound
 from pipeline.ledger import Ledger, Reading, Run
-from pipeline.models import Claim
+from pipeline.models import Claim, Completion
 from pipeline.settings import Settings
 from pipeline.stages.scan import Listing, Scan, find_roots
 
@@ -90,7 +90,7 @@ class Batch:
         assert await ledger.claim_submit(attempt_id, None)
         self.slowest_s = max(self.slowest_s, time.monotonic() - asked)
         await ledger.record_accepted(attempt_id, content)
-        delivery = await ledger.record_completed(attempt_id, "model", 1.0, 0.0)
+        delivery = await ledger.record_completed(attempt_id, Completion("model", 1.0, 0.0))
         ids = [recipient.recording_id for recipient in delivery.recipients]
         await ledger.record_written(attempt_id, ids, 1, content)
         self.done += 1

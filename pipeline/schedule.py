@@ -177,6 +177,7 @@ class Schedule:
     def __init__(self, interval_s: float, *, is_noticed: bool = False) -> None:
         """`interval_s` is the longest time between two sweeps; ten times that `is_noticed`."""
         self._interval_s = interval_s * (_SLOWER if is_noticed else 1)
+        self._young_s = 0.0 if is_noticed else _YOUNG_S
         self._sights: dict[str, Sight] = {}
         self._asked_for: list[tuple[float, str]] = []
         self._share = 1.0
@@ -252,7 +253,7 @@ class Schedule:
 
         The service has most of them finished in a minute; what takes longer takes much longer.
         """
-        is_young = any(abs(now - each.accepted_at) < _YOUNG_S for each in waiting)
+        is_young = any(abs(now - each.accepted_at) < self._young_s for each in waiting)
         return self._interval_s / 2 if is_young else self._interval_s
 
     @property

@@ -162,7 +162,7 @@ async def test_leftovers_of_another_folder_are_collected(archive: Archive) -> No
     archive.add("a.wav", b"one")
     archive.service.transcript_seconds = 3600.0
     archive.service.faults.add(
-        Fault(on="list", action="answer", status=401, times=None, skip=1, body='{"error": "no"}')
+        Fault(on="get", action="answer", status=401, times=None, body='{"error": "no"}')
     )
     await archive.run()
     archive.service.faults.clear()

@@ -258,7 +258,7 @@ def test_where_notices_come_sweeps_are_rare() -> None:
     """Notices do most of the work; sweeps only make up for those that got lost."""
     schedule = watched([], is_noticed=True)
 
-    assert schedule.pace_s([pending(1, age_s=3600.0)], NOW) == 10 * INTERVAL_S
+    assert schedule.pace_s([pending(1, age_s=3.0)], NOW) == 10 * INTERVAL_S
 
 
 def test_who_is_spoken_of_is_looked_at_not_too_often() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.ledger import Ledger
 from pipeline.ledger.store import transition
-from pipeline.models import AttemptState
+from pipeline.models import AttemptState, Completion
 from tests.ledger.ledgers import HERE, Clock, Steps, entry, reading
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +47,7 @@ async def go_through(ledger: Ledger) -> None:
     twin = await Steps(ledger, b"twin.wav", b"s0").claim()
     await ledger.recognise(twin, reading(b"s0"))
     attempt_id = (await ledger.pending())[0].attempt_id
-    delivery = await ledger.record_completed(attempt_id, "model", 1.0, 0.0)
+    delivery = await ledger.record_completed(attempt_id, Completion("model", 1.0, 0.0))
     await ledger.delivery(attempt_id)
     ids = [recipient.recording_id for recipient in delivery.recipients]
     await ledger.record_written(attempt_id, ids, 1, "digest")

@@ -33,40 +33,43 @@ async def test_a_row_that_lies_fails_nothing(archive: Archive) -> None:
 
 async def test_a_status_that_nobody_knows_is_waited_out(archive: Archive) -> None:
     """An unknown status in list and GET is neither an end nor an error."""
-    archive.add("a.wav", b"one")
+    for number in range(3):
+        archive.add(f"{number}.wav", b"%d" % number)
     odd = {"status": "dreaming"}
     archive.service.faults.add(Fault(on="list", action="patch", times=3, skip=1, patch=odd))
-    archive.service.faults.add(Fault(on="submit", action="patch", patch=odd))
+    archive.service.faults.add(Fault(on="submit", action="patch", times=3, patch=odd))
 
     outcome = await archive.run()
 
-    assert outcome.summary.written == 1
-    assert archive.service.requests["submit"] == 1
+    assert outcome.summary.written == 3
+    assert archive.service.requests["submit"] == 3
 
 
 async def test_a_list_that_fails_for_a_while(archive: Archive) -> None:
     """Some failed sweeps lose nothing and end nothing."""
-    archive.add("a.wav", b"one")
+    for number in range(3):
+        archive.add(f"{number}.wav", b"%d" % number)
     archive.service.faults.add(Fault(on="list", action="list_down", times=5, skip=1))
 
     outcome = await archive.run()
 
-    assert outcome.summary.written == 1
+    assert outcome.summary.written == 3
     assert outcome.summary.exit_code == 0
 
 
 async def test_a_list_that_never_shows_them(archive: Archive) -> None:
     """Transcripts that the list does not show at all are found by asking for them."""
-    archive.add("a.wav", b"one")
+    for number in range(3):
+        archive.add(f"{number}.wav", b"%d" % number)
     archive.service.list_lag_s = 3600.0
 
     outcome = await archive.run()
 
-    assert outcome.summary.written == 1
+    assert outcome.summary.written == 3
 
 
 async def test_one_question_for_all(archive: Archive) -> None:
-    """Two hundred transcripts are watched with one request an interval, and fetched once each."""
+    """All transcripts are watched with two requests an interval, and fetched once each."""
     for number in range(60):
         archive.add(f"{number:02}.wav", b"%d" % number)
     archive.service.transcript_seconds = 1.0
@@ -75,7 +78,7 @@ async def test_one_question_for_all(archive: Archive) -> None:
 
     requests = outcome.summary.requests
     assert requests["get"] == 60
-    assert requests["list"] <= 5 * outcome.summary.elapsed_s + 5
+    assert requests["list"] <= 10 * outcome.summary.elapsed_s + 5
     assert sum(requests.values()) < 4 * 60
 
 

@@ -17,7 +17,7 @@ from anyio import to_thread
 from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import Event, RecordingFound, Skipped, Warned
 from pipeline.ledger import Ledger, Reading, read_only
-from pipeline.models import MAX_UPLOAD_BYTES
+from pipeline.models import MAX_UPLOAD_BYTES, Completion
 from pipeline.settings import Settings
 from pipeline.stages.scan import MEDIA_SUFFIXES, Listing, Scan, find_roots
 from tests.ledger.ledgers import HERE, ledger_at
@@ -455,7 +455,7 @@ async def test_an_unchanged_archive_is_not_written_to(eye: Eye) -> None:
         assert await eye.ledger.record_uploaded(claim, read, content)
         assert await eye.ledger.claim_submit(claim.attempt_id, None)
         assert await eye.ledger.record_accepted(claim.attempt_id, content)
-        await eye.ledger.record_completed(claim.attempt_id, "model", 1.0, None)
+        await eye.ledger.record_completed(claim.attempt_id, Completion("model", 1.0, None))
         await eye.ledger.record_written(claim.attempt_id, [claim.recording_id], 6, "digest")
         recording(eye.root / "out" / os.fsdecode(claim.result), b"result")
     before = await to_thread.run_sync(rows, eye.root)
