@@ -46,6 +46,7 @@ from pipeline.progress import EventFile
 from pipeline.settings import Settings, key_fingerprint, require_key
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing
+from pipeline.uplink import Uplink
 
 __all__ = ["Session", "Totals", "session"]
 
@@ -200,13 +201,14 @@ async def session(
                 stall_s=settings.timeouts.stall,
                 answer_s=settings.timeouts.answer,
                 max_answer_bytes=settings.max_answer,
+                uplink=Uplink(settings.uploads.min, settings.uploads.max, settings.bwlimit),
             )
         )
         context = Context(
             settings=settings,
             ledger=ledger,
             client=client,
-            intake=Intake(settings.in_flight, settings.uploads),
+            intake=Intake(settings.in_flight, settings.uploads.max),
             emit=totals,
             roots={root.name: root for root in roots},
         )

@@ -19,6 +19,7 @@ contracts in pyproject.toml hold that.
     spool        an answer on its way to disk: as it came, whole, durable
     wire         what is in the messages; no I/O
     limiter      the request budget, and one pause for all
+    uplink       how many uploads at once, and how fast
     retry        whether, when and how often a call is made again
     intake       how much may be under way, and whether more is taken in
     files        files that are whole or absent

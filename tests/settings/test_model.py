@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import SettingsError
 from pipeline.render import FORMATS as RENDERED
-from pipeline.settings import FORMATS, Settings, Timeouts
+from pipeline.settings import FORMATS, Settings, Timeouts, Uploads
 
 
 def made(**values: Any) -> Settings:
@@ -20,18 +20,18 @@ def test_direct_construction_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     """`Settings(...)` takes what it is given, whatever the environment says."""
     monkeypatch.setenv("OVERNIGHT_UPLOADS", "3")
 
-    assert Settings().uploads == 8
+    assert Settings().uploads == Uploads(min=1, max=16)
 
 
 def test_settings_are_frozen() -> None:
     """A run cannot change what it was told."""
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().uploads = 3
+        Settings().uploads = Uploads(max=3)
 
 
 def test_every_setting_says_what_it_is() -> None:
     """Each field has a description."""
-    for model in (Settings, Timeouts):
+    for model in (Settings, Timeouts, Uploads):
         for name, field in model.model_fields.items():
             assert field.description, name
 
