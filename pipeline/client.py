@@ -98,8 +98,10 @@ class Client:
         async with AsyncExitStack() as stack:
             self._http = await stack.enter_async_context(self._session(keepalive_s=15.0))
             # Connections of their own: the only request whose loss costs money.
+            trace = aiohttp.TraceConfig()
+            trace.on_request_headers_sent.append(_note_handover)
             self._submits = await stack.enter_async_context(
-                self._session(keepalive_s=_IDLE_SUBMIT_S)
+                self._session(trace, keepalive_s=_IDLE_SUBMIT_S)
             )
             self._stack = stack.pop_all()
         return self
@@ -107,16 +109,14 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    def _session(self, *, keepalive_s: float) -> aiohttp.ClientSession:
-        trace = aiohttp.TraceConfig()
-        trace.on_request_headers_sent.append(_note_handover)
+    def _session(self, *traces: aiohttp.TraceConfig, keepalive_s: float) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=self._connect_s, sock_read=self._stall_s
             ),
-            trace_configs=[trace],
+            trace_configs=[*traces],
             middlewares=[_once],
             proxy=_system_proxy(self._base_url),
         )
