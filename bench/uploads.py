@@ -202,7 +202,6 @@ def send(name: str, folder: Path, port: int) -> None:
     took_s, cpu_s = time.monotonic() - began, time.process_time() - cpu_s
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(took_s, cpu_s, usage.ru_maxrss / 1000)
-    print(usage, file=sys.stderr)
 
 
 def recordings(folder: Path, number: int, size: int) -> None:

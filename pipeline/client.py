@@ -383,6 +383,7 @@ class _Body(aiohttp.Payload):
         super().__init__(content, content_type="application/octet-stream")
         self.left = size
         """Bytes that were not handed to the connection yet."""
+        self._content = content
         self._uplink = uplink
         self._scope = scope
         self._stall_s = stall_s
@@ -390,10 +391,10 @@ class _Body(aiohttp.Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Send all of it: what aiohttp calls, once."""
-        if isinstance(self._value, bytes):
-            await self._send(writer, self._value)
+        if isinstance(self._content, bytes):
+            await self._send(writer, self._content)
         else:
-            async for chunk in self._value:
+            async for chunk in self._content:
                 await self._send(writer, chunk)
 
     async def _send(self, writer: AbstractStreamWriter, chunk: bytes) -> None:

@@ -147,7 +147,7 @@ class Uplink:
 
     def _measure(self, size: int) -> None:
         places = self.places
-        if places.borrowed_tokens > places.total_tokens:  # more go on than the window is about
+        if places.borrowed_tokens > places.total_tokens:  # some from before there were fewer
             self._begin_window()
             return
         self._work += size
