@@ -481,27 +481,27 @@ async def test_what_fits_a_chunk_may_stall_as_well(
             await advance(10.0)
 
 
-async def test_an_upload_keeps_to_the_limit(service: ScriptedService) -> None:
-    """Under `bwlimit` an upload takes as long as its bytes do, and to wait for them is no stall."""
+async def test_uploads_keep_to_the_limit(service: ScriptedService) -> None:
+    """Under `bwlimit` uploads take as long as their bytes do; to wait for a turn is no stall."""
     uplink = Uplink(timetable=Timetable.parse("10k"))
-    content = bytes(100_000)
-    took_s: list[float] = []
+    content = bytes(5_000)
+    urls: list[str] = []
 
     async def upload_slowly(client: Client) -> None:
-        began = anyio.current_time()
-        upload_url = await client.upload(content, len(content))
-        took_s.append(anyio.current_time() - began)
-        assert service.uploads[upload_url].size_bytes == len(content)
+        urls.append(await client.upload(content, len(content)))
 
+    began = anyio.current_time()
     async with (
-        a_client(service.url, uplink=uplink, stall_s=5.0, answer_s=1e6) as client,
+        a_client(service.url, uplink=uplink, connect_s=1e6, stall_s=1.0, answer_s=1e6) as client,
         anyio.create_task_group() as group,
     ):
-        group.start_soon(upload_slowly, client)
-        while not took_s:
-            await advance(0.1)
+        for _ in range(8):  # each has a turn every 2 s
+            group.start_soon(upload_slowly, client)
+        while len(urls) < 8:
+            await advance(0.2)
 
-    assert took_s[0] >= 9.4
+    assert anyio.current_time() - began >= 4.0 - 0.6
+    assert [service.uploads[url].size_bytes for url in urls] == [len(content)] * 8
 
 
 async def test_a_recording_that_changes_ends_its_upload(
