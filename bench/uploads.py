@@ -36,7 +36,7 @@ from pipeline.limiter import Limiter
 from pipeline.stages.upload import Source
 
 KIB = 1024
-SENDERS = ["raw-2-256", "raw-4-256", "raw-8-256", "overnight-8-256", "overnight-16-256"]
+SENDERS = ["raw-2-256", "raw-4-256", "overnight-8-256", "overnight-8-512", "overnight-16-512"]
 DISTINCT = 5
 """So many contents there are; the other recordings are second names of them, to spare the disk."""
 
@@ -216,7 +216,9 @@ def recordings(folder: Path, number: int, size: int) -> None:
             path.hardlink_to(paths[position % DISTINCT])
 
 
-def compare(names: Sequence[str], recordings: Path, size: int, rounds: int) -> None:
+def compare(
+    lines: Sequence[str], names: Sequence[str], recordings: Path, size: int, rounds: int
+) -> None:
     """Print a table."""
     print(
         "| line | sender | at once | chunk KiB | MB/s | of raw | CPU s/GB | CPU ms each | peak MB |"
@@ -224,7 +226,8 @@ def compare(names: Sequence[str], recordings: Path, size: int, rounds: int) -> N
     print("|---|---|---|---|---|---|---|---|---|")
     number = len(list(recordings.iterdir()))
     total = size * number
-    for tls in (False, True):
+    for line in lines:
+        tls = line == "TLS"
         with tempfile.TemporaryDirectory() as folder, sink(tls, Path(folder)) as port:
             authority = Path(folder, "ca.pem") if tls else None
             figures: dict[str, list[list[float]]] = {name: [] for name in names}
@@ -238,7 +241,7 @@ def compare(names: Sequence[str], recordings: Path, size: int, rounds: int) -> N
         fastest_s = min(row[0] for name, row in middle.items() if name.startswith("raw"))
         for name, (took_s, cpu_s, peak) in middle.items():
             print(
-                f"| {'TLS' if tls else 'plain'} | {' | '.join(name.split('-'))}"
+                f"| {line} | {' | '.join(name.split('-'))}"
                 f" | {total / took_s / 1e6:.0f} | {fastest_s / took_s:.2f}"
                 f" | {cpu_s / total * 1e9:.2f} | {cpu_s / number * 1e3:.2f} | {peak:.0f} |",
                 flush=True,
@@ -249,6 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recordings", type=int, default=50)
     parser.add_argument("--size", type=int, default=100_000_000, help="bytes of each")
+    parser.add_argument("--lines", nargs="+", default=["plain", "TLS"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--senders", nargs="+", default=SENDERS, help="KIND-AT_ONCE-CHUNK_KIB")
     parser.add_argument("--sink", nargs=2, help=argparse.SUPPRESS)
@@ -261,7 +265,7 @@ def main() -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             recordings(Path(folder), given.recordings, given.size)
-            compare(given.senders, Path(folder), given.size, given.rounds)
+            compare(given.lines, given.senders, Path(folder), given.size, given.rounds)
 
 
 if __name__ == "__main__":
