@@ -36,7 +36,7 @@ from pipeline.limiter import Limiter
 from pipeline.stages.upload import Source
 
 KIB = 1024
-SENDERS = ["raw-2-256", "raw-4-256", "overnight-8-256", "overnight-8-512", "overnight-16-512"]
+SENDERS = ["raw-2-256", "raw-4-256", "overnight-8-256", "overnight-8-1024", "overnight-16-1024"]
 DISTINCT = 5
 """So many contents there are; the other recordings are second names of them, to spare the disk."""
 

@@ -255,8 +255,9 @@ class Settings(BaseSettings):
     for paid accounts, 5 for free ones."""
     uploads: Annotated[Uploads, BeforeValidator(_at_most)] = Uploads()
     """Uploads at once. A number is the most of them."""
-    upload_chunk: Annotated[Bytes, Field(ge=64 * 1024, le=4 * 1024 * 1024)] = 512 * 1024
-    """Bytes read and sent at a time. Smaller ones cost more CPU, larger ones stall the loop."""
+    upload_chunk: Annotated[Bytes, Field(ge=64 * 1024, le=4 * 1024 * 1024)] = 1024 * 1024
+    """Bytes read and sent at a time. Smaller ones cost more CPU, larger ones memory, and stall the
+    loop."""
     bwlimit: Annotated[Timetable | None, BeforeValidator(_timetable)] = None
     """Bytes per second of all uploads together: a size, `off`, or a timetable by the local
     clock."""
