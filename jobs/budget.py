@@ -1,13 +1,14 @@
 """
-The request budgets of a process: in, settings, address and key; out, clients that share them.
+What jobs of a process share: in, settings, address and key; out, clients that keep to it.
 
-What the service limits is an account. So whoever works for one account in this process, however
-many jobs at once, does it within one budget.
+What the service limits is an account: whoever works for one account in this process, however many
+jobs at once, does it within one budget. What bounds uploads is the line of the machine.
 """
 
 from pipeline.client import Client
 from pipeline.limiter import Limiter
 from pipeline.settings import Settings, key_fingerprint
+from pipeline.uplink import Uplink
 
 __all__ = ["Budgets"]
 
@@ -19,13 +20,18 @@ class Budgets:
 
     def __init__(self) -> None:
         self._limiters: dict[tuple[str, str], Limiter] = {}
+        self._uplink: Uplink | None = None
 
     def client(self, settings: Settings, base_url: str, key: str) -> Client:
         """
         A client for this account, to be entered, within its budget.
 
-        The budget is that of the settings which came first for the account.
+        The budget is that of the settings which came first for the account, the line that of the
+        first of all.
         """
+        if self._uplink is None:
+            uploads = settings.uploads
+            self._uplink = Uplink(uploads.min, uploads.max, settings.bwlimit)
         account = base_url, key_fingerprint(key)
         if account not in self._limiters:
             self._limiters[account] = _limiter(settings)
@@ -37,6 +43,7 @@ class Budgets:
             stall_s=settings.timeouts.stall,
             answer_s=settings.timeouts.answer,
             max_answer_bytes=settings.max_answer,
+            uplink=self._uplink,
         )
 
 

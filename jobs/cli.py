@@ -108,7 +108,9 @@ class Flags:
     concurrency: Annotated[int | None, Parameter(group=_PACE)] = None
     """Transcripts that the account works on at once (200)."""
     uploads: Annotated[int | None, Parameter(group=_PACE)] = None
-    """Uploads at once (8)."""
+    """Uploads at once, at most (16)."""
+    bwlimit: Annotated[str | None, Parameter(group=_PACE)] = None
+    """Bytes per second of all uploads: 10M, off, or "08:00,512k 19:00,off"."""
     requests: Annotated[str | None, Parameter(group=_PACE)] = None
     """Requests that the account may send (20000/300s)."""
     share: Annotated[float | None, Parameter(group=_PACE)] = None

@@ -196,7 +196,7 @@ async def session(
             settings=settings,
             ledger=ledger,
             client=client,
-            intake=Intake(settings.in_flight, settings.uploads),
+            intake=Intake(settings.in_flight, settings.uploads.max),
             emit=totals,
             roots={root.name: root for root in roots},
         )

@@ -22,6 +22,7 @@ contracts in pyproject.toml hold that.
     schedule     what to ask next of all that is pending; pure
     wire         what is in the messages; no I/O
     limiter      the request budget, and one pause for all
+    uplink       how many uploads at once, and how fast
     retry        whether, when and how often a call is made again
     notices      what somebody says has finished: hints, never facts
     intake       how much may be under way, and whether more is taken in

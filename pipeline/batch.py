@@ -83,14 +83,14 @@ async def run_batch(context: Context, scan: Scan, stopped: anyio.Event) -> None:
         group.start_soon(_scan, context, scan, scanned, stopped)
         if not await _has_work(context, scanned) or not await _may_begin(context, reconciler):
             return
-        to_upload, claims = create_memory_object_stream[Claim](settings.uploads)
-        to_submit, uploads = create_memory_object_stream[Uploaded](settings.uploads)
+        to_upload, claims = create_memory_object_stream[Claim](settings.uploads.max)
+        to_submit, uploads = create_memory_object_stream[Uploaded](settings.uploads.max)
         to_poll, submitted = create_memory_object_stream[int](math.inf)
         to_write, looks = create_memory_object_stream[Pending](settings.in_flight)
         to_delete, saved = create_memory_object_stream[None](1)
 
         start(group, 1, partial(_feed, context, scanned, reconciler), to_upload)
-        start(group, settings.uploads, partial(upload, context), claims, to_submit)
+        start(group, settings.uploads.max, partial(upload, context), claims, to_submit)
         start(group, _SUBMITS, partial(submit, context, reconciler), uploads, to_poll)
         start(group, 1, partial(poll, context, reconciler, looking), submitted, to_write)
         start(group, _WRITES, partial(write, context, looking), looks, to_delete)

@@ -20,6 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import anyio
+from aiohttp.abc import AbstractStreamWriter
 
 from pipeline import wire
 from pipeline.errors import (
@@ -31,6 +32,7 @@ from pipeline.errors import (
     SettingsError,
 )
 from pipeline.limiter import Limiter
+from pipeline.uplink import Uplink
 from pipeline.wire import Ambiguous, NotAccepted, Row, Submission
 
 __all__ = ["Client", "Handover", "Write"]
@@ -75,11 +77,17 @@ class Client:
         stall_s: float = 60.0,
         answer_s: float = 120.0,
         max_answer_bytes: int = 256 << 20,
+        uplink: Uplink | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._headers = {"Authorization": key, "User-Agent": "overnight"}
         self._secrets = [key]
+        self._upload_url = f"{self._base_url}/v2/upload"
+        self._upload_headers = {**self._headers, "Content-Type": "application/octet-stream"}
+        self._upload_timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
         self.limiter = limiter
+        self.uplink = uplink or Uplink()
+        """The line that all uploads share."""
         self.sent: Counter[str] = Counter()
         """Requests by kind."""
         self._connect_s = connect_s
@@ -91,8 +99,10 @@ class Client:
         async with AsyncExitStack() as stack:
             self._http = await stack.enter_async_context(self._session(keepalive_s=15.0))
             # Connections of their own: the only request whose loss costs money.
+            trace = aiohttp.TraceConfig()
+            trace.on_request_headers_sent.append(_note_handover)
             self._submits = await stack.enter_async_context(
-                self._session(keepalive_s=_IDLE_SUBMIT_S)
+                self._session(trace, keepalive_s=_IDLE_SUBMIT_S)
             )
             self._stack = stack.pop_all()
         return self
@@ -100,27 +110,25 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    def _session(self, *, keepalive_s: float) -> aiohttp.ClientSession:
-        trace = aiohttp.TraceConfig()
-        trace.on_request_headers_sent.append(_note_handover)
+    def _session(self, *traces: aiohttp.TraceConfig, keepalive_s: float) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=self._connect_s, sock_read=self._stall_s
             ),
-            trace_configs=[trace],
+            trace_configs=[*traces],
             middlewares=[_once],
             proxy=_system_proxy(self._base_url),
         )
 
-    async def upload(self, chunks: AsyncIterator[bytes], size: int) -> str:
+    async def upload(self, content: bytes | AsyncIterator[bytes], size: int) -> str:
         """
-        The `upload_url` of `size` bytes, none of which is kept in memory.
+        The `upload_url` of `size` bytes.
 
-        `chunks` must yield exactly `size` bytes, and end by that count: an iterator that still
-        looks for more costs the connection. An error of the pipeline that it raises comes
-        through as it is.
+        `content` is what fits into a chunk, or chunks of which none is kept in memory. These must
+        be exactly `size` bytes, and end by that count: an iterator that still looks for more costs
+        the connection. An error of the pipeline that it raises comes through as it is.
 
         Raises:
             ConnectionLost: nothing moved for `stall_s`, besides what the class says.
@@ -128,22 +136,17 @@ class Client:
             AnswerUnusable: the `upload_url` holds the key.
         """
         await self._permit("upload")
-        with anyio.CancelScope() as scope:
+        with self.uplink.attempt(), anyio.CancelScope() as scope:
             # aiohttp has no limit on the sending of a body: see the docs of ClientTimeout.
             scope.deadline = anyio.current_time() + self._connect_s + self._stall_s
-            headers = {
-                **self._headers,
-                "Content-Type": "application/octet-stream",
-                "Content-Length": str(size),
-            }
-            body = _Body(chunks, size, scope, self._stall_s, self._answer_s)
+            body = _Body(content, size, self.uplink, scope, self._stall_s, self._answer_s)
             with self._translated("upload"):
                 async with self._http.post(
-                    f"{self._base_url}/v2/upload",
-                    data=body.paced(),
-                    headers=headers,
+                    self._upload_url,
+                    data=body,
+                    headers={**self._upload_headers, "Content-Length": str(size)},
                     allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_s),
+                    timeout=self._upload_timeout,
                 ) as response:
                     upload_url = wire.parse_upload(await self._whole("upload", response))
                     if body.left:
@@ -372,31 +375,51 @@ async def _note_handover(_: aiohttp.ClientSession, context: SimpleNamespace, __:
         context.trace_request_ctx.begun = True
 
 
-class _Body:
+class _Body(aiohttp.Payload):
     """The bytes of an upload, each chunk with `stall_s` to go out, and the answer `answer_s`."""
+
+    _autoclose = True  # there is nothing to close: who opened a file closes it
 
     def __init__(
         self,
-        chunks: AsyncIterator[bytes],
+        content: bytes | AsyncIterator[bytes],
         size: int,
+        uplink: Uplink,
         scope: anyio.CancelScope,
         stall_s: float,
         answer_s: float,
     ) -> None:
+        super().__init__(content, content_type="application/octet-stream")
         self.left = size
-        """Bytes that were not asked for yet."""
-        self._chunks = chunks
+        """Bytes that were not handed to the connection yet."""
+        self._content = content
+        self._uplink = uplink
         self._scope = scope
         self._stall_s = stall_s
         self._answer_s = answer_s
 
-    async def paced(self) -> AsyncIterator[bytes]:
-        async for chunk in self._chunks:
-            self.left -= len(chunk)
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send all of it: what aiohttp calls, once."""
+        if isinstance(self._content, bytes):
+            await self._send(writer, self._content)
+        else:
+            async for chunk in self._content:
+                await self._send(writer, chunk)
+
+    async def _send(self, writer: AbstractStreamWriter, chunk: bytes) -> None:
+        while chunk:
+            self._scope.deadline = math.inf  # to wait for one's turn is no stall
+            most = await self._uplink.turn(len(chunk))
+            self.left -= most
             self._scope.deadline = anyio.current_time() + self._stall_s
             if not self.left:
                 self._scope.deadline += self._answer_s
-            yield chunk
+            await writer.write(chunk[:most])
+            chunk = chunk[most:]
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Never asked for: these are bytes."""
+        raise TypeError("a recording is no text")
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:

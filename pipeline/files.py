@@ -36,6 +36,7 @@ __all__ = [
     "remove",
     "sha256_of",
     "sync",
+    "why_not",
 ]
 
 _THREADS = 16
@@ -88,8 +89,7 @@ def cannot_write(folder: bytes) -> bool:
     return False
 
 
-@in_thread
-def obstacle(place: bytes) -> str | None:
+def why_not(place: bytes) -> str | None:
     """Why no file could be put at a place, in a folder that may have to be made; None: it could."""
     try:
         if stat.S_ISDIR(os.lstat(place).st_mode):
@@ -106,6 +106,10 @@ def obstacle(place: bytes) -> str | None:
     if not os.access(folder, os.W_OK | os.X_OK):
         return f"{_shown(folder)} is not writable"
     return None
+
+
+obstacle = in_thread(why_not)
+"""The same, for those who are in no thread yet."""
 
 
 @in_thread

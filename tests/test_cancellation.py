@@ -119,6 +119,7 @@ class Cut:
         """Everything that is found, uploaded; together, so that equal ones are, too."""
         claims, service = await self.claims(), self.archive.service
         if together:
+            self.context.client.uplink.places.total_tokens = len(claims)
             service.faults.add(Fault(on="upload", action="hold", times=len(claims)))
         to_upload, claimed = create_memory_object_stream[Claim](len(claims))
         to_submit, uploads = create_memory_object_stream[Uploaded](len(claims))

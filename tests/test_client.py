@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -35,6 +36,8 @@ from pipeline.errors import (
     TranscriptUnknown,
 )
 from pipeline.limiter import Limiter
+from pipeline.settings import Timetable
+from pipeline.uplink import Uplink
 from pipeline.wire import Accepted, Ambiguous, NotAccepted, Submission, submit_body
 from tests.support.clock import MovableLoop, advance
 from tests.support.service import Fault, ScriptedService
@@ -444,6 +447,61 @@ async def test_an_upload_waits_for_its_answer(service: ScriptedService, client: 
         upload_url = await upload(client)
 
     assert upload_url in service.uploads
+
+
+async def test_what_fits_a_chunk_goes_as_it_is(service: ScriptedService, client: Client) -> None:
+    """Bytes that are there at once arrive like those that come in chunks, on one connection."""
+    contents = [b"x", bytes(range(256)) * 400, bytes(4 * CHUNK_BYTES)]
+    urls = [await client.upload(content, len(content)) for content in contents]
+    await upload(client, contents[-1])
+
+    assert [service.uploads[url].content for url in urls] == [
+        sha256(each).hexdigest() for each in contents
+    ]
+    assert service.connections == 1
+
+
+async def test_what_fits_a_chunk_may_stall_as_well(
+    service: ScriptedService, client: Client
+) -> None:
+    """Bytes that the service does not take are given up once nothing has moved for `stall_s`."""
+    service.faults.add(Fault(on="upload", action="stall"))
+    content = bytes(32 << 20)
+    lost: list[ConnectionLost] = []
+
+    async def try_upload() -> None:
+        with pytest.raises(ConnectionLost, match="nothing moved for 60 s") as raised:
+            await client.upload(content, len(content))
+        lost.append(raised.value)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(try_upload)
+        await service.held("upload")
+        while not lost:
+            await advance(10.0)
+
+
+async def test_uploads_keep_to_the_limit(service: ScriptedService) -> None:
+    """Under `bwlimit` uploads take as long as their bytes do; to wait for a turn is no stall."""
+    uplink = Uplink(timetable=Timetable.parse("10k"))
+    content = bytes(5_000)
+    urls: list[str] = []
+
+    async def upload_slowly(client: Client) -> None:
+        urls.append(await client.upload(content, len(content)))
+
+    began = anyio.current_time()
+    async with (
+        a_client(service.url, uplink=uplink, connect_s=1e6, stall_s=1.0, answer_s=1e6) as client,
+        anyio.create_task_group() as group,
+    ):
+        for _ in range(8):  # each has a turn every 2 s
+            group.start_soon(upload_slowly, client)
+        while len(urls) < 8:
+            await advance(0.2)
+
+    assert anyio.current_time() - began >= 4.0 - 0.6
+    assert [service.uploads[url].size_bytes for url in urls] == [len(content)] * 8
 
 
 async def test_a_recording_that_changes_ends_its_upload(

@@ -6,7 +6,8 @@ Every setting, where its value comes from, and the API key.
 In go flags, variables and TOML files; out comes one frozen `Settings`, or one `SettingsError`
 that names everything wrong with them.
 
-    grammar   how values are written: durations, sizes, addresses, globs; what name was meant
+    grammar   how values are written: durations, sizes, rates, limits by the hour, addresses, globs;
+              the name that was meant
     model     Settings: every key with its unit, default, range and reason
     sources   load_settings(flags, config=, environ=)  ->  Settings
               origins(flags, config=, environ=)        ->  {"poll_interval": "./overnight.toml", …}
@@ -16,13 +17,14 @@ that names everything wrong with them.
 from pipeline.settings.grammar import (
     Address,
     Rate,
+    Timetable,
     glob_pattern,
     nearest,
     parse_duration,
     parse_size,
 )
 from pipeline.settings.key import key_fingerprint, read_api_key, require_key
-from pipeline.settings.model import FORMATS, PRICES, PROVIDERS, Rule, Settings, Timeouts
+from pipeline.settings.model import FORMATS, PRICES, PROVIDERS, Rule, Settings, Timeouts, Uploads
 from pipeline.settings.sources import load_settings, origins
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "Rule",
     "Settings",
     "Timeouts",
+    "Timetable",
+    "Uploads",
     "glob_pattern",
     "key_fingerprint",
     "load_settings",

@@ -1,5 +1,5 @@
 """
-How values are written: durations, sizes, rates, addresses and globs; and the name that was meant.
+How values are written: durations, sizes, rates, timetables, addresses, globs; what name was meant.
 
 In goes text from a flag, variable or file (or a number that TOML has already read), out comes the
 quantity in its unit, or a `ValueError` with words for the user. Nothing here knows of a setting.
@@ -8,11 +8,21 @@ quantity in its unit, or a `ValueError` with words for the user. Nothing here kn
 import difflib
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Self
 
-__all__ = ["Address", "Rate", "glob_pattern", "nearest", "parse_duration", "parse_size"]
+__all__ = [
+    "Address",
+    "Rate",
+    "Timetable",
+    "glob_pattern",
+    "nearest",
+    "parse_duration",
+    "parse_size",
+]
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS_BYTES = {
@@ -130,6 +140,75 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Timetable:
+    """Bytes per second, by the hour of the week on the clock of this place."""
+
+    changes: tuple[tuple[int, int | None], ...]
+    """Minutes since Monday began, rising, with the limit from then on; None is no limit."""
+
+    @classmethod
+    def parse(cls, value: str | float) -> Self:
+        """
+        The limit written as a size, `off`, or as times with the limit from each on.
+
+        A time is `HH:MM`, every day, or `Mon-HH:MM`, once a week: `08:00,512k 19:00,10M 23:00,off`.
+        Before the first one counts the last, of the day or week before.
+
+        Raises:
+            ValueError: it is none of these, or a limit is below 1000 bytes per second.
+
+        Source: https://rclone.org/docs/#bwlimit-bandwidth-spec
+        """
+        if not isinstance(value, str) or "," not in value:
+            return cls(((0, _limit(value)),))
+        changes: dict[int, int | None] = {}
+        for entry in value.split():
+            found = re.fullmatch(r"(?:([a-z]+)-)?(\d\d?):(\d\d),(.+)", entry.lower())
+            if not found:
+                raise ValueError(f"`{entry}` is no time with a limit; {_TIMETABLE}")
+            day, hour, minute = found[1], int(found[2]), int(found[3])
+            if day is not None and day not in _DAYS:
+                raise ValueError(f"`{day}` is no day; {_TIMETABLE}")
+            if hour > 23 or minute > 59:
+                raise ValueError(f"`{entry}` is no time of a day; {_TIMETABLE}")
+            for weekday in range(7) if day is None else (_DAYS[day],):
+                at = (weekday * 24 + hour) * 60 + minute
+                if at in changes:
+                    raise ValueError(f"`{entry}` is a time that was given a limit before")
+                changes[at] = _limit(found[4])
+        return cls(tuple(sorted(changes.items())))
+
+    def limit_at(self, local: datetime) -> int | None:
+        """Bytes per second at a moment of the local clock; None where there is no limit."""
+        minute = (local.weekday() * 24 + local.hour) * 60 + local.minute
+        # Before the first of the week counts the last of the week before, which is at -1.
+        return self.changes[bisect_right(self.changes, minute, key=lambda each: each[0]) - 1][1]
+
+
+_TIMETABLE = "write `10M`, `off`, or `08:00,512k 19:00,off`, each time also as `Mon-08:00`"
+_LEAST_BYTES_PER_S = 1000
+_DAYS = {
+    name: weekday
+    for weekday, whole in enumerate(
+        ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+    )
+    for name in (whole, whole[:3])
+}
+
+
+def _limit(value: str | float) -> int | None:
+    if value == "off":
+        return None
+    try:
+        limit = parse_size(value)
+    except ValueError:
+        raise ValueError(f"`{value}` is no limit; {_TIMETABLE}") from None
+    if limit < _LEAST_BYTES_PER_S:
+        raise ValueError("a limit is 1k per second or more; `off` is none")
+    return limit
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:

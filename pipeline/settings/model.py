@@ -23,6 +23,7 @@ from pipeline.options import merge
 from pipeline.settings.grammar import (
     Address,
     Rate,
+    Timetable,
     glob_pattern,
     nearest,
     parse_duration,
@@ -41,6 +42,7 @@ __all__ = [
     "Settings",
     "Texts",
     "Timeouts",
+    "Uploads",
 ]
 
 FORMATS = ("json", "txt", "srt", "vtt", "md", "tsv")
@@ -128,6 +130,15 @@ def _webhook_url(value: str) -> str:
     return urlunsplit(url._replace(path=url.path if url.path not in ("", "/") else "/overnight"))
 
 
+def _timetable(value: object) -> object:
+    return Timetable.parse(value) if isinstance(value, str | int | float) else value
+
+
+def _at_most(value: object) -> object:
+    """A number is the most; of a table that says it all, the least as well."""
+    return value if isinstance(value, dict | Uploads) else {"max": value}
+
+
 def _settle(value: object) -> object:
     return None if value is None or value == "never" else value
 
@@ -187,6 +198,24 @@ class Timeouts(BaseModel):
     becomes an ambiguous one."""
 
 
+class Uploads(BaseModel):
+    """How many uploads go on at once: as many as bring more, between these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min: Annotated[int, Field(ge=1, le=64)] = 1
+    """However little they bring, and whatever the service says."""
+    max: Annotated[int, Field(ge=1, le=64)] = 16
+    """However much more would bring. Each holds a chunk or two in memory, and with 64 of them the
+    event loop stalls for a tenth of a second."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min > self.max:
+            raise ValueError("`min` is above `max`")
+        return self
+
+
 class Settings(BaseModel):
     """What a run is told; every attribute is a key of the TOML file."""
 
@@ -237,10 +266,14 @@ class Settings(BaseModel):
     concurrency: Annotated[int, Field(ge=1)] = 200
     """Transcripts that the account works on at once. Source: AssemblyAI docs, "Concurrency": 200
     for paid accounts, 5 for free ones."""
-    uploads: Annotated[int, Field(ge=1, le=64)] = 8
-    """Uploads at once. More fill no line, and each costs memory and event loop time."""
-    upload_chunk: Annotated[Bytes, Field(ge=64 * 1024, le=4 * 1024 * 1024)] = 256 * 1024
-    """Bytes read and sent at a time. Larger chunks are no faster under TLS and stall the loop."""
+    uploads: Annotated[Uploads, BeforeValidator(_at_most)] = Uploads()
+    """Uploads at once. A number is the most of them."""
+    upload_chunk: Annotated[Bytes, Field(ge=64 * 1024, le=4 * 1024 * 1024)] = 1024 * 1024
+    """Bytes read and sent at a time. Smaller ones cost more CPU, larger ones memory, and stall the
+    loop."""
+    bwlimit: Annotated[Timetable | None, BeforeValidator(_timetable)] = None
+    """Bytes per second of all uploads together: a size, `off`, or a timetable by the local
+    clock."""
     requests: Annotated[Rate, BeforeValidator(_rate)] = Rate(20_000, 300.0)
     """Requests that the account may send. Source: AssemblyAI docs, "Concurrency": 20,000 in any
     5 minutes."""

@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import SettingsError
 from pipeline.options import OptionError, Problem, check_options, merge, parse_assignment
 from pipeline.settings.grammar import nearest
-from pipeline.settings.model import Settings, Timeouts
+from pipeline.settings.model import Settings, Timeouts, Uploads
 
 __all__ = ["load_settings", "origins"]
 
@@ -32,8 +32,11 @@ _PREFIX = "OVERNIGHT_"
 _FLAGS = {"formats": "--format", "json_lines": "--json", "verbose": "-v"}
 """Flags that are not called as their key is."""
 
-_TABLES = ("transcript", "timeouts", "prices")
+_TABLES = ("transcript", "timeouts", "uploads", "prices")
 """Merged key by key; every other value of a stronger source replaces the weaker one."""
+
+_MODELS: Mapping[str, type[BaseModel]] = {"timeouts": Timeouts, "uploads": Uploads}
+"""Tables whose keys are known."""
 
 _RIVALS = {"api_key_file": "api_key_command", "api_key_command": "api_key_file"}
 """Two ways to say one thing: the stronger source silences the weaker one's other way too."""
@@ -139,18 +142,21 @@ def _gather(
                 values[key] = merge(weaker if isinstance(weaker, dict) else {}, value)
                 origin_of |= {f"{key}.{name}": layer.spelled(f"{key}.{name}") for name in value}
             else:
-                values[key] = value
+                # A number of uploads is the most: a stronger source may add the least to it.
+                is_most = key == "uploads" and isinstance(value, int | str)
+                values[key] = {"max": value} if is_most else value
                 origin_of[key] = layer.spelled(key)
             if _RIVALS.get(key) in values.keys() - layer.values.keys():
                 del values[_RIVALS[key]], origin_of[_RIVALS[key]]
-    timeouts = values.get("timeouts")
-    for name in (
-        sorted(timeouts.keys() - Timeouts.model_fields) if isinstance(timeouts, dict) else ()
-    ):
-        del values["timeouts"][name]
-        origin = origin_of.pop(f"timeouts.{name}")
-        known = [f"timeouts.{field}" for field in Timeouts.model_fields]
-        problems.append(_unknown(f"timeouts.{name}", origin, known))
+    for key, model in _MODELS.items():
+        table = values.get(key)
+        if not isinstance(table, dict):
+            continue
+        for name in sorted(table.keys() - model.model_fields):
+            del table[name]
+            origin = origin_of.pop(f"{key}.{name}")
+            known = [f"{key}.{field}" for field in model.model_fields]
+            problems.append(_unknown(f"{key}.{name}", origin, known))
     return values, origin_of, problems
 
 

@@ -1,10 +1,11 @@
 """
 Claims -> uploads: the bytes of a recording to the service, hashed on the way.
 
-A recording is read once, in chunks, and nothing of it is kept. What was hashed is what was sent:
-a recording that is not the same file at the end as at the beginning is not submitted. Where one
-of the same size with the same first and last 64 KiB was read before, the hash comes first and
-may save the upload.
+A recording is read once, in chunks, and nothing of it is kept; one that fits into a chunk is
+opened, read and hashed in a single hop to a thread, since a hop costs more than that. What was
+hashed is what was sent: a recording that is not the same file at the end as at the beginning is
+not submitted. Where one of the same size with the same first and last 64 KiB was read before, the
+hash comes first and may save the upload.
 """
 
 import os
@@ -27,7 +28,7 @@ from pipeline.errors import (
     RecordingUnreadable,
     RequestRejected,
 )
-from pipeline.files import in_thread, obstacle
+from pipeline.files import in_thread, why_not
 from pipeline.ledger import Reading
 from pipeline.models import SETTLED_S, Claim, Uploaded
 from pipeline.options import canonical
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Source", "upload"]
 
 _EDGE_BYTES = 64 * 1024
+_SHORTER = "it became shorter while it was being read"
 _PASSES = 2
 _SECOND_PASS_IN_S = 30.0
 
@@ -50,13 +52,14 @@ async def upload(
     uploads: MemoryObjectSendStream[Uploaded],
 ) -> None:
     """Upload what is claimed; send on what is to be submitted."""
-    ledger, intake = context.ledger, context.intake
+    ledger, intake, uplink = context.ledger, context.intake, context.client.uplink
     async with claims, uploads:
         async for claim in claims:
             uploaded = claim.uploaded
             with intake.uploading() as scope:
                 if uploaded is None:
-                    uploaded = await _upload(context, claim)
+                    async with uplink.places:
+                        uploaded = await _upload(context, claim)
             if scope.cancelled_caught:
                 await ledger.put_back(claim)
                 uploaded = None
@@ -97,18 +100,18 @@ async def _upload(context: Context, claim: Claim) -> Uploaded | None:
 
 async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
     ledger, client, settings = context.ledger, context.client, context.settings
-    where = context.where(claim.root, claim.path)
-    if why_not := await obstacle(context.place(claim.result)):
-        raise PlaceUnwritable(f"its result could not be saved: {why_not}; nothing was sent")
-    async with await Source.open(where, follow_links=settings.follow_links) as source:
-        if claim.content is None and await ledger.seen_before(source.size, source.edges):
-            async for _ in source.chunks(settings.upload_chunk):
-                pass
-            if not await ledger.recognise(claim, await source.reading()):
-                return None
+    async with await Source.open(
+        context.where(claim.root, claim.path),
+        follow_links=settings.follow_links,
+        chunk_bytes=settings.upload_chunk,
+        place=context.place(claim.result),
+    ) as source:
+        is_known = claim.content is None and await ledger.seen_before(source.size, source.edges)
+        if is_known and not await ledger.recognise(claim, await source.read()):
+            return None
 
         async def attempt() -> tuple[Uploaded | None, Reading]:
-            upload_url = await client.upload(source.chunks(settings.upload_chunk), source.size)
+            upload_url = await client.upload(await source.body(), source.size)
             read = await source.reading()
             # Inside the attempt: an upload_url that is not new is no success.
             return await ledger.record_uploaded(claim, read, upload_url), read
@@ -116,9 +119,7 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
         try:
             uploaded, read = await retry(attempt)
         except RequestRejected as error:
-            async for _ in source.chunks(settings.upload_chunk):
-                pass
-            await ledger.refuse_upload(claim, await source.reading(), str(error))
+            await ledger.refuse_upload(claim, await source.read(), str(error))
             context.emit(events.Failed(recording=label, reason=str(error)))
             return None
     context.intake.reached()
@@ -129,36 +130,83 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
 class Source:
     """A recording that is open for reading; what was read of it last is hashed."""
 
-    def __init__(self, where: bytes, file: FileIO, found: os.stat_result, edges: str) -> None:
+    def __init__(self, where: bytes, file: FileIO, found: os.stat_result, chunk_bytes: int) -> None:
+        """Blocks for as long as it takes to read a chunk."""
         self.size = found.st_size
         """Bytes, when it was opened."""
-        self.edges = edges
-        """sha256 of the first and last 64 KiB, hex."""
         self._where = where
         self._file = file
         self._found = found
+        self._chunk_bytes = chunk_bytes
         self._digest = sha256()
+        self._reading: Reading | None = None
+        self._whole = self._all() if self.size <= chunk_bytes else None
+        first = self._whole or os.pread(file.fileno(), _EDGE_BYTES, 0)
+        last = self._whole or os.pread(file.fileno(), _EDGE_BYTES, max(0, self.size - _EDGE_BYTES))
+        edges = sha256(first[:_EDGE_BYTES])
+        edges.update(last[-_EDGE_BYTES:])
+        self.edges = edges.hexdigest()
+        """sha256 of the first and last 64 KiB, hex."""
+        if self._whole is not None:
+            self._reading = self.take_reading()
 
-    @classmethod
-    async def open(cls, where: bytes, *, follow_links: bool = False) -> Self:
+    @staticmethod
+    async def open(
+        where: bytes,
+        *,
+        follow_links: bool = False,
+        chunk_bytes: int = 0,
+        place: bytes | None = None,
+    ) -> "Source":
         """
-        Open a recording.
+        Open a recording, and read it if it is no larger than a chunk.
 
         Raises:
+            PlaceUnwritable: nothing could be saved at `place`.
             RecordingUnreadable: it is gone, not readable, or not a regular file any more.
-            RecordingChanged: it is empty by now.
+            RecordingChanged: it is empty by now, or changed while it was read.
         """
         try:
-            file, found, edges = await _open(where, follow_links)
+            return await _open(where, follow_links, chunk_bytes, place)
         except OSError as error:
             raise RecordingUnreadable(f"cannot be read: {error.strerror}") from error
-        return cls(where, file, found, edges)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._file.close()  # never blocks: nothing was written
+
+    async def body(self) -> bytes | AsyncIterator[bytes]:
+        """
+        Its bytes from the beginning: whole if they are no more than a chunk, else in chunks.
+
+        Raises:
+            RecordingChanged: it ends early, or changed while it was read.
+            RecordingUnreadable: it cannot be read.
+        """
+        if self.size > self._chunk_bytes:
+            return self.chunks(self._chunk_bytes)
+        whole, self._whole = self._whole, None
+        if whole is None:  # sent before, and what was sent is not kept
+            try:
+                whole = await _read_whole(self)
+            except OSError as error:
+                raise RecordingUnreadable(f"cannot be read: {error.strerror}") from error
+        return whole
+
+    async def read(self) -> Reading:
+        """
+        What it holds, without keeping it.
+
+        Raises:
+            RecordingChanged: it changed since it was opened.
+            RecordingUnreadable: it cannot be read.
+        """
+        if self._reading is None:
+            async for _ in self.chunks(self._chunk_bytes):
+                pass
+        return await self.reading()
 
     async def chunks(self, chunk_bytes: int) -> AsyncIterator[bytes]:
         """
@@ -176,23 +224,42 @@ class Source:
             except OSError as error:
                 raise RecordingUnreadable(f"cannot be read: {error.strerror}") from error
             if not chunk:
-                raise RecordingChanged("it became shorter while it was being read")
+                raise RecordingChanged(_SHORTER)
             left -= len(chunk)
             position += len(chunk)
             yield chunk
 
     async def reading(self) -> Reading:
         """
-        What was read, once `chunks` has come to its end.
+        What was read, once all of it was.
 
         Raises:
             RecordingChanged: the file is not what it was when it was opened.
         """
+        # One that was read in one go some time after its last change is not being written.
+        if self._reading is not None and self._reading.settled:
+            return self._reading
+        return await _reading(self)
+
+    def take_whole(self) -> bytes:
+        """
+        All bytes, read and hashed at once. Blocks.
+
+        Raises:
+            RecordingChanged: it is not the file any more that was opened.
+            OSError: it cannot be read.
+        """
+        whole = self._all()
+        self._reading = self.take_reading()
+        return whole
+
+    def take_reading(self) -> Reading:
+        """What `reading` gives. Blocks."""
+        found = self._found
         try:
-            now = await _stat(self._where)
+            now = os.stat(self._where)
         except OSError:
             now = None
-        found = self._found
         if now is None or _shape(now) != _shape(found):
             raise RecordingChanged("it changed while it was being read; the next run looks again")
         return Reading(
@@ -205,13 +272,22 @@ class Source:
             settled=time.time() - found.st_mtime >= SETTLED_S,
         )
 
+    def _all(self) -> bytes:
+        whole = os.pread(self._file.fileno(), self.size, 0)
+        if len(whole) < self.size:
+            raise RecordingChanged(_SHORTER)
+        self._digest = sha256(whole)
+        return whole
+
 
 def _shape(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @in_thread
-def _open(where: bytes, follow_links: bool) -> tuple[FileIO, os.stat_result, str]:
+def _open(where: bytes, follow_links: bool, chunk_bytes: int, place: bytes | None) -> Source:
+    if place is not None and (obstacle := why_not(place)):
+        raise PlaceUnwritable(f"its result could not be saved: {obstacle}; nothing was sent")
     # Not blocking: what was a file at the scan may be a FIFO by now.
     flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
     file = FileIO(os.open(where, flags))
@@ -221,12 +297,10 @@ def _open(where: bytes, follow_links: bool) -> tuple[FileIO, os.stat_result, str
             raise OSError(0, "it is not a regular file")
         if not found.st_size:
             raise RecordingChanged("it is empty")
-        edges = sha256(os.pread(file.fileno(), _EDGE_BYTES, 0))
-        edges.update(os.pread(file.fileno(), _EDGE_BYTES, max(0, found.st_size - _EDGE_BYTES)))
+        return Source(where, file, found, chunk_bytes)
     except BaseException:
         file.close()
         raise
-    return file, found, edges.hexdigest()
 
 
 @in_thread
@@ -237,6 +311,5 @@ def _read(file: FileIO, size: int, position: int, digest: "_Hash") -> bytes:
     return chunk
 
 
-@in_thread
-def _stat(where: bytes) -> os.stat_result:
-    return os.stat(where)
+_read_whole = in_thread(Source.take_whole)
+_reading = in_thread(Source.take_reading)

@@ -169,7 +169,8 @@ def test_init_writes_settings_that_change_nothing(folder: Path) -> None:
     """`init` writes a commented file that can be read, and a second one leaves it as it is."""
     assert overnight(folder, "init").returncode == 0
     written = (folder / "overnight.toml").read_text()
-    assert tomllib.loads(written) == {"transcript": {}, "timeouts": {}, "prices": {}}
+    tables = {"transcript": {}, "uploads": {}, "timeouts": {}, "prices": {}}
+    assert tomllib.loads(written) == tables
 
     (folder / "overnight.toml").write_text("limit = 1\n")
     done = overnight(folder, "init")

@@ -1,12 +1,21 @@
-"""Grammar: what durations, sizes, rates, addresses and globs mean, and nothing else is one."""
+"""Grammar: what durations, sizes, rates, timetables, addresses, globs mean; nothing else is one."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.settings import Address, Rate, glob_pattern, parse_duration, parse_size
+from pipeline.settings import (
+    Address,
+    Rate,
+    Timetable,
+    glob_pattern,
+    parse_duration,
+    parse_size,
+)
 
 
 @given(
@@ -127,3 +136,99 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     """Half an address, a port that is none, and names of other alphabets are refused."""
     with pytest.raises(ValueError, match="HOST:PORT"):
         Address.parse(text)
+
+
+# ---------------------------------------------------------------- timetables
+
+MONDAY = datetime(2026, 11, 23)
+
+
+def limits(written: str, *times: str) -> list[int | None]:
+    """The limits at moments of a week, such as `0 08:00` on its Monday."""
+    table = Timetable.parse(written)
+    found = []
+    for time in times:
+        day, _, clock = time.partition(" ")
+        hour, minute = map(int, clock.split(":"))
+        found.append(table.limit_at(MONDAY + timedelta(days=int(day), hours=hour, minutes=minute)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("10M", 10_000_000), ("512KiB", 524_288), (2000, 2000), (1e6, 1_000_000), ("off", None)],
+)
+def test_a_limit_alone_holds_always(written: str | float, expected: int | None) -> None:
+    """A size is the limit of every minute of the week, in the suffixes of all sizes; or none is."""
+    table = Timetable.parse(written)
+
+    minutes = range(0, 7 * 24 * 60, 7)
+    assert {expected} == {table.limit_at(MONDAY + timedelta(minutes=each)) for each in minutes}
+
+
+def test_a_timetable_by_the_hour() -> None:
+    """From each time on its limit holds; before the first of a day that of the evening before."""
+    night, day, evening = 9_000_000, 512_000, 10_000_000
+
+    assert limits(
+        "08:00,512k 19:00,10M 23:00,9M",
+        *("0 00:00", "0 07:59", "0 08:00", "3 18:59", "3 19:00", "6 22:59", "6 23:00"),
+    ) == [night, night, day, day, evening, evening, night]
+
+
+def test_a_timetable_by_the_day() -> None:
+    """A time with a day counts once a week, until the next of any day, over the week's end too."""
+    written = "Mon-00:00,512k Fri-23:59,10M saturday-10:00,1M Sun-20:00,off"
+
+    assert limits(written, "0 00:00", "4 23:58", "4 23:59", "5 09:59", "5 10:00", "6 20:00") == [
+        *(512_000, 512_000, 10_000_000, 10_000_000, 1_000_000, None)
+    ]
+    assert limits("Wed-12:00,1M", "0 00:00", "2 11:00", "6 23:59") == [1_000_000] * 3
+    assert limits("09:00,1M Sun-12:00,off", "5 10:00", "6 11:00", "6 13:00", "0 08:00") == [
+        *(1_000_000, 1_000_000, None, None)
+    ]
+
+
+def test_a_timetable_goes_by_the_local_clock() -> None:
+    """Where clocks are put on or back, a limit begins when they show its time, and never fails."""
+    table, zone = Timetable.parse("02:30,1M 04:00,off"), ZoneInfo("Europe/Berlin")
+    for first in (datetime(2026, 3, 28, 12, tzinfo=UTC), datetime(2026, 10, 24, 12, tzinfo=UTC)):
+        for minute in range(0, 24 * 60):
+            local = (first + timedelta(minutes=minute)).astimezone(zone)
+            expected = 1_000_000 if "02:30" <= f"{local:%H:%M}" < "04:00" else None
+            assert expected == table.limit_at(local)
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("", "write `10M`"),
+        ("10 parsecs", "write `10M`"),
+        ("10M:1M", "write `10M`"),
+        ("8,10M", "`8,10M` is no time with a limit"),
+        ("08:00,10M 19:00", "`19:00` is no time with a limit"),
+        ("24:00,10M", "no time of a day"),
+        ("08:60,10M", "no time of a day"),
+        ("Mun-08:00,10M", "`mun` is no day"),
+        ("08:00,none", "`none` is no limit"),
+        ("08:00,10M 8:00,1M", "given a limit before"),
+        ("Mon-08:00,10M 08:00,1M", "given a limit before"),
+        ("0", "`off` is none"),
+        ("999", "1k per second or more"),
+    ],
+)
+def test_what_is_no_timetable_is_refused(written: str, words: str) -> None:
+    """What cannot be meant is refused, with the words that help to mend it."""
+    with pytest.raises(ValueError, match=words.replace("`", "[`]")):
+        Timetable.parse(written)
+
+
+@given(st.text(alphabet="MonTue0123456789:,-kof ") | st.floats() | st.integers())
+def test_a_timetable_is_whole_or_refused(value: str | float) -> None:
+    """Whatever is written, there is a limit for each moment, or it is refused."""
+    try:
+        table = Timetable.parse(value)
+    except ValueError:
+        return
+    limit = table.limit_at(MONDAY)
+    assert limit is None or limit >= 1000

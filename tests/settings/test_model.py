@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import SettingsError
 from pipeline.render import FORMATS as RENDERED
-from pipeline.settings import FORMATS, Settings, Timeouts, model
+from pipeline.settings import FORMATS, Settings, Timeouts, Uploads, model
 
 
 def made(**values: Any) -> Settings:
@@ -23,19 +23,19 @@ def test_direct_construction_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     """`Settings(...)` takes what it is given, whatever the environment says."""
     monkeypatch.setenv("OVERNIGHT_UPLOADS", "3")
 
-    assert Settings().uploads == 8
+    assert Settings().uploads == Uploads(min=1, max=16)
 
 
 def test_settings_are_frozen() -> None:
     """A run cannot change what it was told."""
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().uploads = 3
+        Settings().uploads = Uploads(max=3)
 
 
 def test_every_setting_says_what_it_is() -> None:
     """Below each field stands what it is."""
     source = ast.parse(inspect.getsource(model))
-    for table in (Settings, Timeouts):
+    for table in (Settings, Timeouts, Uploads):
         (body,) = (
             node.body
             for node in source.body

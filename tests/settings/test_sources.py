@@ -52,7 +52,7 @@ def test_stronger_sources_win(folder: Path) -> None:
     settings = load_settings({"uploads": 4}, environ=environ, cwd=folder)
 
     assert (
-        settings.uploads,
+        settings.uploads.max,
         settings.concurrency,
         settings.share,
         settings.limit,
@@ -113,7 +113,22 @@ def test_config_is_read_instead_of_the_local_file(folder: Path) -> None:
 
     settings = load_settings({}, config=folder / "other.toml", environ={}, cwd=folder)
 
-    assert (settings.uploads, settings.concurrency) == (8, 2)
+    assert (settings.uploads.max, settings.concurrency) == (16, 2)
+
+
+def test_uploads_are_a_number_or_a_table(folder: Path) -> None:
+    """A number of uploads is the most, wherever it stands, and the least may stand elsewhere."""
+    (folder / "overnight.toml").write_text("[uploads]\nmin = 2\nmax = 20\n")
+    table = load_settings({}, environ={"OVERNIGHT_UPLOADS__MIN": "3"}, cwd=folder).uploads
+    flag = load_settings({"uploads": 1}, environ={}, cwd=folder).uploads
+    (folder / "overnight.toml").write_text("uploads = 8\n")
+    number = load_settings({}, environ={"OVERNIGHT_UPLOADS__MIN": "2"}, cwd=folder).uploads
+    variable = load_settings({}, environ={"OVERNIGHT_UPLOADS": "4"}, cwd=folder).uploads
+
+    assert (table.min, table.max) == (3, 20)
+    assert (flag.min, flag.max) == (1, 1)
+    assert (number.min, number.max) == (2, 8)
+    assert (variable.min, variable.max) == (1, 4)
 
 
 def test_missing_config_is_an_error(folder: Path) -> None:
@@ -189,8 +204,12 @@ def test_options_are_checked_with_their_origin(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
-        ("uploads = 0", "`uploads`"),
-        ("uploads = 65", "`uploads`"),
+        ("uploads = 0", "`uploads.max`"),
+        ("uploads = 65", "`uploads.max`"),
+        ("[uploads]\nmin = 3\nmax = 2", "`min` is above `max`"),
+        ("[uploads]\nmaxi = 2", "did you mean `uploads.max`?"),
+        ("bwlimit = '08:00'", "write `10M`"),
+        ("bwlimit = 10", "`off` is none"),
         ("share = 0", "`share`"),
         ("share = 1.5", "`share`"),
         ("upload_chunk = '1k'", "`upload_chunk`"),

@@ -185,7 +185,7 @@ async def test_changing_during_the_upload(archive: Archive) -> None:
             archive.service.release()
 
         group.start_soon(change)
-        outcome = await archive.run()
+        outcome = await archive.run(upload_chunk="64KiB")
 
     (skipped,) = outcome.of(Skipped)
     assert "changed while" in skipped.reason
@@ -194,6 +194,53 @@ async def test_changing_during_the_upload(archive: Archive) -> None:
     assert outcome.summary.exit_code == ExitCode.DONE
     await to_thread.run_sync(partial(archive.add, "a.wav", CONTENT + b"more"))
     assert (await archive.run()).summary.written == 1
+
+
+async def test_a_young_one_that_changes_during_the_upload(archive: Archive) -> None:
+    """A recording that was read at once, but is still being written, is not paid for either."""
+    archive.add("a.wav", CONTENT)
+    await to_thread.run_sync(os.utime, archive.recordings / "a.wav")
+    archive.service.faults.add(Fault(on="upload", action="hold"))
+
+    async with anyio.create_task_group() as group:
+
+        async def change() -> None:
+            await archive.service.held("upload")
+            await to_thread.run_sync(_append, archive.recordings / "a.wav")
+            archive.service.release()
+
+        group.start_soon(change)
+        outcome = await archive.run()
+
+    assert outcome.summary.skipped == 1
+    assert archive.service.requests["submit"] == 0
+
+
+async def test_one_that_fits_a_chunk_is_opened_once_and_read_anew(place: Path) -> None:
+    """It comes whole, hashed, and once more for a second attempt: as it is then, or not at all."""
+    async with await Source.open(os.fsencode(place), chunk_bytes=len(CONTENT)) as source:
+        assert await source.body() == CONTENT
+        assert (await source.reading()).content == sha256(CONTENT).hexdigest()
+        assert await source.body() == CONTENT
+        edge = 64 * 1024
+        assert source.edges == sha256(CONTENT[:edge] + CONTENT[-edge:]).hexdigest()
+
+        await to_thread.run_sync(_append, place)
+        with pytest.raises(RecordingChanged, match="changed while"):
+            await source.body()
+        await to_thread.run_sync(os.truncate, place, 1500)
+        with pytest.raises(RecordingChanged, match="shorter"):
+            await source.body()
+
+
+async def test_a_larger_one_comes_in_chunks(place: Path) -> None:
+    """One byte more than a chunk is two chunks, and the first attempt is none of the second."""
+    async with await Source.open(os.fsencode(place), chunk_bytes=len(CONTENT) - 1) as source:
+        for _ in range(2):
+            body = await source.body()
+            assert not isinstance(body, bytes)
+            assert [len(chunk) async for chunk in body] == [len(CONTENT) - 1, 1]
+        assert (await source.reading()).content == sha256(CONTENT).hexdigest()
 
 
 UPLOAD_FAULTS = [
