@@ -39,6 +39,8 @@ class Intake:
         self._at_service: set[int] = set()
         self._unsaved: set[int] = set()
         self._changed = anyio.Event()
+        self._slot_turn = anyio.Lock(fast_acquire=True)
+        self._slot_free = anyio.Event()
         self._uploading: set[anyio.CancelScope] = set()
         self._fetching: set[anyio.CancelScope] = set()
         self._lost_in_a_row = 0
@@ -70,9 +72,10 @@ class Intake:
 
     async def until_slot(self) -> bool:
         """Wait for a place at the service; False when the intake ended meanwhile."""
-        while self.is_open and self._is_full:
-            self._was_full = True
-            await self._changed.wait()
+        async with self._slot_turn:  # one waits for the next place, the others for their turn
+            while self.is_open and self._is_full:
+                self._was_full = True
+                await self._slot_free.wait()
         return self.is_open
 
     def observed(self, *, processing: int, queued: int) -> int | None:
@@ -106,6 +109,9 @@ class Intake:
         """Wake whoever waits."""
         self._changed.set()
         self._changed = anyio.Event()
+        if not (self.is_open and self._is_full):
+            self._slot_free.set()
+            self._slot_free = anyio.Event()
 
     def claim(self, recording_id: int) -> None:
         """One more recording is under way to the service."""

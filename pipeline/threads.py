@@ -7,21 +7,33 @@ the loop by itself, a call took 51 us of CPU with sixteen under way, here it tak
 """
 
 import asyncio
+import math
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from anyio import CancelScope
+from anyio import CancelScope, current_effective_deadline
 from anyio.lowlevel import checkpoint_if_cancelled
 
 __all__ = ["Threads"]
 
 R = TypeVar("R")
 
-_Call = tuple[Callable[[], Any], "asyncio.Future[Any]"]
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call on its way through a thread."""
+
+    make: Callable[[], Any]
+    waiter: "asyncio.Future[None]"
+    """Who waits for it; another one after a cancellation."""
+    is_done: bool = False
+    result: Any = None
+    error: BaseException | None = None
 
 
 class Threads:
@@ -36,60 +48,67 @@ class Threads:
         self._done = _Done()
         weakref.finalize(self, _end, self._calls)
 
-    async def run(self, call: Callable[[], R]) -> R:
+    async def run(self, make: Callable[[], R]) -> R:
         """What the call returns or raises; once handed over it is finished, also when cancelled."""
         await checkpoint_if_cancelled()
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        call = _Call(make, asyncio.get_running_loop().create_future())
         if self._under_way >= self._started < self._count:
             self._started += 1
             arguments = (self._calls, self._done)
             threading.Thread(target=_work, args=arguments, name=self._name, daemon=True).start()
         self._under_way += 1
-        self._calls.put((call, future))
-        with CancelScope(shield=True):
-            try:
-                return await future
-            finally:
-                self._under_way -= 1
-        raise AssertionError("a shield lets nothing but the result through")
+        self._calls.put(call)
+        try:
+            await call.waiter
+        except asyncio.CancelledError:
+            # Not shielded from the beginning: that costs more than many of these calls.
+            with CancelScope(shield=True):
+                while not call.is_done:
+                    call.waiter = asyncio.get_running_loop().create_future()
+                    await call.waiter
+            # A scope that was cancelled says so again at the next await; who has been handed what
+            # the call gave can let go of it there. Everybody else says so once.
+            if current_effective_deadline() > -math.inf:
+                raise
+        finally:
+            self._under_way -= 1
+        if call.error is not None:
+            raise call.error
+        result: R = call.result
+        return result
 
 
 class _Done:
     """What was finished and is not told yet. Appending, and taking from, a deque is atomic."""
 
     def __init__(self) -> None:
-        self._results: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._calls: deque[_Call] = deque()
         self._is_told = False
 
-    def add(self, future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    def add(self, call: _Call) -> None:
         """Called in a thread: the loop is woken unless that has been done already."""
-        self._results.append((future, result, error))
+        self._calls.append(call)
         if not self._is_told:
             self._is_told = True
-            future.get_loop().call_soon_threadsafe(self._tell)
+            call.waiter.get_loop().call_soon_threadsafe(self._tell)
 
     def _tell(self) -> None:
         self._is_told = False  # before the first is taken: whoever adds from here on wakes again
-        while self._results:
-            future, result, error = self._results.popleft()
-            if future.cancelled():  # by a loop that is being closed
-                continue
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
+        while self._calls:
+            call = self._calls.popleft()
+            call.is_done = True
+            if not call.waiter.done():  # cancelled, and about to find out
+                call.waiter.set_result(None)
 
 
 def _work(calls: "SimpleQueue[_Call | None]", done: _Done) -> None:
-    while (each := calls.get()) is not None:
-        call, future = each
+    while (call := calls.get()) is not None:
         try:
-            result, error = call(), None
-        except BaseException as raised:
-            result, error = None, raised
-        done.add(future, result, error)
-        # Nothing is kept until the next call comes: it may be long.
-        del each, call, future, result, error
+            call.result = call.make()
+        except BaseException as error:
+            call.error = error
+        done.add(call)
+        del call  # nothing is kept until the next call comes: it may be long
     calls.put(None)  # for the next thread
 
 

@@ -66,18 +66,13 @@ class Attempts(Books):
         Raises:
             ServiceUnavailable: the service has handed out this `upload_url` before.
         """
-        key, generation, state = self._attach(claim, read)
+        try:
+            key, generation, state = self._attach(claim, read, upload_url)
+        except sqlite3.IntegrityError as error:
+            raise ServiceUnavailable("the service gave the same upload_url twice") from error
         if state not in ("wanted", "open"):
             self._drop(claim.attempt_id, "the same content is under way or done")
             return None
-        try:
-            self.db.execute(
-                "UPDATE attempts SET state = 'uploaded', upload_url = ?, uploaded_at = ? "
-                "WHERE attempt_id = ?",
-                (upload_url, self.now(), claim.attempt_id),
-            )
-        except sqlite3.IntegrityError as error:
-            raise ServiceUnavailable("the service gave the same upload_url twice") from error
         self._set_transcript(key, generation, "open")
         return Uploaded(
             claim.attempt_id,
@@ -135,26 +130,34 @@ class Attempts(Books):
         """Give up a claim as if it had never been made."""
         self._drop(claim.attempt_id, "interrupted")
 
-    def _attach(self, claim: Claim, read: Reading) -> tuple[str, int, str]:
-        """Tie a recording and its attempt to what is wanted for its content."""
+    def _attach(
+        self, claim: Claim, read: Reading, upload_url: str | None = None
+    ) -> tuple[str, int, str]:
+        """Tie a recording and its attempt, with its upload, to what is wanted for its content."""
         row = self.db.execute(
-            "SELECT options, request_key, generation, result_key, result_generation"
-            " FROM recordings WHERE recording_id = ?",
-            (claim.recording_id,),
+            "SELECT r.options, r.request_key, r.generation,"
+            " a.request_key AS former_key, a.generation AS former_generation"
+            " FROM recordings r, attempts a WHERE r.recording_id = ? AND a.attempt_id = ?",
+            (claim.recording_id, claim.attempt_id),
         ).fetchone()
         key = request_key(read.content, row["options"], self.run.provider_kind)
         generation = row["generation"] if key == row["request_key"] else self._latest(key)
         self._note(claim, read, key, generation)
-        former = self.db.execute(
-            "SELECT request_key, generation FROM attempts WHERE attempt_id = ?",
-            (claim.attempt_id,),
-        ).fetchone()
         self.db.execute(
-            "UPDATE attempts SET content = ?, request_key = ?, generation = ? WHERE attempt_id = ?",
-            (read.content, key, generation, claim.attempt_id),
+            "UPDATE attempts SET content = :content, request_key = :key, generation = :generation,"
+            " state = iif(:url IS NULL, state, 'uploaded'), upload_url = :url,"
+            " uploaded_at = iif(:url IS NULL, NULL, :now) WHERE attempt_id = :id",
+            {
+                "content": read.content,
+                "key": key,
+                "generation": generation,
+                "url": upload_url,
+                "now": self.now(),
+                "id": claim.attempt_id,
+            },
         )
-        if former[0] not in (None, key):  # it holds other bytes than it was claimed for
-            self._want_again(*former)
+        if row["former_key"] not in (None, key):  # it holds other bytes than it was claimed for
+            self._want_again(row["former_key"], row["former_generation"])
         state = self._wait_for(key, generation, read.content, row["options"])
         return key, generation, state
 
@@ -204,15 +207,15 @@ class Attempts(Books):
             return False
         if row is None:
             return False
-        self._release(row["recording_id"])
         self._set_transcript(row["request_key"], row["generation"], "submitted")
         self._fresh_lines.append(self._journal_line(row))
         return True
 
     def _journal_line(self, row: sqlite3.Row) -> bytes:
+        """The line of an accepted attempt, whose recording is let go of."""
         where = self.db.execute(
-            "SELECT r.root, r.path, r.options, r.result, f.folder FROM recordings r"
-            " LEFT JOIN roots f ON f.name = r.root WHERE recording_id = ?",
+            "UPDATE recordings SET claim = NULL WHERE recording_id = ? RETURNING root, path,"
+            " options, result, (SELECT folder FROM roots WHERE name = recordings.root) AS folder",
             (row["recording_id"],),
         ).fetchone()
         facts = {

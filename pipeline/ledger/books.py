@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from pipeline.files import sync
@@ -105,7 +106,8 @@ class Books(Store):
         super().__init__(path, still_held)
         self.run = run
         self.now = clock
-        self._journal = journal
+        self._journal_path = journal
+        self._journal: FileIO | None = None
         self._lines: list[bytes] = []
         self._fresh_lines: list[bytes] = []
         self._own_keys = {run.key_fingerprint}
@@ -119,6 +121,10 @@ class Books(Store):
         """What was asked for with that key is this project's too."""
         self._own_keys.add(fingerprint)
 
+    def closed(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+
     def rolled_back(self) -> None:
         self._fresh_lines.clear()
 
@@ -127,14 +133,18 @@ class Books(Store):
         self._fresh_lines.clear()
         if not self._lines:
             return
-        is_new = not self._journal.exists()
-        with open(self._journal, "ab") as journal:
-            journal.write(b"".join(self._lines))
-            journal.flush()
-            os.fsync(journal.fileno())
-        if is_new:
-            sync(os.fsencode(self._journal.parent))
-        self._lines.clear()  # not before: what could not be written is written the next time
+        if self._journal is None:
+            self._journal = FileIO(self._journal_path, "ab")
+            sync(os.fsencode(self._journal_path.parent))
+        left = memoryview(b"".join(self._lines))
+        try:
+            while left:  # a raw file may take less than it is given
+                left = left[self._journal.write(left) :]
+            os.fsync(self._journal.fileno())
+        except OSError:
+            self._lines.insert(0, b"\n")  # written the next time, below what may be torn
+            raise
+        self._lines.clear()
 
     def _latest(self, key: str | None) -> int:
         """The generation that a recording of this key waits for."""
@@ -158,11 +168,13 @@ class Books(Store):
 
         One that failed is wanted `again` if the user said so, once in a run.
         """
-        self.db.execute(
+        made = self.db.execute(
             "INSERT INTO transcripts (request_key, generation, content, options, provider) "
-            "VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
+            "VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING RETURNING state",
             (key, generation, content, options, self.run.provider_kind),
-        )
+        ).fetchone()
+        if made is not None:
+            return str(made["state"])
         at = (key, generation)
         (state,) = self.db.execute(
             "SELECT state FROM transcripts WHERE request_key = ? AND generation = ?", at

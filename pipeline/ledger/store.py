@@ -98,6 +98,10 @@ class Store:
             with_more = None not in jobs
             self._commit([job for job in jobs if job is not None])
         self.db.close()
+        self.closed()
+
+    def closed(self) -> None:
+        """Called in the writer thread when the database is closed."""
 
     def _commit(self, jobs: list[_Job]) -> None:
         if not jobs:

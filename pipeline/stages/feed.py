@@ -18,6 +18,7 @@ from pipeline.stages import Context
 __all__ = ["feed"]
 
 _LONGEST_WAIT_S = 1.0
+_TOGETHER_S = 0.02
 
 
 async def feed(
@@ -51,3 +52,4 @@ async def feed(
             wait_s = _LONGEST_WAIT_S if due_in_s is None else min(due_in_s, _LONGEST_WAIT_S)
             with anyio.move_on_after(wait_s):
                 await change.wait()
+                await anyio.sleep(_TOGETHER_S)  # places that become free together are taken so
