@@ -116,7 +116,7 @@ class Flags:
     share: Annotated[float | None, Parameter(group=_PACE)] = None
     """Our part of them (0.9)."""
     poll_interval: Annotated[str | None, Parameter(group=_PACE)] = None
-    """Time between two looks at the service (3s)."""
+    """Longest time between two looks at the service (3s)."""
     settle: Annotated[str | None, Parameter(group=_PACE)] = None
     """Time until an accepted transcript is sure to be listed (2m); never."""
     ramp: Annotated[bool | None, Parameter(group=_PACE)] = None

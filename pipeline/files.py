@@ -159,10 +159,10 @@ def put_whole(
 def _made(path: bytes) -> FileIO:
     """A file to be written anew, in a folder that is made if it is not there."""
     try:
-        return FileIO(path, "wb")
+        return open(path, "wb", buffering=0)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        return FileIO(path, "wb")
+        return open(path, "wb", buffering=0)
 
 
 @in_thread

@@ -121,7 +121,7 @@ def questions(
     for each in alone:
         sight = sights.get(each.transcript_id, _UNSEEN)
         # A row said that it is finished, and a GET otherwise: rows can be wrong.
-        if sight.idle_s(each, now) >= (every_s if sight.is_final else interval_s):
+        if abs(now - sight.asked_at) >= (every_s if sight.is_final else interval_s):
             direct.append(each)
     return Questions(pages, sure + direct[: 2 * _DIRECT_AT_ONCE])
 

@@ -134,7 +134,8 @@ class Books(Store):
         if not self._lines:
             return
         if self._journal is None:
-            self._journal = FileIO(self._journal_path, "ab")
+            # Open until `closed`: it is written to once for every few transcripts.
+            self._journal = open(self._journal_path, "ab", buffering=0)  # noqa: SIM115
             sync(os.fsencode(self._journal_path.parent))
         left = memoryview(b"".join(self._lines))
         try:

@@ -282,7 +282,8 @@ class Settings(BaseModel):
     ramp: bool | None = None
     """Whether submissions start slowly. If not set: at the vendor's own hosts only."""
     poll_interval: Annotated[Seconds, Field(gt=0)] = 3.0
-    """Seconds between two looks at what the service has finished."""
+    """Seconds between two looks at what the service has finished, at the most; while some of it was
+    asked for within a minute they come twice as often."""
     settle: Annotated[Seconds | None, BeforeValidator(_settle)] = 120.0
     """Seconds after which a transcript whose answer was lost shows in the service's list, if it
     was accepted; `never` leaves it for the user to decide."""

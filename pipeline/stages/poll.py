@@ -53,7 +53,7 @@ async def poll(
     schedule = Schedule(interval_s, is_noticed=notices.expected)
     noted: dict[int | str, float] = {}
     sweep_at = -math.inf
-    more_comes = True
+    more_comes, was_idle = True, False
     async with submitted, looks:
         for leftover in await ledger.pending():
             context.intake.entered(leftover.attempt_id)
@@ -68,6 +68,9 @@ async def poll(
             schedule.remember(pending)
             waiting = [each for each in pending if each.transcript_id not in looking]
             due = schedule.noted(waiting, noted, now)
+            if was_idle:  # what was asked for just now is not finished yet
+                sweep_at = anyio.current_time() + schedule.pace_s(waiting, now)
+            was_idle = not pending
             if waiting and anyio.current_time() >= sweep_at:
                 due += await _sweep(context, reconciler, schedule, waiting)
                 sweep_at = anyio.current_time() + schedule.pace_s(waiting, now)
@@ -76,8 +79,10 @@ async def poll(
                     continue
                 try:
                     looks.send_nowait(look)
-                except anyio.WouldBlock:
-                    break  # the next sweep sends the rest: this task never waits for a writer
+                except (anyio.WouldBlock, anyio.BrokenResourceError):
+                    # The next sweep sends the rest, since this task never waits for a writer; or
+                    # there is none any more, and we are about to be cancelled, too.
+                    break
                 looking.add(look.transcript_id)
                 schedule.asked(look, now)
                 noted.pop(look.attempt_id, None)
@@ -88,7 +93,9 @@ async def poll(
             rest_until = sweep_at if pending else anyio.current_time() + interval_s
             if noted:
                 rest_until = min(rest_until, anyio.current_time() + _NOTICED_EVERY_S)
-            more_comes = await _rest(context, submitted, notice, rest_until)
+            more_comes = await _rest(
+                context, submitted if more_comes else None, notice, rest_until, is_idle=was_idle
+            )
         # Nothing is fetched any more; what is accepted meanwhile is in the ledger.
         async for _ in submitted:
             pass
@@ -162,16 +169,19 @@ def _adapt(context: Context, statuses: Counter[str | None]) -> None:
 
 async def _rest(
     context: Context,
-    submitted: MemoryObjectReceiveStream[int],
+    submitted: MemoryObjectReceiveStream[int] | None,
     notice: anyio.Event,
     until: float,
+    *,
+    is_idle: bool,
 ) -> bool:
     """
-    Wait for the next sweep, a notice, or the end; False once nothing more comes.
+    Wait for the next sweep, a notice, the end, or if idle for anything that is submitted.
 
-    What is submitted meanwhile only empties the stream: the ledger knows it.
+    False once nothing more comes, and `submitted` is to be None from then on. What it brings is
+    known to the ledger.
     """
-    more_comes = True
+    more_comes = submitted is not None
     async with anyio.create_task_group() as group:
         group.cancel_scope.deadline = until
 
@@ -181,10 +191,19 @@ async def _rest(
 
         group.start_soon(heed, notice)
         group.start_soon(heed, context.intake.ended)
-        async for _ in submitted:
-            pass
-        more_comes = False
-        group.cancel_scope.cancel()
+        if submitted is None:
+            await anyio.sleep_forever()
+        else:
+            more_comes = await _until_end(submitted, is_idle)
+            group.cancel_scope.cancel()
     if notice.is_set():  # more come with it
         await anyio.sleep(_TOGETHER_S)
     return more_comes
+
+
+async def _until_end(submitted: MemoryObjectReceiveStream[int], is_idle: bool) -> bool:
+    """Empty the stream as it fills; True at once if it was idle, False when it has ended."""
+    async for _ in submitted:
+        if is_idle:
+            return True
+    return False
