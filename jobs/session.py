@@ -185,10 +185,10 @@ async def session(
         )
         for address, count in await ledger.elsewhere():
             totals(Warned(message=f"{count} transcripts are open at {address}, and stay there"))
-        window_s = settings.requests.window_s
         client = await stack.enter_async_context(
             (budgets or Budgets()).client(settings, service.url, service.key)
         )
+        window_s = client.limiter.window_s
         client.limiter.remember(
             await ledger.earlier_requests(window_s), await ledger.earlier_submits(window_s)
         )

@@ -136,25 +136,26 @@ class Client:
             AnswerUnusable: the `upload_url` holds the key.
         """
         await self._permit("upload")
-        with self.uplink.attempt(), anyio.CancelScope() as scope:
-            # aiohttp has no limit on the sending of a body: see the docs of ClientTimeout.
-            scope.deadline = anyio.current_time() + self._connect_s + self._stall_s
-            body = _Body(content, size, self.uplink, scope, self._stall_s, self._answer_s)
-            with self._translated("upload"):
-                async with self._http.post(
-                    self._upload_url,
-                    data=body,
-                    headers={**self._upload_headers, "Content-Length": str(size)},
-                    allow_redirects=False,
-                    timeout=self._upload_timeout,
-                ) as response:
-                    upload_url = wire.parse_upload(await self._whole("upload", response))
-                    if body.left:
-                        raise ServiceUnavailable("upload: answered before all was sent")
-                    if "***" in upload_url:
-                        raise AnswerUnusable("upload: the upload_url holds the API key")
-                    return upload_url
-        raise ConnectionLost(f"upload: nothing moved for {self._stall_s:g} s")
+        with self.uplink.attempt():
+            with anyio.CancelScope() as scope:
+                # aiohttp has no limit on the sending of a body: see the docs of ClientTimeout.
+                scope.deadline = anyio.current_time() + self._connect_s + self._stall_s
+                body = _Body(content, size, self.uplink, scope, self._stall_s, self._answer_s)
+                with self._translated("upload"):
+                    async with self._http.post(
+                        self._upload_url,
+                        data=body,
+                        headers={**self._upload_headers, "Content-Length": str(size)},
+                        allow_redirects=False,
+                        timeout=self._upload_timeout,
+                    ) as response:
+                        upload_url = wire.parse_upload(await self._whole("upload", response))
+                        if body.left:
+                            raise ServiceUnavailable("upload: answered before all was sent")
+                        if "***" in upload_url:
+                            raise AnswerUnusable("upload: the upload_url holds the API key")
+                        return upload_url
+            raise ConnectionLost(f"upload: nothing moved for {self._stall_s:g} s")
 
     async def submit(self, upload_url: str, body: bytes, handover: Handover) -> Submission:
         """

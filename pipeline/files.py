@@ -28,6 +28,7 @@ __all__ = [
     "copy_whole",
     "in_thread",
     "keep_standing",
+    "made",
     "obstacle",
     "probe",
     "put_in_place",
@@ -37,6 +38,7 @@ __all__ = [
     "sha256_of",
     "sync",
     "why_not",
+    "write_all",
 ]
 
 _THREADS = 16
@@ -115,7 +117,7 @@ obstacle = in_thread(why_not)
 @in_thread
 def copy_whole(source: bytes, target: bytes) -> tuple[str, int]:
     """Copy a file, in a folder made as needed; the sha256 (hex) and size (bytes) of the copy."""
-    with open(source, "rb") as file, _made(target) as copy:
+    with open(source, "rb") as file, made(target) as copy:
         shutil.copyfileobj(file, copy, _COPY_BYTES)
     with open(target, "rb") as copy:
         return file_digest(copy, "sha256").hexdigest(), os.path.getsize(target)
@@ -139,13 +141,14 @@ def put_whole(
     Put a file of these bytes, whose sha256 is `digest`, at a place, whole or not at all.
 
     It is called `fresh` until then. With `kept_as` the same as `keep_standing` comes first.
+
+    Raises:
+        OSError: the disk is full, or something is in the way; nothing of it is left.
     """
     replaced = kept_as is not None and _keep_standing(place, digest, kept_as)
     try:
-        with _made(fresh) as file:
-            left = memoryview(body)
-            while left:  # a raw file may take less than it is given
-                left = left[file.write(left) :]
+        with made(fresh) as file:
+            write_all(file, body)
             os.fsync(file.fileno())
         os.replace(fresh, place)
     except OSError:
@@ -156,7 +159,19 @@ def put_whole(
     return replaced
 
 
-def _made(path: bytes) -> FileIO:
+def write_all(file: FileIO, body: bytes) -> None:
+    """
+    Write all of it: a raw file may take less than it is given.
+
+    Raises:
+        OSError: there is no room for all of it; some may be written.
+    """
+    left = memoryview(body)
+    while left:
+        left = left[file.write(left) :]
+
+
+def made(path: bytes) -> FileIO:
     """A file to be written anew, in a folder that is made if it is not there."""
     try:
         return open(path, "wb", buffering=0)
@@ -172,6 +187,9 @@ def keep_standing(place: bytes, digest: str, kept_as: Callable[[str], bytes]) ->
 
     `kept_as` gives its new name for its sha256. False when there is nothing, or just what is to be
     put there, which has the sha256 `digest`.
+
+    Raises:
+        OSError: it cannot be kept.
     """
     return _keep_standing(place, digest, kept_as)
 

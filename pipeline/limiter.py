@@ -57,7 +57,8 @@ class Limiter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._count = max(1, count)
-        self._window_s = window_s
+        self.window_s = window_s
+        """Seconds in which no more than `count` are sent."""
         self._clock = clock
         self._log = deque[float](maxlen=self._count)
         self._unrecorded: list[float] = []
@@ -178,7 +179,7 @@ class Limiter:
     def _wait_s(self) -> float:
         until = self._paused_until
         if len(self._log) == self._count:
-            until = max(until, self._log[0] + self._window_s)
+            until = max(until, self._log[0] + self.window_s)
         return until - self._clock()
 
 

@@ -54,7 +54,7 @@ async def retry(
 
 async def _again(
     call: Callable[[], Awaitable[R]],
-    failure: TransientError | None,
+    failure: TransientError,
     attempts: int,
     timeout_s: float | None,
 ) -> R:
@@ -72,9 +72,8 @@ async def _again(
         ):
             tried = attempt.num
             with attempt:
-                if failure is not None:
-                    first, failure = failure, None
-                    raise first
+                if tried == 1:
+                    raise failure
                 return await call()
     except TransientError as error:
         times = "once" if tried == 1 else f"{tried} times"

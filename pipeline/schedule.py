@@ -30,6 +30,7 @@ _DIRECT_AT_ONCE = 20
 _NOTICED_EVERY_S = 1.0
 _REMEMBERED = 5000
 _LEAST_SHARE = 1 / PAGE_ROWS
+_DRIFT = 1.05
 _AGES = 50
 _ENOUGH_AGES = 5
 _SOONER = 0.8
@@ -114,7 +115,12 @@ def questions(
                 missed.append(each)
         elif abs(now - each.accepted_at) >= first_look_s:
             listed.append(each)
-    direct += missed[:_DIRECT_AT_ONCE]
+
+    def last_asked(each: Pending) -> float:
+        return sights.get(each.transcript_id, _UNSEEN).asked_at
+
+    # Who has waited longest comes first, or the same would be asked for again and again.
+    direct += sorted(missed, key=last_asked)[:_DIRECT_AT_ONCE]
     if len(missed) > _DIRECT_AT_ONCE:  # so many that the list is worth another try
         listed += missed
     pages, alone = pages_for(listed, asked_for, share)
@@ -123,7 +129,7 @@ def questions(
         # A row said that it is finished, and a GET otherwise: rows can be wrong.
         if abs(now - sight.asked_at) >= (every_s if sight.is_final else interval_s):
             direct.append(each)
-    return Questions(pages, sure + direct[: 2 * _DIRECT_AT_ONCE])
+    return Questions(pages, sure + sorted(direct, key=last_asked)[: 2 * _DIRECT_AT_ONCE])
 
 
 def _every_s(interval_s: float) -> float:
@@ -137,9 +143,10 @@ def pages_for(
     """The fewest pages that should show these, and those that would be the only one on theirs."""
     pages, alone = [], []
     reach = max(1, int(PAGE_ROWS * share))
+    out_of_step = min(_OUT_OF_STEP, reach // 4)
     left = sorted(listed, key=lambda each: each.accepted_at, reverse=True)
     while left:
-        above = bisect_right(asked_for, (left[0].accepted_at, "\U0010ffff")) + _OUT_OF_STEP
+        above = bisect_right(asked_for, (left[0].accepted_at, "\U0010ffff")) + out_of_step
         before_id = asked_for[above][1] if above < len(asked_for) else None
         last = min(above, len(asked_for)) - reach
         oldest_at = asked_for[last][0] if last > 0 else -math.inf
@@ -150,25 +157,6 @@ def pages_for(
             alone.append(left[0])
         left = left[max(1, covered) :]
     return pages, alone
-
-
-def noted(
-    waiting: Sequence[Pending],
-    ids: Collection[int | str],
-    sights: Mapping[str, Sight],
-    now: float,
-) -> list[Pending]:
-    """
-    Which of those that wait were spoken of, by attempt or transcript id.
-
-    None is looked at more than once a second, however often it is spoken of.
-    """
-    return [
-        each
-        for each in waiting
-        if (each.attempt_id in ids or each.transcript_id in ids)
-        and abs(now - sights.get(each.transcript_id, _UNSEEN).asked_at) >= _NOTICED_EVERY_S
-    ]
 
 
 class Schedule:
@@ -194,7 +182,7 @@ class Schedule:
 
     def questions(self, waiting: Sequence[Pending], now: float) -> Questions:
         """What a sweep at `now` has to ask about those that wait."""
-        return questions(
+        asked = questions(
             waiting,
             self._sights,
             self._asked_for,
@@ -203,12 +191,24 @@ class Schedule:
             first_look_s=self._first_look_s,
             share=self._share,
         )
+        if not asked.pages:  # the next page shows how many of ours it holds by now
+            self._share = min(1.0, self._share * _DRIFT)
+        return asked
 
     def noted(
         self, waiting: Sequence[Pending], ids: Collection[int | str], now: float
     ) -> list[Pending]:
-        """Which of those that wait to look at, since somebody spoke of them."""
-        return noted(waiting, ids, self._sights, now)
+        """
+        Which of those that wait were spoken of, by attempt or transcript id.
+
+        None is looked at more than once a second, however often it is spoken of.
+        """
+        return [
+            each
+            for each in waiting
+            if (each.attempt_id in ids or each.transcript_id in ids)
+            and abs(now - self._sights[each.transcript_id].asked_at) >= _NOTICED_EVERY_S
+        ]
 
     def saw(
         self, page: Page, rows: Sequence[Row], waiting: Sequence[Pending], now: float
@@ -229,7 +229,8 @@ class Schedule:
             if is_final and (sight.is_under_way or age_s <= 2 * self._first_look_s):
                 self._ages_s.append(age_s)
             sight.missed_at, sight.is_final, sight.is_under_way = None, is_final, not is_final
-        self._share = max(_LEAST_SHARE, (self._share + self._share_of(rows)) / 2)
+        if rows:  # what cannot be read says nothing of what it would have shown
+            self._share = max(_LEAST_SHARE, (self._share + self._share_of(rows)) / 2)
         return finished
 
     def _share_of(self, rows: Sequence[Row]) -> float:

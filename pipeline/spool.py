@@ -6,7 +6,6 @@ large one goes through a temporary file, and both are read through before they c
 """
 
 import mmap
-import os
 from collections.abc import Callable
 from hashlib import sha256
 from io import FileIO
@@ -14,7 +13,16 @@ from typing import Self
 
 import anyio
 
-from pipeline.files import copy_whole, in_thread, keep_standing, put_in_place, put_whole, remove
+from pipeline.files import (
+    copy_whole,
+    in_thread,
+    keep_standing,
+    made,
+    put_in_place,
+    put_whole,
+    remove,
+    write_all,
+)
 from pipeline.names import temporary, version
 from pipeline.wire import Head, parse_head
 
@@ -117,7 +125,12 @@ class Spool:
         return await head_of(self._fresh)
 
     async def copy_from(self, source: bytes) -> str:
-        """Take a file for the answer; the sha256 of what was copied, hex."""
+        """
+        Take a file for the answer; the sha256 of what was copied, hex.
+
+        Raises:
+            OSError: it cannot be read, or there is no room for the copy.
+        """
         self._is_on_disk = True
         self.digest, self.size = await copy_whole(source, self._fresh)
         return self.digest
@@ -128,6 +141,9 @@ class Spool:
 
         With `kept_as`, which is given the sha256 of another file that stands there, that file gets
         such a name first; whether there was one.
+
+        Raises:
+            OSError: the disk is full, or something is in the way.
         """
         if not self._is_on_disk:
             fresh = temporary(version(place, self._tag))
@@ -148,17 +164,8 @@ class Spool:
         return replaced
 
 
-@in_thread
-def _open(path: bytes) -> FileIO:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    return FileIO(path, "wb")
-
-
-@in_thread
-def _write(file: FileIO, body: bytes) -> None:
-    left = memoryview(body)
-    while left:  # a raw file may take less than it is given
-        left = left[file.write(left) :]
+_open = in_thread(made)
+_write = in_thread(write_all)
 
 
 @in_thread

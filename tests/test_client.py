@@ -403,6 +403,7 @@ async def test_an_upload_that_stalls_is_given_up(service: ScriptedService, clien
     """When the service stops reading, the upload fails once nothing has moved for `stall_s`."""
     service.faults.add(Fault(on="upload", action="stall"))
     lost: list[ConnectionLost] = []
+    at_once = client.uplink.places.total_tokens
 
     async def try_upload() -> None:
         with pytest.raises(ConnectionLost, match="nothing moved for 60 s") as raised:
@@ -417,6 +418,7 @@ async def test_an_upload_that_stalls_is_given_up(service: ScriptedService, clien
             await advance(1.0)
 
     assert anyio.current_time() - began >= 60
+    assert client.uplink.places.total_tokens == at_once // 2  # the line is pushed too hard
 
 
 async def test_a_slow_upload_that_moves_goes_through(

@@ -140,6 +140,24 @@ def test_a_list_that_lacks_many_is_tried_again() -> None:
     assert len(asked(waiting, sights=missed).pages) == 1
 
 
+def test_who_has_waited_longest_is_asked_for_first() -> None:
+    """Of more than can be asked for at a time none is left out: all have their turn."""
+    waiting = [pending(n, age_s=3600.0 * (201 - n)) for n in range(200)]
+    for missed_at in (None, NOW - 1000.0):
+        sights = {each.transcript_id: Sight(missed_at=missed_at) for each in waiting}
+        asked_ids = set[int]()
+        for sweep in range(30):
+            now = NOW + sweep * EVERY_S
+            found = questions(
+                waiting, sights, asked_for(waiting), now, interval_s=INTERVAL_S, share=1 / PAGE_ROWS
+            )
+            for look in found.looks:
+                asked_ids.add(look.attempt_id)
+                sights[look.transcript_id].asked_at = now
+
+        assert asked_ids == set(range(200))
+
+
 def test_what_is_paid_is_looked_at_first() -> None:
     """Completed in the ledger is looked at whatever the list shows, before what is only unseen."""
     waiting = [pending(1), pending(2, completed=True)]
@@ -243,6 +261,32 @@ def test_rows_of_others_make_pages_reach_less_far() -> None:
 
     assert among_others >= 3
     assert len(schedule.questions(waiting, NOW).pages) <= 2
+
+
+def test_an_outage_of_the_list_says_nothing_of_what_it_holds() -> None:
+    """Once the list can be read again, pages do as much as before."""
+    waiting = archive(200)
+    schedule = watched(waiting)
+    for _ in range(10):
+        schedule.saw(page_of(waiting), [], waiting, NOW)
+
+    schedule.saw(page_of(waiting), rows(*["queued"] * 200), waiting, NOW)
+
+    assert len(schedule.questions(waiting, NOW).pages) == 1
+
+
+def test_others_that_have_gone_make_room_for_pages_again() -> None:
+    """Where no page was worth its request for a while, one is tried again."""
+    waiting = archive(200)
+    schedule = watched(waiting)
+    others = [Row(f"other-{n}", "completed") for n in range(200)]
+    for _ in range(20):
+        schedule.saw(Page(None, frozenset()), others, waiting, NOW)
+    assert schedule.questions(waiting, NOW).pages == []
+
+    sweeps = next(n for n in range(1000) if schedule.questions(waiting, NOW).pages)
+
+    assert sweeps < 100
 
 
 def test_sweeps_slow_down_when_nothing_is_young() -> None:

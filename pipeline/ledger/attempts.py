@@ -69,6 +69,8 @@ class Attempts(Books):
         try:
             key, generation, state = self._attach(claim, read, upload_url)
         except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+                raise
             raise ServiceUnavailable("the service gave the same upload_url twice") from error
         if state not in ("wanted", "open"):
             self._drop(claim.attempt_id, "the same content is under way or done")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from pipeline.files import sync
+from pipeline.files import sync, write_all
 from pipeline.ledger.store import Store
 from pipeline.models import Entry
 
@@ -108,6 +108,7 @@ class Books(Store):
         self.now = clock
         self._journal_path = journal
         self._journal: FileIO | None = None
+        self._is_named = False  # durably, in its folder
         self._lines: list[bytes] = []
         self._fresh_lines: list[bytes] = []
         self._own_keys = {run.key_fingerprint}
@@ -133,14 +134,14 @@ class Books(Store):
         self._fresh_lines.clear()
         if not self._lines:
             return
-        if self._journal is None:
-            # Open until `closed`: it is written to once for every few transcripts.
-            self._journal = open(self._journal_path, "ab", buffering=0)  # noqa: SIM115
-            sync(os.fsencode(self._journal_path.parent))
-        left = memoryview(b"".join(self._lines))
         try:
-            while left:  # a raw file may take less than it is given
-                left = left[self._journal.write(left) :]
+            if self._journal is None:
+                # Open until `closed`: it is written to once for every few transcripts.
+                self._journal = open(self._journal_path, "ab", buffering=0)  # noqa: SIM115
+            if not self._is_named:
+                sync(os.fsencode(self._journal_path.parent))
+                self._is_named = True
+            write_all(self._journal, b"".join(self._lines))
             os.fsync(self._journal.fileno())
         except OSError:
             self._lines.insert(0, b"\n")  # written the next time, below what may be torn

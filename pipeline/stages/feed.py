@@ -1,9 +1,9 @@
 """
 Ledger -> claims: what is due, as much as there is room for.
 
-First uploads of earlier runs that are still good, then the rest in the order of the settings, and
-what failed once all others had their turn. In any order but that of paths the first recording is
-known when the scan is over, and nothing new begins before.
+First what this run has taken before, then uploads of earlier runs that are still good, then the
+rest in the order of the settings, and what failed once all others had their turn. In any order but
+that of paths the first recording is known when the scan is over, and nothing new begins before.
 
 Ends when the scan is done and no row is open: then nothing can become due any more. What fails
 and may be tried again, and what turned out not to be accepted, comes back this way.

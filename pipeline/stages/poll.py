@@ -90,7 +90,8 @@ async def poll(
             # What is spoken of and cannot be looked at yet: not known to be accepted, in hand, or
             # looked at just now.
             noted = {which: since for which, since in noted.items() if now - since < _NOTICED_FOR_S}
-            rest_until = sweep_at if pending else anyio.current_time() + interval_s
+            # With all that is pending in the writers' hands there is nothing to ask for, either.
+            rest_until = sweep_at if waiting else anyio.current_time() + interval_s
             if noted:
                 rest_until = min(rest_until, anyio.current_time() + _NOTICED_EVERY_S)
             more_comes = await _rest(
@@ -104,7 +105,7 @@ async def poll(
 async def _record_requests(context: Context) -> None:
     """Keep the budget beyond this run: what a crash forgets is one interval's requests."""
     if sent := context.client.limiter.take_unrecorded():
-        await context.ledger.record_requests(sent, context.settings.requests.window_s)
+        await context.ledger.record_requests(sent, context.client.limiter.window_s)
 
 
 async def _sweep(
@@ -112,12 +113,13 @@ async def _sweep(
 ) -> list[Pending]:
     """Read the pages that the schedule asks for; what is to be looked at, surest first."""
     asked = schedule.questions(waiting, context.ledger.now())
-    finished, statuses = list[Pending](), dict[str, str]()
+    finished, statuses, is_whole = list[Pending](), dict[str, str](), True
     for page in asked.pages:
         rows = await _rows(context, reconciler, schedule, page)
-        finished += schedule.saw(page, rows, waiting, context.ledger.now())
-        statuses |= {row.id: row.status for row in rows}
-    if statuses:
+        is_whole = is_whole and rows is not None
+        finished += schedule.saw(page, rows or [], waiting, context.ledger.now())
+        statuses |= {row.id: row.status for row in rows or []}
+    if statuses and is_whole:
         _adapt(context, Counter(statuses.get(each.transcript_id) for each in waiting))
     for each in waiting:
         if statuses.get(each.transcript_id) in FINAL:
@@ -127,8 +129,8 @@ async def _sweep(
 
 async def _rows(
     context: Context, reconciler: Reconciler, schedule: Schedule, page: Page
-) -> list[Row]:
-    """The rows of a page and of those below it, while more should come; none if it fails."""
+) -> list[Row] | None:
+    """The rows of a page and of those below it, while more should come; None if one fails."""
     intake, rows = context.intake, list[Row]()
     unseen, before_id = set(page.shows), page.before_id
     try:
@@ -147,8 +149,10 @@ async def _rows(
     except RecordingError as error:
         if intake.silence_s > _SILENCE_S:
             intake.end(ServiceUnusable(f"the service does not answer: {error}"))
+        return None
     except BatchError as error:
         intake.end(error)
+        return None
     return rows
 
 

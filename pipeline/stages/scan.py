@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CancelScope, CapacityLimiter, to_thread
 
 from pipeline.errors import SettingsError
 from pipeline.events import Emit, RecordingFound, Skipped, Warned, printable
@@ -191,23 +191,25 @@ class Scan:
         self._warn_of_outsiders()
         formats, size_of = self._settings.formats[1:], self._listing.size_of
         for root in self._roots:
-            ended: list[tuple[int, str]] = []
-            walk, is_last = self._chunks(root), False
-            while not is_last:
-                entries = await to_thread.run_sync(next, walk, None, limiter=thread) or []
-                is_last = not entries
-                known = await ledger.look_up(root.name, entries, size_of, formats)
-                ended += known.ended
-                for others in _parts(known.others):
-                    found = await ledger.record_found(root.name, others, size_of, formats)
-                    for path, size in found.work:
-                        emit(RecordingFound(recording=printable(root.prefix + path), size=size))
-                    for path, reason in found.skipped:
-                        emit(Skipped(recording=printable(root.prefix + path), reason=reason))
-                    changed()
-                if len(ended) >= _ENDED or is_last:
+            ended, walk = list[tuple[int, str]](), self._chunks(root)
+            try:
+                while entries := await to_thread.run_sync(next, walk, None, limiter=thread):
+                    known = await ledger.look_up(root.name, entries, size_of, formats)
+                    ended += known.ended
+                    for others in _parts(known.others):
+                        found = await ledger.record_found(root.name, others, size_of, formats)
+                        for path, size in found.work:
+                            label = printable(root.prefix + path)
+                            emit(RecordingFound(recording=label, size=size))
+                        for path, reason in found.skipped:
+                            emit(Skipped(recording=printable(root.prefix + path), reason=reason))
+                        changed()
+                    if len(ended) >= _ENDED:
+                        await ledger.record_ended(ended)
+                        ended = []
+            finally:  # a stop must not keep what was seen from being accounted for
+                with CancelScope(shield=True):
                     await ledger.record_ended(ended)
-                    ended = []
             while self.warnings:
                 emit(Warned(message=self.warnings.pop(0)))
 

@@ -120,6 +120,7 @@ async def _look(context: Context, pending: Pending) -> bool:
                 if suffix := head.redacted_suffix:
                     return await _save_with_audio(context, pending, spool, suffix, completion)
                 delivery = await context.ledger.delivery(pending.attempt_id)
+                _tell_completed(context, pending, delivery, completion)
                 await _deliver(context, pending, delivery, spool, completion)
                 return True
         return False  # queued or processing, or a status that nobody knows yet
@@ -373,8 +374,6 @@ async def _deliver(
         completion,
         is_all=is_all and failure is None,
     )
-    if completion is not None:
-        _tell_completed(context, pending, delivery, completion)
     for recipient, replaced in written.items():
         if recipient.current:
             context.emit(

@@ -1,9 +1,11 @@
 """Watching all transcripts with one question: what is looked at, and what a row may not decide."""
 
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from tests.support.runs import Archive, opened
@@ -100,3 +102,25 @@ async def test_leftovers_are_watched_without_a_scan_of_them(archive: Archive) ->
     assert outcome.summary.found == 0
     assert outcome.summary.collected == 1
     assert json.loads(archive.results()["a.wav.json"])["id"] == transcript.id
+
+
+async def test_while_the_writers_have_all_of_them_it_rests(archive: Archive) -> None:
+    """A slow answer, the only one that is left, costs no more than its wait."""
+    archive.add("a.wav", b"one")
+    archive.service.faults.add(Fault(on="get", action="hold"))
+    ended = anyio.Event()
+    async with anyio.create_task_group() as group:
+
+        async def run() -> None:
+            await archive.run(poll_interval="100ms")
+            ended.set()
+
+        group.start_soon(run)
+        await archive.service.held("get")
+        before_s = time.process_time()
+        with anyio.move_on_after(1.0):  # long enough for thousands of looks at the ledger
+            await ended.wait()
+        spent_s = time.process_time() - before_s
+        archive.service.release()
+
+    assert spent_s < 0.3

@@ -264,8 +264,10 @@ async def test_a_place_that_is_taken_meanwhile(archive: Archive) -> None:
 
     assert (outcomes[0].summary.written, outcomes[0].summary.parked) == (1, 1)
     (archive.output / "b").unlink()
-    assert (await archive.run()).summary.written == 1
+    outcomes.append(await archive.run())
+    assert outcomes[1].summary.written == 1
     assert archive.service.requests["submit"] == 2
+    assert [len(outcome.of(Completed)) for outcome in outcomes] == [2, 0]  # each is paid once
 
 
 async def test_an_output_that_is_gone_ends_the_intake(archive: Archive) -> None:
