@@ -298,6 +298,18 @@ def test_sweeps_slow_down_when_nothing_is_young() -> None:
     assert schedule.pace_s([], NOW) == INTERVAL_S
 
 
+def test_sweeps_keep_up_with_a_service_that_takes_seconds() -> None:
+    """Where all are done in moments, sweeps are as near as that is worth, and never hectic."""
+    for took_s, expected_s in ((4.0, 0.5), (0.4, 0.25), (40.0, 3.0)):
+        done = [pending(n, age_s=took_s) for n in range(10)]
+        schedule = Schedule(6.0)
+        schedule.remember(done)
+        schedule.saw(page_of(done), rows(*["processing"] * 10), done, NOW - 0.1)
+        schedule.saw(page_of(done), rows(*["completed"] * 10), done, NOW)
+
+        assert schedule.pace_s([pending(77, age_s=1.0)], NOW) == expected_s
+
+
 def test_where_notices_come_sweeps_are_rare() -> None:
     """Notices do most of the work; sweeps only make up for those that got lost."""
     schedule = watched([], is_noticed=True)
