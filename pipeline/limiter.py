@@ -132,6 +132,8 @@ class Limiter:
     def _give(self, ramp: "_Ramp | None") -> None:
         now = self._clock()
         self._log.append(now)
+        while self._log[0] <= now - self.window_s:  # as long as the window, however high the limit
+            self._log.popleft()
         self._unrecorded.append(now)
         if ramp is not None:
             ramp.count(now)
