@@ -326,7 +326,7 @@ async def test_scan(everywhere: Everywhere) -> None:
 
     missed = await everywhere("pipeline/stages/scan.py", Scene(fill, stage))
 
-    assert missed == set()
+    assert missed == {"await ledger.record_ended(ended)"}  # amid a scan from 5,000 on
 
 
 async def test_feed(everywhere: Everywhere) -> None:

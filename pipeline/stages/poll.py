@@ -91,7 +91,8 @@ async def poll(
             # looked at just now.
             noted = {which: since for which, since in noted.items() if now - since < _NOTICED_FOR_S}
             # With all that is pending in the writers' hands there is nothing to ask for, either.
-            rest_until = sweep_at if waiting else anyio.current_time() + interval_s
+            rest_s = schedule.pace_s(pending, now) if pending else interval_s
+            rest_until = sweep_at if waiting else anyio.current_time() + rest_s
             if noted:
                 rest_until = min(rest_until, anyio.current_time() + _NOTICED_EVERY_S)
             more_comes = await _rest(
