@@ -206,7 +206,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a finished transcript says of its cost."""
+    """What a finished transcript says of its cost, and of itself."""
 
     model_used: str | None
     """The service's `speech_model_used`."""
@@ -214,6 +214,10 @@ class Completion:
     """Seconds of audio."""
     price_usd: float | None
     """Estimated, None where the model has no price."""
+    confidence: float | None = None
+    """Of the whole, 0 to 1."""
+    language_code: str | None = None
+    """Of what was said."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,7 @@ async def _fetch(context: Context, pending: Pending, spool: Spool) -> Head:
     head = await spool.finish()
     head.error = head.error and context.client.shown(head.error)
     head.speech_model_used = head.speech_model_used and context.client.shown(head.speech_model_used)
+    head.language_code = head.language_code and context.client.shown(head.language_code)
     if head.id != pending.transcript_id:
         raise AnswerUnusable(f"the service answered with the transcript {head.id}")
     if head.audio_url not in (None, pending.audio_url) and not head.is_deleted:
@@ -185,7 +186,7 @@ async def _tell_failed(context: Context, pending: Pending, reason: str) -> None:
 def _completion(context: Context, head: Head) -> Completion:
     duration_s = head.audio_duration
     cost = context.settings.cost_usd(head.speech_model_used, duration_s)
-    return Completion(head.speech_model_used, duration_s, cost)
+    return Completion(head.speech_model_used, duration_s, cost, head.confidence, head.language_code)
 
 
 def _tell_completed(
