@@ -55,6 +55,7 @@ __all__ = [
     "SettingsError",
     "TranscriptUnknown",
     "TransientError",
+    "leaves",
 ]
 
 
@@ -235,3 +236,12 @@ class ConnectionLost(TransientError):
         super().__init__(message)
         self.connected = connected
         """False when no byte can have reached the service."""
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The errors of a group and of those within, each message once."""
+    found: dict[str, BaseException] = {}
+    for error in group.exceptions:
+        inner = leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+        found |= {repr(leaf): leaf for leaf in inner}
+    return list(found.values())
