@@ -42,6 +42,7 @@ from pipeline.ledger.lock import lock
 from pipeline.lines import hide
 from pipeline.models import Root
 from pipeline.progress import EventFile
+from pipeline.promote import settle
 from pipeline.settings import Settings, key_fingerprint, require_key
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing
@@ -108,6 +109,7 @@ async def session(
     redo: Redo | None = None,
     ledger_path: Path | None = None,
     budgets: Budgets | None = None,
+    asks: bool = True,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
 ) -> AsyncIterator[Session]:
@@ -116,6 +118,9 @@ async def session(
 
     A dry run works on a copy of the ledger, and leaves no trace. `ledger_path` is another ledger to
     work with than that of the state folder. `budgets` are shared with sessions beside this one.
+    One that never `asks` needs no key, and has no service at hand.
+
+    What an earlier run left between two results of a recording is settled first.
 
     Raises:
         SettingsError: nothing says where results go.
@@ -136,7 +141,7 @@ async def session(
                 copy_of, settings.state_dir / "ledger.sqlite3", state / "ledger.sqlite3"
             )
         else:
-            if settings.provider != "local":
+            if asks and settings.provider != "local":
                 key = await to_thread.run_sync(require_key, settings, environ)
             state = settings.state_dir
             started_at = await to_thread.run_sync(_prepare, settings, state)
@@ -150,7 +155,7 @@ async def session(
         await to_thread.run_sync(_make, folder)
         facts = await stack.enter_async_context(_beside(EventFile, folder / "events.ndjson"))
         totals = Totals(emit, facts)
-        service = await stack.enter_async_context(_service(settings, state, key))
+        service = await stack.enter_async_context(_service(settings, state, key, asks=asks))
         hide(service.key)
         run = Run(
             run_id=run_id,
@@ -173,7 +178,8 @@ async def session(
         )
         if last is not None and not await ledger.knows(last):
             raise _lost(path)
-        await ledger.recover()
+        if asks:  # else the uploads that another key can go on with would be dropped
+            await ledger.recover()
         await ledger.record_roots(roots)
         totals(
             RunStarted(
@@ -200,6 +206,8 @@ async def session(
             emit=totals,
             roots={root.name: root for root in roots},
         )
+        if not settings.dry_run:
+            await settle(context)
         yield Session(run_id, context, totals, folder, started_at)
         with suppress(BatchError):  # said already, if the ledger cannot be written
             await ledger.record_requests(client.limiter.take_unrecorded(), window_s)
@@ -273,9 +281,11 @@ def _lost(ledger: Path) -> LedgerUnusable:
 
 
 @asynccontextmanager
-async def _service(settings: Settings, state: Path, key: str) -> AsyncIterator[_Service]:
+async def _service(
+    settings: Settings, state: Path, key: str, *, asks: bool
+) -> AsyncIterator[_Service]:
     """The provider, started for this run if it is the embedded engine."""
-    if settings.dry_run:
+    if settings.dry_run or not asks:
         yield _Service("http://127.0.0.1", settings.base_url or "local", "none")
     elif settings.base_url is not None:
         yield _Service(settings.base_url, settings.base_url, key)

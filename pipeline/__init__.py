@@ -9,6 +9,7 @@ Modules in the order in which they are best read. Each imports only from those b
 contracts in pyproject.toml hold that.
 
     batch        the stages wired top to bottom in one task group: a whole run on one screen
+    promote      which of two results of a recording stays
     stages       scan, feed, upload, submit, poll, write: one coroutine a step
     webhooks     notifications of the service, taken over HTTP: hints to look
     reconcile    what became of requests whose answer was lost

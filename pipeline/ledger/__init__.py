@@ -12,7 +12,8 @@ done again is a row that is due again. States are drawn in docs/design.md.
     attempts    uploaded, submitted, accepted or not
     results     completed, written              evidence     held against disk and account
     repairs     fetched again                   journal      accepted attempts, as files
-    remains     a lost ledger, made anew
+    remains     a lost ledger, made anew        promotions   which of two results is the current one
+    archive     chosen by what is known of them
 
 What is awaited is one transition, durable when it returns, or one reading. Each transition keeps
 the promise that counts most by itself: of all attempts at one request key and generation, the
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 from pipeline.ledger.accounts import STANDING_OF_SEEN
 from pipeline.ledger.attempts import Attempts
 from pipeline.ledger.books import Found, Reading, Redo, Run
+from pipeline.ledger.promotions import Promotions
 from pipeline.ledger.recordings import Recordings
 from pipeline.ledger.remains import Remains
 from pipeline.ledger.repairs import Repairs
@@ -48,7 +50,7 @@ _ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account ha
 _UNDER_WAY = "state IN ('uploading', 'uploaded', 'submitting', 'ambiguous')"
 
 
-class Ledger(Remains, Recordings, Attempts, Results, Repairs):
+class Ledger(Remains, Recordings, Attempts, Results, Promotions, Repairs):
     """The ledger of one state folder, for one run at a time."""
 
     @transition

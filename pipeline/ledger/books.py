@@ -13,12 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import Literal
 
 from pipeline.files import sync, write_all
 from pipeline.ledger.store import Store
 from pipeline.models import Entry
 
-__all__ = ["Books", "Found", "Known", "Reading", "Redo", "Run"]
+__all__ = ["Books", "Found", "Known", "Promote", "Reading", "Redo", "Run"]
+
+Promote = Literal["always", "better", "never"]
+"""Which new results stay in the place of older ones; the others are put among the versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,14 @@ class Redo:
     """Those that failed for good."""
     checksum: bool = False
     """None is taken for unchanged by its size and times."""
+    promote: Promote | None = None
+    """Whether a new result stays in the place of the older one, None where nothing new is said."""
+
+    def promoted(self, before: str | None) -> str | None:
+        """What the ledger notes of a recording whose redo was under way with `before`."""
+        if self.promote is None:
+            return before
+        return None if self.promote == "always" else self.promote
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ ALTER TABLE attempts ADD COLUMN confidence REAL;
 ALTER TABLE attempts ADD COLUMN language_code TEXT;
 ALTER TABLE attempts ADD COLUMN expected_s REAL;
 ALTER TABLE attempts ADD COLUMN expected_usd REAL;
+ALTER TABLE recordings ADD COLUMN promote TEXT CHECK (promote IN ('better', 'never'));
 
 CREATE TABLE versions (
   version_id        INTEGER PRIMARY KEY,
@@ -14,8 +15,11 @@ CREATE TABLE versions (
   result_generation INTEGER NOT NULL,
   result_size       INTEGER NOT NULL,
   result_sha256     TEXT    NOT NULL,
-  duration_s        REAL
+  duration_s        REAL,
+  written_run       TEXT,
+  promote           TEXT CHECK (promote IN ('better', 'never'))
 ) STRICT;
 
 CREATE INDEX versions_by_run ON versions (run_id, recording_id);
 CREATE INDEX versions_by_recording ON versions (recording_id);
+CREATE INDEX versions_unsettled ON versions (version_id) WHERE promote IS NOT NULL;

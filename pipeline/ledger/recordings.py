@@ -152,8 +152,9 @@ class Recordings(Books):
         self.db.execute(
             "UPDATE recordings SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, settled = ?,"
             " options = ?, content = NULL, request_key = NULL, generation = 1, state = ?,"
-            " reason = ?, result_size = ?, lacking = ?, kept = 0, redo = 0, tries = 0, due_at = 0,"
-            " turn = 1, place = ?, waits = 0, run_id = ? WHERE recording_id = ?",
+            " reason = ?, result_size = ?, lacking = ?, promote = NULL, kept = 0, redo = 0,"
+            " tries = 0, due_at = 0, turn = 1, place = ?, waits = 0, run_id = ?"
+            " WHERE recording_id = ?",
             (
                 *(entry.size, entry.mtime_ns, entry.ctime_ns, entry.inode, entry.settled),
                 *(entry.options, "skipped" if entry.skip else "found", entry.skip),
@@ -173,6 +174,7 @@ class Recordings(Books):
     ) -> str | None:
         """How an unchanged recording stands whose result is there, None if there is work."""
         recording_id, content, redo = row["recording_id"], row["content"], self.run.redo
+        size = row["result_size"]
         key = content and request_key(content, entry.options, self.run.provider_kind)
         if row["state"] == "written":
             if _has_result(row, size_of):
@@ -194,7 +196,7 @@ class Recordings(Books):
                 )
                 return None
             # The result is gone or cut: what was paid is fetched again.
-            key, generation = row["result_key"], row["result_generation"]
+            key, generation, size = row["result_key"], row["result_generation"], None
         elif row["result_key"] == row["request_key"] and not (redo.force or redo.changed):
             # What it waits for was paid before; new options are no reason to pay again.
             key, generation = row["request_key"], row["generation"]
@@ -209,10 +211,11 @@ class Recordings(Books):
         self.db.execute(
             "UPDATE recordings SET run_id = ?, options = ?, request_key = ?, generation = ?,"
             " state = ?, reason = ?, kept = 0, redo = 0, tries = 0, due_at = 0, turn = 1,"
-            " place = ?, waits = ? WHERE recording_id = ?",
+            " place = ?, waits = ?, result_size = ?, promote = ? WHERE recording_id = ?",
             (
                 *(self.run.run_id, entry.options, key, generation),
-                *("skipped" if entry.skip else "found", entry.skip, place, waits, recording_id),
+                *("skipped" if entry.skip else "found", entry.skip, place, waits, size),
+                *(redo.promoted(row["promote"]), recording_id),
             ),
         )
         return None
@@ -259,8 +262,8 @@ class Recordings(Books):
             generation = row["result_generation"] + 1 if is_same else 1
             self.db.execute(
                 "UPDATE recordings SET state = 'found', redo = 0, kept = 0, request_key = ?,"
-                " generation = ? WHERE recording_id = ?",
-                (key, generation, recording_id),
+                " generation = ?, promote = ? WHERE recording_id = ?",
+                (key, generation, self.run.redo.promoted(None), recording_id),
             )
             state = self._wait_for(key, generation, content, row["options"], again=True)
             if state != "wanted":

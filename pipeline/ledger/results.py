@@ -97,9 +97,10 @@ class Results(Books):
         to_write = [(recording_id, key, generation) for recording_id in recording_ids]
         self.db.executemany(
             "INSERT INTO versions (recording_id, run_id, replaced_at, result_key,"
-            " result_generation, result_size, result_sha256, duration_s)"
+            " result_generation, result_size, result_sha256, duration_s, written_run, promote)"
             " SELECT recording_id, ?, ?, result_key, result_generation, result_size,"
-            " result_sha256, duration_s FROM recordings WHERE recording_id = ? AND state = 'found'"
+            " result_sha256, duration_s, written_run, promote"
+            " FROM recordings WHERE recording_id = ? AND state = 'found'"
             " AND request_key = ? AND generation = ? AND result_size IS NOT NULL"
             " AND result_sha256 <> ?",
             [(self.run.run_id, self.now(), *each, sha256) for each in to_write],
@@ -107,7 +108,8 @@ class Results(Books):
         self.db.executemany(
             "UPDATE recordings SET state = 'written', reason = NULL, kept = 0, duration_s = ?,"
             " result_size = ?, result_sha256 = ?, result_key = ?, result_generation = ?,"
-            " written_run = ?, lacking = NULL WHERE recording_id = ? AND state = 'found'"
+            " written_run = ?, lacking = NULL, promote = NULL"
+            " WHERE recording_id = ? AND state = 'found'"
             " AND request_key = ? AND generation = ?",
             [
                 (duration_s, size, sha256, key, generation, self.run.run_id, *each)

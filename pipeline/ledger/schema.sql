@@ -36,6 +36,7 @@ CREATE TABLE recordings (
   turn          INTEGER NOT NULL DEFAULT 1,  -- in run_id: 0 taken before, 1 not yet, more: failed before
   place         INTEGER NOT NULL DEFAULT 0,  -- within its turn, by the order that run_id was told
   waits         INTEGER NOT NULL DEFAULT 0,  -- until its transcript is wanted: set when it was not
+  promote       TEXT CHECK (promote IN ('better', 'never')), -- of a redo under way, NULL: always
   UNIQUE (root, path),
   CHECK (state <> 'written' OR (result_sha256 IS NOT NULL AND content IS NOT NULL)),
   CHECK (state <> 'skipped' OR reason IS NOT NULL)
@@ -125,6 +126,7 @@ CREATE UNIQUE INDEX attempts_alive ON attempts (request_key, generation)
   WHERE state IN ('submitting', 'ambiguous') OR (state = 'accepted' AND outcome IS NOT 'error');
 
 -- A result that another one took the place of. Its file is in versions/, named by result and sha256.
+-- With a promote it is not settled yet whether it comes back: unless the other one is better, or anyhow.
 CREATE TABLE versions (
   version_id        INTEGER PRIMARY KEY,
   recording_id      INTEGER NOT NULL REFERENCES recordings,
@@ -134,7 +136,9 @@ CREATE TABLE versions (
   result_generation INTEGER NOT NULL,
   result_size       INTEGER NOT NULL,
   result_sha256     TEXT    NOT NULL,
-  duration_s        REAL
+  duration_s        REAL,
+  written_run       TEXT,
+  promote           TEXT CHECK (promote IN ('better', 'never'))
 ) STRICT;
 
 -- Where the recordings of a root were found last.
@@ -165,4 +169,5 @@ CREATE INDEX attempts_by_owner ON attempts (owner, recording_id);
 CREATE INDEX attempts_open ON attempts (base_url) WHERE state = 'ambiguous' OR (state = 'accepted' AND outcome IS NULL);
 CREATE INDEX versions_by_run ON versions (run_id, recording_id);
 CREATE INDEX versions_by_recording ON versions (recording_id);
+CREATE INDEX versions_unsettled ON versions (version_id) WHERE promote IS NOT NULL;
 CREATE INDEX attempts_by_key ON attempts (request_key, generation);

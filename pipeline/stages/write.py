@@ -41,7 +41,7 @@ from pipeline.spool import Spool
 from pipeline.stages import Context
 from pipeline.wire import Head, is_in_progress, is_server_fault
 
-__all__ = ["render_lacking", "write"]
+__all__ = ["kept_as", "render", "render_lacking", "write"]
 
 R = TypeVar("R")
 
@@ -331,7 +331,7 @@ async def _put_beside(
     results = [_place(context, pending, each) for each in delivery.recipients]
     places = [derived(each, suffix) for each in results if not await obstacle(each)]
     for place in sorted(places, key=lambda place: place == spool.place):
-        await spool.put(place, _kept_as(context, place))
+        await spool.put(place, kept_as(context, place))
 
 
 async def _deliver(
@@ -354,11 +354,11 @@ async def _deliver(
     # The one that the file lies beside comes last: it is renamed, the others get copies.
     places.sort(key=lambda pair: pair[0] == spool.place)
     for place, recipient in places:
-        kept_as = _kept_as(context, place) if recipient.current else None
+        kept = kept_as(context, place) if recipient.current else None
         try:
-            replaced = await spool.put(place, kept_as)
+            replaced = await spool.put(place, kept)
             if recipient.current:
-                await _render(context, place, formats)
+                await render(context, place, formats)
         except OSError as error:
             failure = error
             continue
@@ -389,7 +389,7 @@ async def _deliver(
         raise failure  # the others have theirs
 
 
-def _kept_as(context: Context, place: bytes) -> Callable[[str], bytes]:
+def kept_as(context: Context, place: bytes) -> Callable[[str], bytes]:
     """Where what stands at a place is kept when it is replaced, by its sha256."""
     name, versions = place.removeprefix(context.place(b"")), _versions(context)
     return lambda standing: os.path.join(versions, version(name, standing[:12]))
@@ -401,7 +401,7 @@ async def render_lacking(context: Context) -> int:
     while context.intake.is_open and (batch := await context.ledger.lacking(_RENDER_BATCH)):
         for _, result, formats in batch:
             try:
-                made += await _render(context, context.place(result), formats)
+                made += await render(context, context.place(result), formats)
             except OSError as error:
                 name = printable(result)
                 context.emit(events.Warned(message=f"cannot render {name}: {error.strerror}"))
@@ -409,8 +409,15 @@ async def render_lacking(context: Context) -> int:
     return made
 
 
-async def _render(context: Context, result: bytes, formats: Sequence[str]) -> int:
-    """Make derived files from a JSON result. In another process: parsing holds the interpreter."""
+async def render(context: Context, result: bytes, formats: Sequence[str]) -> int:
+    """
+    Make derived files from the JSON result at this place, and keep what they replace; how many.
+
+    In another process: parsing holds the interpreter.
+
+    Raises:
+        OSError: the disk is full, or something is in the way.
+    """
     if not formats:
         return 0
     title = printable(os.path.basename(result).removesuffix(b".json"))
@@ -430,6 +437,6 @@ async def _render(context: Context, result: bytes, formats: Sequence[str]) -> in
                 temporary(place),
                 place,
                 sha256(made).hexdigest(),
-                _kept_as(context, place),
+                kept_as(context, place),
             )
     return len(formats)

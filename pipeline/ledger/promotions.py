@@ -1,0 +1,134 @@
+"""
+Which of two results of a recording is the current one: in, results that were replaced; out, the
+ones that have to come back, and what stood in their place among the replaced.
+
+A row of `versions` is a result that another one took the place of. One that comes back trades
+places with it: its row goes, and the other one gets a row of its own, so that it can come back too.
+"""
+
+from dataclasses import dataclass
+
+from pipeline.ledger.books import Books, Promote
+from pipeline.ledger.store import reading, transition
+
+__all__ = ["Promotions", "Replaced"]
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A result that another one took the place of, and the one that is current now."""
+
+    version_id: int
+    recording_id: int
+    root: str
+    path: bytes
+    result: bytes
+    """Where the current one lies, relative to the output folder."""
+    digest: str
+    """sha256 of the replaced one, hex."""
+    current_digest: str
+    """sha256 of the current one, hex."""
+    promote: Promote
+    """`always` where nothing is left to be done: the current one stays."""
+
+
+_REPLACED = """
+SELECT v.version_id, v.recording_id, r.root, r.path, r.result, v.result_sha256, r.result_sha256,
+  coalesce(v.promote, 'always')
+FROM versions v JOIN recordings r USING (recording_id)
+"""
+
+# Not while another result is on its way, nor once that has come.
+_MAY_COME_BACK = """
+EXISTS (SELECT 1 FROM recordings r
+  WHERE r.recording_id = v.recording_id AND r.state = 'written')
+AND NOT EXISTS (SELECT 1 FROM versions newer
+  WHERE newer.recording_id = v.recording_id AND newer.version_id > v.version_id)
+"""
+
+
+class Promotions(Books):
+    """Transitions of results that were replaced."""
+
+    @reading
+    def replaced(self, run_id: str, after: int, limit: int) -> list[Replaced]:
+        """The next results by version that this run put others in the place of."""
+        rows = self.ro.execute(
+            f"{_REPLACED} WHERE v.run_id = ? AND v.version_id > ? ORDER BY 1 LIMIT ?",
+            (run_id, after, limit),
+        )
+        return [Replaced(*row) for row in rows]
+
+    @reading
+    def unsettled(self, after: int, limit: int) -> list[Replaced]:
+        """The next results by version that may have to come back, and can by now."""
+        rows = self.ro.execute(
+            f"{_REPLACED} WHERE v.promote IS NOT NULL AND v.version_id > ?"
+            f" AND {_MAY_COME_BACK} ORDER BY 1 LIMIT ?",
+            (after, limit),
+        )
+        return [Replaced(*row) for row in rows]
+
+    @transition
+    def roll_back(self, run_id: str) -> tuple[int, int]:
+        """
+        Note that what a run replaced has to come back.
+
+        How many results do, and how many do not: another result of the recording is on its way,
+        or took the place of the run's own since.
+        """
+        (replaced,) = self.db.execute(
+            "SELECT count(*) FROM versions WHERE run_id = ?", (run_id,)
+        ).fetchone()
+        coming = self.db.execute(
+            f"UPDATE versions AS v SET promote = 'never' WHERE run_id = ? AND {_MAY_COME_BACK}",
+            (run_id,),
+        ).rowcount
+        return coming, replaced - coming
+
+    @transition
+    def settle(self, version_id: int, *, comes_back: bool) -> None:
+        """Note whether a replaced result comes back; durable before any file is touched."""
+        self.db.execute(
+            "UPDATE versions SET promote = iif(?, 'never', NULL) WHERE version_id = ?",
+            (comes_back, version_id),
+        )
+
+    @transition
+    def record_back(self, version_id: int) -> None:
+        """
+        Note that a replaced result is durable in its place again, and the other one kept.
+
+        The recording has, and waits for, what that was made with: so nothing is asked for anew.
+        """
+        row = self.db.execute(
+            "SELECT v.*, t.options FROM versions v LEFT JOIN transcripts t"
+            " ON t.request_key = v.result_key AND t.generation = v.result_generation"
+            " WHERE v.version_id = ?",
+            (version_id,),
+        ).fetchone()
+        self.db.execute(
+            "INSERT INTO versions (recording_id, run_id, replaced_at, result_key,"
+            " result_generation, result_size, result_sha256, duration_s, written_run)"
+            " SELECT recording_id, ?, ?, result_key, result_generation, result_size,"
+            " result_sha256, duration_s, written_run FROM recordings WHERE recording_id = ?",
+            (self.run.run_id, self.now(), row["recording_id"]),
+        )
+        self.db.execute(
+            "UPDATE recordings SET kept = request_key <> :key, request_key = :key,"
+            " generation = :generation, options = coalesce(:options, options), reason = NULL,"
+            " result_key = :key, result_generation = :generation, result_size = :size,"
+            " result_sha256 = :digest, duration_s = :duration_s, written_run = :run"
+            " WHERE recording_id = :id",
+            {
+                "key": row["result_key"],
+                "generation": row["result_generation"],
+                "options": row["options"],
+                "size": row["result_size"],
+                "digest": row["result_sha256"],
+                "duration_s": row["duration_s"],
+                "run": row["written_run"],
+                "id": row["recording_id"],
+            },
+        )
+        self.db.execute("DELETE FROM versions WHERE version_id = ?", (version_id,))

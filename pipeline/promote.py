@@ -1,0 +1,122 @@
+"""
+Which of two results stays: in, results that were replaced and may have to come back; out, files in
+their places, and a ledger that says so.
+
+    versions/call.wav~OLD.json  -- compared with ->  call.wav.json       better: the new one stays
+    call.wav.json               -- kept as       ->  versions/call.wav~NEW.json
+    versions/call.wav~OLD.json  -- copied to     ->  call.wav.json       and srt, txt, ... made anew
+    the ledger                  -- in one step   ->  the old one is current, the new one replaced
+
+Each step may be the last one: whatever was done is found done, and what is left is done by the next
+run, before it looks at anything else. Both results lie on disk all the time.
+"""
+
+import os
+from dataclasses import dataclass
+
+from anyio import BrokenWorkerProcess, to_process
+
+from pipeline.errors import AnswerUnusable
+from pipeline.events import Warned
+from pipeline.files import in_thread, sha256_of
+from pipeline.ledger.promotions import Replaced
+from pipeline.names import derived
+from pipeline.quality import appraise, is_better
+from pipeline.settings import FORMATS
+from pipeline.spool import Spool
+from pipeline.stages import Context
+from pipeline.stages.write import kept_as, render
+
+__all__ = ["Settled", "settle"]
+
+_PAGE = 100
+
+
+@dataclass(slots=True)
+class Settled:
+    """What became of results that might have had to come back."""
+
+    back: int = 0
+    """Replaced results that are current again."""
+    stayed: int = 0
+    """New results that are the better ones, or whose older one is gone."""
+    left: int = 0
+    """Not settled: a file could not be written. The next run tries it again."""
+
+
+async def settle(context: Context) -> Settled:
+    """
+    Decide for each result that was replaced and may have to come back, and bring it back.
+
+    It costs nothing. What cannot be done is told, and left to the next run.
+    """
+    settled, last = Settled(), 0
+    while page := await context.ledger.unsettled(last, _PAGE):
+        for each in page:
+            try:
+                if await _comes_back(context, each) and await _bring_back(context, each):
+                    settled.back += 1
+                else:
+                    await context.ledger.settle(each.version_id, comes_back=False)
+                    settled.stayed += 1
+            except (OSError, BrokenWorkerProcess) as error:
+                why = (isinstance(error, OSError) and error.strerror) or str(error)
+                _warn(context, each, f"its older result is not back yet: {why}")
+                settled.left += 1
+        last = page[-1].version_id
+    return settled
+
+
+async def _comes_back(context: Context, each: Replaced) -> bool:
+    """Whether the replaced result is to be the current one; noted before anything is moved."""
+    if each.promote == "never":
+        return True
+    place = context.place(each.result)
+    comes_back = await to_process.run_sync(_is_worse, place, kept_as(context, place)(each.digest))
+    if comes_back:
+        await context.ledger.settle(each.version_id, comes_back=True)
+    return comes_back
+
+
+def _is_worse(new: bytes, old: bytes) -> bool:
+    """Whether the new one of two saved answers is not the better one; if the old one is none, no."""
+    try:
+        with open(new, "rb") as one, open(old, "rb") as other:
+            return not is_better(appraise(one.read()), appraise(other.read()))
+    except (FileNotFoundError, AnswerUnusable):
+        return False
+
+
+async def _bring_back(context: Context, each: Replaced) -> bool:
+    """Put a replaced result into its place; False when it is not among the versions any more."""
+    place = context.place(each.result)
+    kept = kept_as(context, place)
+    if await sha256_of(place) != each.digest:
+        async with Spool(place, each.digest[:12]) as spool:
+            try:
+                found = await spool.copy_from(kept(each.digest))
+            except FileNotFoundError:
+                found = ""
+            if found != each.digest:
+                _warn(context, each, "its older result is not in `versions/` any more: this stays")
+                return False
+            await spool.put(place, kept)
+    await render(context, place, await _derived_formats(context, place))
+    await context.ledger.record_back(each.version_id)
+    return True
+
+
+async def _derived_formats(context: Context, place: bytes) -> list[str]:
+    """What is to be made from a result: what is asked for, and what was made from the other one."""
+    wanted = context.settings.formats
+    there = await _existing([derived(place, suffix) for suffix in FORMATS[1:]])
+    return [s for s in FORMATS[1:] if s in wanted or derived(place, s) in there]
+
+
+@in_thread
+def _existing(places: list[bytes]) -> set[bytes]:
+    return {place for place in places if os.path.lexists(place)}
+
+
+def _warn(context: Context, each: Replaced, what: str) -> None:
+    context.emit(Warned(message=f"{context.label(each.root, each.path)}: {what}"))
