@@ -22,7 +22,17 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-__all__ = ["FORMATS", "Caption", "RenderError", "Turn", "Word", "captions", "render", "render_file"]
+__all__ = [
+    "FORMATS",
+    "Caption",
+    "RenderError",
+    "Turn",
+    "Word",
+    "captions",
+    "is_spaced",
+    "render",
+    "render_file",
+]
 
 FORMATS: Final = ("txt", "srt", "vtt", "md", "tsv")
 """What `render` can make; each is also the suffix of the file."""
@@ -155,6 +165,12 @@ def captions(turns: Iterable[Turn]) -> list[Caption]:
     return timed
 
 
+def is_spaced(language_code: str | None) -> bool:
+    """Whether a language puts spaces between words (`ja` does not); so do those not known."""
+    language = re.split("[-_]", language_code or "")[0].lower()
+    return language not in _UNSPACED
+
+
 # ---------------------------------------------------------------- what the service said
 
 
@@ -206,13 +222,12 @@ def _completed(transcript: bytes) -> _Answer:
 
 
 def _speech(answer: _Answer, title: str) -> _Speech:
-    language = re.split("[-_]", answer.language_code or "")[0].lower()
-    is_spaced = language not in _UNSPACED
+    spaced = is_spaced(answer.language_code)
     timed = _utterance_turns(answer) or _word_turns(answer)
     text = answer.text or ""
     spoken = timed or [(None, _spread(text, 0, (answer.audio_duration or 0) * 1000))]
     turns = [
-        Turn(_cleaned("" if speaker is None else str(speaker)), list(_words(words, is_spaced)))
+        Turn(_cleaned("" if speaker is None else str(speaker)), list(_words(words, spaced)))
         for speaker, words in spoken
         if words
     ]
@@ -256,7 +271,7 @@ def _spread(text: str, start: float, end: float) -> list[_AnswerWord]:
     ]
 
 
-def _words(answer_words: Iterable[_AnswerWord], is_spaced: bool) -> Iterator[Word]:
+def _words(answer_words: Iterable[_AnswerWord], spaced: bool) -> Iterator[Word]:
     """The words in their order, with times that never run back."""
     before = ""
     at = 0
@@ -264,7 +279,7 @@ def _words(answer_words: Iterable[_AnswerWord], is_spaced: bool) -> Iterator[Wor
         text = _cleaned(word.text or "")
         at = max(at, round(word.start or 0))
         end = max(at, round(word.end or 0))
-        yield Word(" " if before and (is_spaced or _are_latin(before, text)) else "", text, at, end)
+        yield Word(" " if before and (spaced or _are_latin(before, text)) else "", text, at, end)
         before = text
 
 
