@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.errors import SettingsError
 from pipeline.options import OptionError, Problem, check_options, merge, parse_assignment
 from pipeline.settings.grammar import nearest
-from pipeline.settings.model import Settings, Timeouts, Uploads
+from pipeline.settings.model import Backlog, Settings, Timeouts, Uploads
 
 __all__ = ["load_settings", "origins"]
 
@@ -32,10 +32,14 @@ _PREFIX = "OVERNIGHT_"
 _FLAGS = {"formats": "--format", "json_lines": "--json", "verbose": "-v"}
 """Flags that are not called as their key is."""
 
-_TABLES = ("transcript", "timeouts", "uploads", "prices")
+_TABLES = ("transcript", "timeouts", "uploads", "prices", "backlog")
 """Merged key by key; every other value of a stronger source replaces the weaker one."""
 
-_MODELS: Mapping[str, type[BaseModel]] = {"timeouts": Timeouts, "uploads": Uploads}
+_MODELS: Mapping[str, type[BaseModel]] = {
+    "timeouts": Timeouts,
+    "uploads": Uploads,
+    "backlog": Backlog,
+}
 """Tables whose keys are known."""
 
 _RIVALS = {"api_key_file": "api_key_command", "api_key_command": "api_key_file"}
@@ -48,6 +52,7 @@ def load_settings(
     config: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     cwd: Path | None = None,
+    defaults: Mapping[str, object] | None = None,
 ) -> Settings:
     """
     The settings of a run.
@@ -58,6 +63,7 @@ def load_settings(
         config: a settings file instead of ./overnight.toml; it has to exist.
         environ: the variables to look at.
         cwd: where ./overnight.toml is looked for.
+        defaults: what a command takes where nobody says anything.
 
     Raises:
         SettingsError: anything is unknown or out of range, or `config` cannot be read; its
@@ -66,7 +72,7 @@ def load_settings(
     values, origin_of, problems = _gather(flags, config, environ, cwd or Path())
     settings = None
     try:
-        settings = Settings(**values)
+        settings = Settings(**{**(defaults or {}), **values})
     except ValidationError as error:
         for found in error.errors(include_url=False, include_input=False, include_context=False):
             key = ".".join(str(part) for part in found["loc"][:2])
@@ -102,11 +108,24 @@ def _unfit_options(settings: Settings, origin_of: Mapping[str, str]) -> list[str
     for problem in _option_problems(settings.transcript):
         origin = origin_of.get(f"transcript.{problem.key.partition('.')[0]}", "")
         problems.append(f"{problem.message}{origin and f' (from {origin})'}")
-    for rule in settings.rules:
-        for problem in _option_problems(merge(settings.transcript, rule.options)):
-            if problem not in _option_problems(settings.transcript):
-                problems.append(f"{problem.message} (in the rule for `{rule.match}`)")
+    known = _option_problems(settings.transcript)
+    problems += _unfit_rules(settings, known, "in the rule for `{}`")
+    for source in settings.source:
+        own = settings.of_source(source)
+        where = f"in the source `{source.root_name}`"
+        unfit = _option_problems(own.transcript)
+        problems += [f"{each.message} ({where})" for each in unfit if each not in known]
+        problems += _unfit_rules(own, [*known, *unfit], f"{where}, rule for `{{}}`")
     return problems
+
+
+def _unfit_rules(settings: Settings, known: Sequence[Problem], where: str) -> list[str]:
+    return [
+        f"{problem.message} ({where.format(rule.match)})"
+        for rule in settings.rules
+        for problem in _option_problems(merge(settings.transcript, rule.options))
+        if problem not in known
+    ]
 
 
 def _option_problems(options: Mapping[str, object]) -> Sequence[Problem]:
