@@ -98,6 +98,8 @@ class Session:
     totals: Totals
     folder: Path
     """`runs/ID` of the state folder."""
+    started: RunStarted
+    """What was told of it first."""
     started_at: float
     """The file system's own time before anything was written, Unix seconds."""
 
@@ -181,14 +183,13 @@ async def session(
             raise _lost(path)
         await ledger.recover()
         await ledger.record_roots(roots)
-        totals(
-            RunStarted(
-                run_id=run_id,
-                version=__version__,
-                provider=settings.provider,
-                output=printable(os.fsencode(settings.output or "")),
-            )
+        started = RunStarted(
+            run_id=run_id,
+            version=__version__,
+            provider=settings.provider,
+            output=printable(os.fsencode(settings.output or "")),
         )
+        totals(started)
         for address, count in await ledger.elsewhere():
             totals(Warned(message=f"{count} transcripts are open at {address}, and stay there"))
         client = await stack.enter_async_context(
@@ -209,7 +210,7 @@ async def session(
             emit=totals,
             roots={root.name: root for root in roots},
         )
-        yield Session(run_id, context, totals, folder, started_at)
+        yield Session(run_id, context, totals, folder, started, started_at)
         with suppress(BatchError):  # said already, if the ledger cannot be written
             await ledger.record_requests(client.limiter.take_unrecorded(), window_s)
 

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +24,7 @@ from jobs.session import Totals, session
 from pipeline.batch import run_batch
 from pipeline.durations import duration_of
 from pipeline.errors import BatchError, ExitCode, SettingsError
-from pipeline.events import Emit, Parked, Standing, Summary, Warned, encode
+from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode
 from pipeline.ledger import BACKLOG, Redo
 from pipeline.lines import hide
 from pipeline.models import Claim, Root
@@ -47,6 +47,8 @@ class Source:
     name: str
     roots: Sequence[Root]
     settings: Settings
+    problem: str | None = None
+    """Why there are no roots, where it is not there."""
 
 
 async def transcribe(
@@ -56,6 +58,7 @@ async def transcribe(
     redo: Redo | None = None,
     listed: Sequence[bytes] | None = None,
     by_age: bool = False,
+    began: Callable[[RunStarted], Awaitable[None]] | None = None,
     budgets: Budgets | None = None,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
@@ -65,8 +68,9 @@ async def transcribe(
     Transcribe the recordings of these sources, and tell how it went.
 
     Every fact goes to `emit` as it happens. `listed` are the absolute paths to take instead of all;
-    with `by_age` the backlog of the settings comes last, and its ration is kept to. `environ` is
-    where the API key may be, `clock` tells the time, Unix seconds.
+    with `by_age` the backlog of the settings comes last, and its ration is kept to. `began` is
+    awaited once the run holds its lock, before anything is sent. `environ` is where the API key
+    may be, `clock` tells the time, Unix seconds.
 
     SIGINT and SIGTERM stop the intake and leave within `stop_grace`; a second one leaves now.
 
@@ -77,7 +81,7 @@ async def transcribe(
         Locked: another run works in the same state folder.
         LedgerUnusable: the ledger is damaged, or newer than this program.
     """
-    began = time.monotonic()
+    began_at = time.monotonic()
     _require_prices(settings, sources)
     sources = [replace(each, settings=_with_model(each.settings)) for each in sources]
     redo = redo or Redo(
@@ -92,6 +96,11 @@ async def transcribe(
     ) as run:
         ledger = run.context.ledger
         await ledger.require_claimed()
+        for source in sources:
+            if source.problem is not None:
+                run.totals(Warned(message=f"source {source.name}: {source.problem}"))
+        if began is not None:
+            await began(run.started)
         scans = [
             Scan(
                 source.settings,
@@ -123,7 +132,7 @@ async def transcribe(
             summary.rendered = rendered
             summary.due_hours, summary.due_cost_usd = round(due.hours, 4), due.cost_usd
             summary.unprobed = due.unprobed
-            summary.elapsed_s = round(time.monotonic() - began, 3)
+            summary.elapsed_s = round(time.monotonic() - began_at, 3)
             run.totals(summary)
             line = encode(summary) + b"\n"
             with suppress(OSError):  # a full disk is said in the summary, which went to stdout
@@ -288,7 +297,8 @@ async def _summary(
     # What of a backlog is left to the coming nights is as it is meant to be.
     is_cut_short = counts["parked"] > reasons.get("parked", {}).get(BACKLOG, 0)
     is_left = not settings.dry_run and (is_cut_short or await ledger.deletions(1))
-    if counts["failed"] or any(scan.incomplete for scan in scans) or is_left:
+    is_incomplete = any(scan.incomplete for scan in scans) or any(each.problem for each in sources)
+    if counts["failed"] or is_incomplete or is_left:
         code = ExitCode.worst(code, ExitCode.PARTIAL)
     if not counts:
         context.emit(Warned(message="no recordings found"))
@@ -318,7 +328,9 @@ def _standing(source: Source, by_root: Mapping[str, Counter[str]]) -> Standing:
     counts: Counter[str] = Counter()
     for root in source.roots:
         counts += by_root.get(root.name, Counter())
-    return Standing(name=source.name, found=counts.total(), **_outcomes(counts))
+    return Standing(
+        name=source.name, found=counts.total(), reason=source.problem, **_outcomes(counts)
+    )
 
 
 def _outcomes(counts: Counter[str]) -> dict[str, Any]:

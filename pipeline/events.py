@@ -147,6 +147,8 @@ class Standing(msgspec.Struct, kw_only=True):
     failed: int = 0
     skipped: int = 0
     parked: int = 0
+    reason: str | None = None
+    """Why nothing was found, where the source is not there."""
 
 
 class Summary(Event, tag="summary"):

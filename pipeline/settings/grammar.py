@@ -1,11 +1,13 @@
 """
-How values are written: durations, sizes, rates, times of a day, addresses, globs; what was meant.
+How values are written: durations, sizes, rates, times of a day, addresses, URLs, globs, lists of
+texts; what name was meant.
 
 In goes text from a flag, variable or file (or a number that TOML has already read), out comes the
 quantity in its unit, or a `ValueError` with words for the user. Nothing here knows of a setting.
 """
 
 import difflib
+import json
 import math
 import re
 from bisect import bisect_right
@@ -13,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Self
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
 
 __all__ = [
@@ -24,6 +27,8 @@ __all__ = [
     "nearest",
     "parse_duration",
     "parse_size",
+    "parse_texts",
+    "parse_url",
 ]
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -261,6 +266,34 @@ class Window:
 def _moment(day: date, at: time, zone: ZoneInfo | None) -> float:
     """Unix seconds of a time on a wall: the first of two equal ones."""
     return datetime.combine(day, at, zone).timestamp()
+
+
+def parse_texts(value: object) -> object:
+    """One or many: a text alone becomes a list of it, and one that is a JSON list that list."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return (value,)
+    return (value,) if isinstance(value, str) else value
+
+
+def parse_url(text: str) -> SplitResult:
+    """
+    The parts of a URL that begins with `http://` or `https://`, without the blanks around it.
+
+    Raises:
+        ValueError: it is none, or holds what no URL can. It is not repeated: it may hold a secret.
+    """
+    text = text.strip()
+    try:
+        url = urlsplit(text)
+        is_one = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # of its port or brackets, in words that repeat them
+        is_one = False
+    if not is_one or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("not a URL that begins with http:// or https://")
+    return url
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:

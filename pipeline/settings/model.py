@@ -31,7 +31,10 @@ from pipeline.settings.grammar import (
     nearest,
     parse_duration,
     parse_size,
+    parse_texts,
+    parse_url,
 )
+from pipeline.settings.hooks import Hooks
 
 __all__ = [
     "FORMATS",
@@ -73,16 +76,6 @@ def _json_text(value: object) -> object:
         raise ValueError("not JSON") from None
 
 
-def _texts(value: object) -> object:
-    """One or many; a variable holds one, or a JSON list."""
-    if isinstance(value, str) and value.startswith("["):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return (value,)
-    return (value,) if isinstance(value, str) else value
-
-
 def _formats(value: Sequence[str]) -> tuple[str, ...]:
     """Known formats, each once, `json` first: from names and comma lists of names."""
     names = {name.strip().lower() for text in value for name in text.split(",") if name.strip()}
@@ -122,15 +115,8 @@ def _address(value: object) -> object:
 
 def _webhook_url(value: str) -> str:
     """A URL as the internet sees it, with the path that is listened at where it has none."""
-    text = value.strip()
-    try:
-        url = urlsplit(text)
-        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:  # of its port or brackets, in words that repeat them
-        is_url = False
-    if not is_url or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("not a URL that begins with http:// or https://")
-    if url.username or url.password or "#" in text:
+    url = parse_url(value)
+    if url.username or url.password or "#" in value:
         raise ValueError("a webhook URL has no user, password or `#`")
     return urlunsplit(url._replace(path=url.path if url.path not in ("", "/") else "/overnight"))
 
@@ -159,6 +145,11 @@ def _at_most(value: object) -> object:
     return value if isinstance(value, dict | Uploads) else {"max": value}
 
 
+def _on_failure(value: object) -> object:
+    """Whom to tell, without a word of when, is told of failures."""
+    return value if isinstance(value, dict | Hooks) else {"on_failure": value}
+
+
 def _settle(value: object) -> object:
     return None if value is None or value == "never" else value
 
@@ -172,7 +163,7 @@ def _globs(value: tuple[str, ...]) -> tuple[str, ...]:
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Bytes = Annotated[int, BeforeValidator(parse_size)]
 HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(parse_texts)]
 Globs = Annotated[Texts, AfterValidator(_globs)]
 
 
@@ -446,6 +437,10 @@ class Settings(BaseModel):
         BeforeValidator(_json_text),
     ] = PRICES
     """USD per hour of audio by model, for estimates; what is named here adds to the defaults."""
+
+    hooks: Annotated[Hooks, BeforeValidator(_on_failure), Field(repr=False)] = Hooks()
+    """Whom a run tells of its start and end. A command or URL, or a list of them, is told of
+    failures. No flag, since everybody on a machine sees its command lines."""
 
     json_lines: bool = False
     """Write one JSON object a line to stdout (`--json`) instead of the summary."""

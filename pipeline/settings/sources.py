@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.errors import SettingsError
 from pipeline.options import OptionError, Problem, check_options, merge, parse_assignment
 from pipeline.settings.grammar import nearest
+from pipeline.settings.hooks import HOOK_VARIABLES, Hooks
 from pipeline.settings.model import Backlog, Settings, Timeouts, Uploads
 
 __all__ = ["load_settings", "origins"]
@@ -32,15 +33,19 @@ _PREFIX = "OVERNIGHT_"
 _FLAGS = {"formats": "--format", "json_lines": "--json", "verbose": "-v"}
 """Flags that are not called as their key is."""
 
-_TABLES = ("transcript", "timeouts", "uploads", "prices", "backlog")
+_TABLES = ("transcript", "timeouts", "uploads", "prices", "backlog", "hooks")
 """Merged key by key; every other value of a stronger source replaces the weaker one."""
 
 _MODELS: Mapping[str, type[BaseModel]] = {
     "timeouts": Timeouts,
     "uploads": Uploads,
     "backlog": Backlog,
+    "hooks": Hooks,
 }
 """Tables whose keys are known."""
+
+_SHORT_FOR = {"uploads": "max", "hooks": "on_failure"}
+"""The key that is meant where a table is given one value."""
 
 _RIVALS = {"api_key_file": "api_key_command", "api_key_command": "api_key_file"}
 """Two ways to say one thing: the stronger source silences the weaker one's other way too."""
@@ -161,9 +166,9 @@ def _gather(
                 values[key] = merge(weaker if isinstance(weaker, dict) else {}, value)
                 origin_of |= {f"{key}.{name}": layer.spelled(f"{key}.{name}") for name in value}
             else:
-                # A number of uploads is the most: a stronger source may add the least to it.
-                is_most = key == "uploads" and isinstance(value, int | str)
-                values[key] = {"max": value} if is_most else value
+                # As a table, so that a stronger source may add another key to it.
+                is_short = key in _SHORT_FOR and isinstance(value, int | str | list)
+                values[key] = {_SHORT_FOR[key]: value} if is_short else value
                 origin_of[key] = layer.spelled(key)
             if _RIVALS.get(key) in values.keys() - layer.values.keys():
                 del values[_RIVALS[key]], origin_of[_RIVALS[key]]
@@ -208,7 +213,8 @@ def _layers(
     layers.append(_Layer(_variables(environ), _as_variable))
     for name in sorted(environ):
         key = name.upper().removeprefix(_PREFIX).partition("__")[0].lower()
-        if name.upper().startswith(_PREFIX) and key not in Settings.model_fields:
+        is_known = key in Settings.model_fields or name in HOOK_VARIABLES
+        if name.upper().startswith(_PREFIX) and not is_known:
             alike = nearest(key, Settings.model_fields)
             problems.append(f"`{name}` in the environment is not a setting{alike}")
 
@@ -255,6 +261,11 @@ def _variables(environ: Mapping[str, str]) -> dict[str, Any]:
         def _load_env_vars(self) -> Mapping[str, str | None]:
             return said
 
+    for table, key in _SHORT_FOR.items():
+        # Beside it, the variables of the table's keys would not count.
+        short, within = f"{_PREFIX}{table}".lower(), f"{_PREFIX}{table}__".lower()
+        if not said.get(short, "{").startswith("{") and any(n.startswith(within) for n in said):
+            said.setdefault(within + key, said.pop(short))
     values = Environment(Named)()
     for table in _TABLES:
         value = values.get(table)
