@@ -35,7 +35,7 @@ from pipeline.limiter import Limiter
 from pipeline.uplink import Uplink
 from pipeline.wire import Ambiguous, NotAccepted, Row, Submission
 
-__all__ = ["Client", "Handover", "Write"]
+__all__ = ["Client", "Handover", "Write", "system_proxy"]
 
 Write = Callable[[bytes], Awaitable[object]]
 """Takes the next bytes of a body; what it raises comes through as it is."""
@@ -119,7 +119,7 @@ class Client:
             ),
             trace_configs=[*traces],
             middlewares=[_once],
-            proxy=_system_proxy(self._base_url),
+            proxy=system_proxy(self._base_url),
         )
 
     async def upload(self, content: bytes | AsyncIterator[bytes], size: int) -> str:
@@ -445,7 +445,7 @@ def _describe(error: BaseException) -> str:
     return wire.shown(str(error)) or type(error).__name__
 
 
-def _system_proxy(base_url: str) -> str | None:
+def system_proxy(base_url: str) -> str | None:
     """
     The proxy that the environment names for an address, as curl and requests read it.
 
