@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from anyio import to_thread
@@ -244,6 +244,8 @@ def json_type(annotation: Any) -> str:
     names = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
     if annotation in names:
         return names[annotation]
+    if get_origin(annotation) is list:
+        return "array"
     kinds = get_args(annotation)
     is_union = not hasattr(annotation, "__origin__")
     return " or ".join(map(json_type, kinds)) if kinds and is_union else "object"

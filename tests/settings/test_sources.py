@@ -282,7 +282,7 @@ def test_example_shows_every_key_with_its_default() -> None:
 
     assert set(Settings.model_fields) == set(example)
     assert set(Timeouts.model_fields) == set(example["timeouts"])
-    shown_only = {"transcript", "rules", "ramp"}  # an example of what has no default
+    shown_only = {"transcript", "rules", "ramp", "source"}  # an example of what has no default
     shown_only |= {name for name in example if getattr(defaults, name) is None}
     for name in set(example) - shown_only:
         assert getattr(defaults, name) == getattr(Settings(**{name: example[name]}), name), name
