@@ -27,7 +27,7 @@ import msgspec
 from anyio import to_thread
 from anyio.abc import Process
 
-from pipeline.client import system_proxy
+from pipeline.client import once, system_proxy
 from pipeline.errors import ExitCode
 from pipeline.events import Emit, Warned
 from pipeline.lines import masked
@@ -158,6 +158,7 @@ async def _status(hook: _Hook, summary: bytes) -> int:
         timeout=aiohttp.ClientTimeout(total=None),  # `notify` has a limit for all of it
         headers={"User-Agent": "overnight"},
         proxy=system_proxy(hook.told),
+        middlewares=[once],
     ) as http:
         # A monitor needs no more than to be asked, and not every one takes a POST.
         if hook.is_heartbeat:
@@ -188,7 +189,7 @@ def _unanswered(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "was not reached: no such host; see whether its URL in the settings is right"
     if isinstance(error, aiohttp.ClientSSLError):
-        return "has a certificate that is not trusted; name its CA file with `SSL_CERT_FILE`"
+        return "cannot be spoken to by TLS; see whether its certificate is of a CA that is known"
     if isinstance(error, OSError) and error.errno:
         return f"was not reached: {os.strerror(error.errno)}, twice; see whether it is up"
     return "gave no answer, twice; see whether it is up, and speaks HTTP"
@@ -207,7 +208,7 @@ def _environment(environ: Mapping[str, str], summary: bytes, report: Path | None
     } | {
         name: str(fact)
         for name, fact in zip(HOOK_VARIABLES, facts, strict=True)
-        if fact is not None
+        if fact not in (None, "")
     }
 
 

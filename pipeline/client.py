@@ -35,7 +35,7 @@ from pipeline.limiter import Limiter
 from pipeline.uplink import Uplink
 from pipeline.wire import Ambiguous, NotAccepted, Row, Submission
 
-__all__ = ["Client", "Handover", "Write", "system_proxy"]
+__all__ = ["Client", "Handover", "Write", "once", "system_proxy"]
 
 Write = Callable[[bytes], Awaitable[object]]
 """Takes the next bytes of a body; what it raises comes through as it is."""
@@ -118,7 +118,7 @@ class Client:
                 total=None, connect=self._connect_s, sock_read=self._stall_s
             ),
             trace_configs=[*traces],
-            middlewares=[_once],
+            middlewares=[once],
             proxy=system_proxy(self._base_url),
         )
 
@@ -359,7 +359,7 @@ class Client:
             raise ConnectionLost(f"{call}: {_describe(error)}", connected=connected) from error
 
 
-async def _once(
+async def once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
     """Keeps aiohttp from sending a request that may be repeated a second time, uncounted."""

@@ -70,10 +70,10 @@ def _by_convention(value: object) -> object:
     return {"start": start, "ok": value, "fail": fail}
 
 
-Told = Annotated[
+_Told = Annotated[
     tuple[str, ...], AfterValidator(_told_all), BeforeValidator(parse_texts), Field(repr=False)
 ]
-Url = Annotated[str, AfterValidator(_url)]
+_Url = Annotated[str, AfterValidator(_url)]
 
 
 class Heartbeat(BaseModel):
@@ -81,11 +81,11 @@ class Heartbeat(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    start: Annotated[Url | None, Field(repr=False)] = None
+    start: Annotated[_Url | None, Field(repr=False)] = None
     """URL for when a run begins."""
-    ok: Annotated[Url | None, Field(repr=False)] = None
+    ok: Annotated[_Url | None, Field(repr=False)] = None
     """URL for when it has ended as it should."""
-    fail: Annotated[Url | None, Field(repr=False)] = None
+    fail: Annotated[_Url | None, Field(repr=False)] = None
     """URL for when it has not."""
 
 
@@ -94,14 +94,14 @@ class Hooks(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    on_start: Told = ()
+    on_start: _Told = ()
     """When a run begins."""
-    on_success: Told = ()
+    on_success: _Told = ()
     """When it has ended as it should: with exit code 0, or with 8 or 10, which were planned."""
-    on_failure: Told = ()
+    on_failure: _Told = ()
     """When it has ended otherwise. `hooks = "…"` is short for this one: who hears of every night
     soon listens to none."""
-    on_finish: Told = ()
+    on_finish: _Told = ()
     """When it has ended, either way."""
     heartbeat: Annotated[Heartbeat, BeforeValidator(_by_convention), Field(repr=False)] = (
         Heartbeat()
