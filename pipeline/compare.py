@@ -60,20 +60,21 @@ Kind = Literal["equal", "respelled", "substitute", "delete", "insert"]
 
 
 class Edit(msgspec.Struct, frozen=True, kw_only=True):
-    """A stretch of words that all became of the old text what `kind` says."""
+    """A stretch of words to which one thing happened."""
 
     kind: Kind
-    """`respelled` words differ in case or punctuation only; `substitute` may change the number."""
+    """`equal`; `respelled`, in case or punctuation only; `substitute`, also by more words or fewer;
+    `delete`; `insert`."""
     old: str
-    """The words as the old transcript has them; empty for `insert`, and where left out."""
+    """The words as the old transcript has them; empty for `insert`, and where they are left out."""
     new: str
-    """The same of the new one; empty for `delete`, and where left out."""
+    """The same of the new one; empty for `delete`, and where they are left out."""
     old_words: int
     new_words: int
     start: int | None
     """ms from the start of the recording to the first of the words; null without times."""
     folded: bool = False
-    """Whether it is the middle of a long equal or respelled stretch. Equal words are left out."""
+    """Whether it is the middle of a long stretch; where that is `equal`, its words are left out."""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +91,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
-    """Words of both that start more than `MOVED_MS` from where they did; new less old."""
+    """Words of both that start more than 0.5 s from where they did; shifts are new less old."""
 
     words: int
     median_ms: int
@@ -134,7 +135,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """From the first word to the last; those made to the old text give the new one."""
 
     @property
-    def errors(self) -> int:
+    def distance(self) -> int:
         """Insertions, deletions and substitutions."""
         return self.insertions + self.deletions + self.substitutions
 
