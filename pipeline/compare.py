@@ -48,8 +48,8 @@ _SPOKEN: Final = frozenset("%‰&@#§")
 _MOST_SPEAKERS: Final = 64
 """Labels on either side that are given a partner; ours, well above what a recording has."""
 
-_LATEST_MS: Final = 10**10
-"""A time beyond this, 115 days, is no time."""
+_LONGEST_S: Final = 10**7
+"""A time beyond this, 115 days, is none that a recording has."""
 
 _PIECE: Final = re.compile("[!-\u0dff]+|[^!-\u0dff]")
 """A character of a language without spaces, or a run of scripts that have them: the first of the
@@ -197,7 +197,8 @@ def compare(old: bytes, new: bytes) -> Comparison:
         unit=unit,
         old=_version(answers[0], before),
         new=_version(answers[1], after),
-        audio_duration=answers[1].audio_duration or answers[0].audio_duration,
+        audio_duration=_within(answers[1].audio_duration, _LONGEST_S)
+        or _within(answers[0].audio_duration, _LONGEST_S),
         moved=_moved(pairs),
         speakers=_speakers(pairs),
         edits=edits,
@@ -286,7 +287,7 @@ def _pieces(word: _AnswerWord, spaced: bool) -> Iterator[tuple[str, int | None, 
             continue
         length = max(0.0, (word.end or start) - start)
         time = start + length * at / len(pieces)
-        yield piece, round(min(max(time, 0), _LATEST_MS)), is_first
+        yield piece, round(min(max(time, 0), _LONGEST_S * 1000)), is_first
 
 
 def _are_ascii(left: str, right: str) -> bool:
@@ -312,11 +313,16 @@ def _counted(text: str) -> str:
     )
 
 
+def _within(number: float | None, most: float) -> float | None:
+    """A number that can be meant, None otherwise."""
+    return number if number is not None and 0 <= number <= most else None
+
+
 def _version(answer: _Answer, words: Sequence[_Word]) -> Version:
     return Version(
         words=len(words),
         speakers=len({word.speaker for word in words if word.speaker}),
-        confidence=answer.confidence,
+        confidence=_within(answer.confidence, 1.0),
         language_code=answer.language_code,
         speech_model_used=answer.speech_model_used,
     )

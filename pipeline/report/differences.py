@@ -10,7 +10,6 @@ what the JSON document says and of nothing else.
 
 import heapq
 import json
-import re
 import statistics
 from array import array
 from bisect import bisect_left
@@ -22,6 +21,7 @@ from urllib.parse import quote
 import msgspec
 
 from pipeline.compare import Comparison, Edit, Version
+from pipeline.quality import language
 from pipeline.report.templates import filled
 from pipeline.report.words import count, cut, hours
 
@@ -52,8 +52,8 @@ _EDGES: Final = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Scores at which a bar ends; the last bar has no end."""
 _BAR_HEIGHT: Final = 80
 """Of the highest bar, in units of the drawing."""
-_NOTABLE_CONFIDENCE: Final = 0.005
-"""What makes a difference when two digits are shown."""
+_NOTABLE_CONFIDENCE: Final = 0.01
+"""Ours: less is rounding."""
 _NOTABLE_SPEAKERS: Final = 0.05
 """Share of a recording's words. Ours: labels waver at every turn, where nobody minds."""
 
@@ -179,9 +179,9 @@ class Differences(msgspec.Struct, frozen=True, kw_only=True, tag="differences"):
     new_confidence: float | None
     """The same of the new ones."""
     better: int
-    """Recordings whose confidence rose by 0.005 or more."""
+    """Recordings whose confidence rose by 0.01 or more."""
     worse: int
-    """Recordings whose confidence fell by 0.005 or more."""
+    """Recordings whose confidence fell by 0.01 or more."""
     languages_changed: int
     """Recordings in another language than before, dialects aside."""
     speakers_changed: int
@@ -480,10 +480,8 @@ def _passage(edits: Sequence[Edit]) -> Passage:
 
 
 def _is_other_language(old: Version, new: Version) -> bool:
-    old_language, new_language = (
-        re.split("[-_]", version.language_code or "")[0].lower() for version in (old, new)
-    )
-    return bool(old_language and new_language) and old_language != new_language
+    before, after = language(old.language_code), language(new.language_code)
+    return None not in (before, after) and before != after
 
 
 # ---------------------------------------------------------------- words of the page
