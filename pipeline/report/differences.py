@@ -326,7 +326,7 @@ class Comparisons:
         )
 
     def _count(self, comparison: Comparison) -> None:
-        old, new = comparison.old, comparison.new
+        old, new, speakers = comparison.old, comparison.new, comparison.speakers
         self._scores.append(comparison.wer)
         self._bars[bisect_left(_EDGES, comparison.wer)] += 1
         self._audio_s += comparison.audio_duration or 0.0
@@ -339,10 +339,9 @@ class Comparisons:
             insertions=comparison.insertions,
             deletions=comparison.deletions,
             substitutions=comparison.substitutions,
-            unchanged=comparison.distance == 0,
-            languages_changed=_is_other_language(old, new),
-            speakers_changed=comparison.speakers.changed
-            > comparison.speakers.words * _NOTABLE_SPEAKERS,
+            unchanged=int(comparison.distance == 0),
+            languages_changed=int(_is_other_language(old, new)),
+            speakers_changed=int(speakers.changed > speakers.words * _NOTABLE_SPEAKERS),
             moved_words=comparison.moved.words,
         )
         if old.confidence is not None and new.confidence is not None:
@@ -351,8 +350,8 @@ class Comparisons:
             self._confidence[1] += new.confidence
             self._totals.update(
                 with_confidence=1,
-                better=rise >= _NOTABLE_CONFIDENCE,
-                worse=rise <= -_NOTABLE_CONFIDENCE,
+                better=int(rise >= _NOTABLE_CONFIDENCE),
+                worse=int(rise <= -_NOTABLE_CONFIDENCE),
             )
 
     def _keep(self, difference: Difference) -> None:
