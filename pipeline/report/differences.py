@@ -369,8 +369,8 @@ class Comparisons:
 
 
 def as_json(differences: Differences) -> bytes:
-    """One document, indented, with a newline at its end."""
-    return msgspec.json.format(msgspec.json.encode(differences), indent=1) + b"\n"
+    """The same as one JSON object on one line, without the newline."""
+    return msgspec.json.encode(differences)
 
 
 def as_html(differences: Differences) -> str:
