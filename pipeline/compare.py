@@ -48,8 +48,8 @@ _SPOKEN: Final = frozenset("%‰&@#§")
 _MOST_SPEAKERS: Final = 64
 """Labels on either side that are given a partner; ours, well above what a recording has."""
 
-_LATEST_MS: Final = 10**10
-"""A time beyond this, 115 days, is no time."""
+_LONGEST_S: Final = 10**7
+"""A time beyond this, 115 days, is none that a recording has."""
 
 _PIECE: Final = re.compile("[!-\u0dff]+|[^!-\u0dff]")
 """A character of a language without spaces, or a run of scripts that have them: the first of the
@@ -60,20 +60,21 @@ Kind = Literal["equal", "respelled", "substitute", "delete", "insert"]
 
 
 class Edit(msgspec.Struct, frozen=True, kw_only=True):
-    """A stretch of words that all became of the old text what `kind` says."""
+    """A stretch of words to which one thing happened."""
 
     kind: Kind
-    """`respelled` words differ in case or punctuation only; `substitute` may change the number."""
+    """`equal`; `respelled`, in case or punctuation only; `substitute`, also by more words or fewer;
+    `delete`; `insert`."""
     old: str
-    """The words as the old transcript has them; empty for `insert`, and where left out."""
+    """The words as the old transcript has them; empty for `insert`, and where they are left out."""
     new: str
-    """The same of the new one; empty for `delete`, and where left out."""
+    """The same of the new one; empty for `delete`, and where they are left out."""
     old_words: int
     new_words: int
     start: int | None
     """ms from the start of the recording to the first of the words; null without times."""
     folded: bool = False
-    """Whether it is the middle of a long equal or respelled stretch. Equal words are left out."""
+    """Whether it is the middle of a long stretch; where that is `equal`, its words are left out."""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +91,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
-    """Words of both that start more than `MOVED_MS` from where they did; new less old."""
+    """Words of both that start more than 0.5 s from where they did; shifts are new less old."""
 
     words: int
     median_ms: int
@@ -134,7 +135,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """From the first word to the last; those made to the old text give the new one."""
 
     @property
-    def errors(self) -> int:
+    def distance(self) -> int:
         """Insertions, deletions and substitutions."""
         return self.insertions + self.deletions + self.substitutions
 
@@ -196,7 +197,8 @@ def compare(old: bytes, new: bytes) -> Comparison:
         unit=unit,
         old=_version(answers[0], before),
         new=_version(answers[1], after),
-        audio_duration=answers[1].audio_duration or answers[0].audio_duration,
+        audio_duration=_within(answers[1].audio_duration, _LONGEST_S)
+        or _within(answers[0].audio_duration, _LONGEST_S),
         moved=_moved(pairs),
         speakers=_speakers(pairs),
         edits=edits,
@@ -285,7 +287,7 @@ def _pieces(word: _AnswerWord, spaced: bool) -> Iterator[tuple[str, int | None, 
             continue
         length = max(0.0, (word.end or start) - start)
         time = start + length * at / len(pieces)
-        yield piece, round(min(max(time, 0), _LATEST_MS)), is_first
+        yield piece, round(min(max(time, 0), _LONGEST_S * 1000)), is_first
 
 
 def _are_ascii(left: str, right: str) -> bool:
@@ -311,11 +313,16 @@ def _counted(text: str) -> str:
     )
 
 
+def _within(number: float | None, most: float) -> float | None:
+    """A number that can be meant, None otherwise."""
+    return number if number is not None and 0 <= number <= most else None
+
+
 def _version(answer: _Answer, words: Sequence[_Word]) -> Version:
     return Version(
         words=len(words),
         speakers=len({word.speaker for word in words if word.speaker}),
-        confidence=answer.confidence,
+        confidence=_within(answer.confidence, 1.0),
         language_code=answer.language_code,
         speech_model_used=answer.speech_model_used,
     )

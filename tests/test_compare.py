@@ -309,7 +309,7 @@ def test_nothing_differs_from_itself(text: str, language: str) -> None:
 
     made = compare(same, same)
 
-    assert (made.wer, made.respelled, made.errors) == (0, 0, 0)
+    assert (made.wer, made.respelled, made.distance) == (0, 0, 0)
     assert [edit.kind for edit in made.edits] in ([], ["equal"])
 
 
@@ -320,7 +320,7 @@ def test_the_distance_is_the_same_both_ways(old: str, new: str, language: str) -
 
     forth, back = compare(before, after), compare(after, before)
 
-    assert forth.errors == back.errors
+    assert forth.distance == back.distance
     assert forth.new.words - forth.old.words == forth.insertions - forth.deletions
     for made in (forth, back):
         assert sum(edit.old_words for edit in made.edits) == made.old.words
@@ -342,7 +342,7 @@ def test_jiwer_agrees(old: list[str], new: list[str]) -> None:
     if bare(old).split():
         theirs = jiwer.process_words(" ".join(bare(old).split()), " ".join(bare(new).split()))
         assert made.wer == pytest.approx(theirs.wer)
-        assert made.errors == theirs.insertions + theirs.deletions + theirs.substitutions
+        assert made.distance == theirs.insertions + theirs.deletions + theirs.substitutions
 
 
 # ---------------------------------------------------------------- size and hostility

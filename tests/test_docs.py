@@ -17,17 +17,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+
+from typing import Any, Literal, get_args, get_origin
+
 import pytest
 from anyio import to_thread
 
 import pipeline
 from jobs.cli import app
 from jobs.folder import sample_folder
+from pipeline import compare
 from pipeline.errors import ExitCode
 from pipeline.events import Event
 from pipeline.models import AttemptState, RecordingState, TranscriptState
 from pipeline.report import list_lines, status_json
 from pipeline.settings import HOOK_VARIABLES, Hooks, Settings, load_settings
+
+
+from pipeline.report import differences, list_lines, status_json
+from pipeline.settings import Settings, load_settings
 from pipeline.stages.scan import MEDIA_SUFFIXES
 from pipeline.wire import DELETED_AUDIO_URL
 from tests.support.runs import opened
@@ -48,6 +56,19 @@ STATES: dict[str, type[StrEnum]] = {
     "recordings": RecordingState,
     "transcripts": TranscriptState,
     "attempts": AttemptState,
+}
+DIFFERENCES: dict[str, type] = {
+    "difference": differences.Difference,
+    "uncompared": differences.Uncompared,
+    "comparison": compare.Comparison,
+    "version": compare.Version,
+    "moved": compare.Moved,
+    "speakers": compare.Speakers,
+    "edit": compare.Edit,
+    "differences": differences.Differences,
+    "bar": differences.Bar,
+    "row": differences.Row,
+    "passage": differences.Passage,
 }
 START = "[*]"
 OTHER_KEY = "0123456789abcdef"
@@ -255,6 +276,8 @@ def test_the_output_tree_is_that_of_the_samples() -> None:
 def json_type(annotation: Any) -> str:
     """The words of the page for a type of the code."""
     names = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+    names |= {Literal: "string", tuple: "array"}
+    annotation = get_origin(annotation) if get_origin(annotation) in names else annotation
     if annotation in names:
         return names[annotation]
     if get_origin(annotation) is list:
@@ -275,6 +298,19 @@ def test_events_are_those_of_the_code(event: type[Event]) -> None:
     assert list(table) == list(event.__annotations__)
     for field, (kind, meaning) in table.items():
         assert kind == json_type(event.__annotations__[field])
+        assert meaning == meanings.get(field, meaning).replace("None", "null") != ""
+
+
+@pytest.mark.parametrize(("heading", "struct"), DIFFERENCES.items(), ids=DIFFERENCES)
+def test_differences_are_those_of_the_code(heading: str, struct: type) -> None:
+    """What is in files of differences is documented with the words and types of the code."""
+    text, meanings = section(OUTPUT, f"`{heading}`"), said(struct)
+    table = {field.strip("`"): (kind, meaning) for field, kind, meaning in rows(text)}
+
+    assert " ".join((struct.__doc__ or "").split()) in " ".join(text.split())
+    assert list(table) == list(struct.__annotations__)
+    for field, (kind, meaning) in table.items():
+        assert kind == json_type(struct.__annotations__[field])
         assert meaning == meanings.get(field, meaning).replace("None", "null") != ""
 
 

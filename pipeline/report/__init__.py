@@ -2,6 +2,7 @@
 What a run came to and what stands in the ledger, for people and for programs. Reads only.
 
     standing    ledger -> how many recordings are in which state, and what became of each
+    differences old and new transcripts -> what changed, over all recordings and in each
     templates   facts -> a page of HTML that needs nothing else
     words       numbers, times and names -> what people read
 

@@ -1,0 +1,411 @@
+"""What changed over all recordings: totals that add up, and a page that says what the JSON says."""
+
+import json
+import os
+import shutil
+import tracemalloc
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from io import BytesIO
+from typing import Any, Literal
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from playwright.sync_api import sync_playwright
+
+from pipeline.compare import Comparison, compare
+from pipeline.report.differences import (
+    Comparisons,
+    Difference,
+    Differences,
+    Uncompared,
+    as_html,
+    as_json,
+    as_line,
+)
+
+MODELS = "universal-2", "universal-3-5-pro"
+
+
+def answer(text: str, confidence: float | None, model: str, **fields: Any) -> bytes:
+    """A transcript of a minute; `A:` before a word makes A its speaker, and that of those after."""
+    words: list[dict[str, Any]] = []
+    speaker = None
+    for at, word in enumerate(text.split()):
+        label, colon, rest = word.rpartition(":")
+        speaker = label or speaker if colon else speaker
+        words.append({"text": rest, "start": at * 1000, "end": at * 1000 + 900, "speaker": speaker})
+    facts = {"status": "completed", "text": text, "words": words, "confidence": confidence}
+    return json.dumps(
+        facts | {"speech_model_used": model, "audio_duration": 60, "language_code": "en"} | fields
+    ).encode()
+
+
+def changed(
+    old: str, new: str, confidence: Sequence[float | None] = (0.8, 0.9), **new_fields: Any
+) -> Comparison:
+    """The comparison of two texts of one recording."""
+    before, after = confidence
+    return compare(answer(old, before, MODELS[0]), answer(new, after, MODELS[1], **new_fields))
+
+
+def gathered(*added: tuple[str, Comparison], **facts: Any) -> Differences:
+    """All of these."""
+    comparisons = Comparisons(BytesIO(), run_id="run-2", **facts)
+    for recording, comparison in added:
+        comparisons.add(recording, comparison)
+    return comparisons.differences()
+
+
+class Page(HTMLParser):
+    """A page as its elements, and the text in each kind of them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+        self._open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name == "href" and tag == "a"]
+        if tag not in ("meta", "link", "br", "line", "rect"):
+            self._open.append(tag)
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._open:
+            while self._open.pop() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        for tag in set(self._open):
+            self.texts[tag][-1] += data
+
+    def words(self, tag: str) -> list[str]:
+        """What stands in each element of a kind, white space aside."""
+        return [" ".join(text.split()) for text in self.texts.get(tag, [])]
+
+
+# ---------------------------------------------------------------- totals
+
+
+def test_totals_by_hand() -> None:
+    """Hours, dollars, scores, confidence, models, languages and speakers are those of the parts."""
+    comparisons = Comparisons(BytesIO(), run_id="run-2", old_run_ids=("run-1",))
+    comparisons.add("same.wav", changed("a b c d", "A b, c d."), cost_usd=0.5)
+    comparisons.add("one.wav", changed("a b c d", "a b x d", (0.9, 0.895)), cost_usd=0.25)
+    comparisons.add("all.wav", changed("a b", "x y z", (0.9, 0.7), language_code="de"))
+    comparisons.add("who.wav", changed("A:a b c d B:e", "X:a b c Y:d e", (None, 0.9)))
+    comparisons.refuse("gone.wav", "the old transcript was deleted")
+
+    made = comparisons.differences()
+
+    assert (made.run_id, made.old_run_ids) == ("run-2", ("run-1",))
+    assert (made.recordings, made.uncompared, made.unchanged) == (4, 1, 2)
+    assert made.audio_hours == pytest.approx(4 / 60)
+    assert made.cost_usd == 0.75
+    assert (made.old_words, made.new_words) == (15, 16)
+    assert (made.insertions, made.deletions, made.substitutions) == (1, 0, 3)
+    assert made.wer == 4 / 15
+    assert made.wer_mean == pytest.approx((0 + 0.25 + 1.5 + 0) / 4)
+    assert made.wer_median == 0.125
+    assert made.old_confidence == pytest.approx((0.8 + 0.9 + 0.9) / 3)
+    assert made.new_confidence == pytest.approx((0.9 + 0.895 + 0.7) / 3)
+    assert (made.better, made.worse) == (1, 1)
+    assert (made.languages_changed, made.speakers_changed) == (1, 1)
+    assert (made.old_models, made.new_models) == ({MODELS[0]: 4}, {MODELS[1]: 4})
+    assert [row.recording for row in made.worst] == ["all.wav", "one.wav", "same.wav", "who.wav"]
+    assert {bar.up_to: bar.recordings for bar in made.scores if bar.recordings} == {
+        0: 2,
+        0.5: 1,
+        None: 1,
+    }
+
+
+def test_one_sentence_says_it() -> None:
+    """The line has what matters of many recordings, and leaves out what did not change."""
+    calm = gathered(("a", changed("a b c d", "a b c x")))
+    wild = gathered(
+        ("a", changed("A:a b c d", "A:a b B:c d", language_code="fr")),
+        ("b", changed("a b c d", "a b c x", (None, None))),
+    )
+
+    assert as_line(calm) == ("In 1 recording (0.02 h) 25 % of words differ; confidence 0.80 → 0.90")
+    assert as_line(wild) == (
+        "In 2 recordings (0.03 h) 12 % of words differ; confidence 0.80 → 0.90;"
+        " speakers changed in 1; the language in 1"
+    )
+
+
+def test_nothing_compared_is_no_trouble() -> None:
+    """Without recordings there is a line, a document and a page, and none divides by zero."""
+    made = gathered()
+
+    assert as_line(made) == "No recordings were compared"
+    assert json.loads(as_json(made))["wer_median"] == 0
+    assert "No recordings were compared" in as_html(made)
+
+
+@given(st.lists(st.sampled_from(["", "x", "a", "a x", "a b c", "x y z w"]), max_size=30))
+def test_worst_first(texts: list[str]) -> None:
+    """Recordings stand by their score, equal ones in their order, and each is in one bar."""
+    comparisons = [(f"{at:02}", changed("a b c", text)) for at, text in enumerate(texts)]
+
+    made = gathered(*comparisons)
+
+    scores = [(-comparison.wer, name) for name, comparison in comparisons]
+    assert [(-row.wer, row.recording) for row in made.worst] == sorted(scores)
+    assert sum(bar.recordings for bar in made.scores) == len(texts)
+
+
+# ---------------------------------------------------------------- lines
+
+
+def test_each_comparison_is_a_line_at_once() -> None:
+    """What was added stands in the stream, whole, before the next one is."""
+    lines = BytesIO()
+    comparisons = Comparisons(lines, run_id="run-2")
+    comparison = changed("a b c", "a x c")
+
+    comparisons.add("é.wav", comparison, old_result=b"old/\xe9.json", cost_usd=0.1)
+    first = lines.getvalue()
+    comparisons.refuse("b.wav", "it was deleted")
+
+    assert first.endswith(b"}\n")
+    assert json.loads(first)["type"] == "difference"
+    assert msgspec.json.decode(first, type=Difference) == Difference(
+        recording="é.wav",
+        old_url="old/%E9.json",
+        new_url=None,
+        cost_usd=0.1,
+        comparison=comparison,
+    )
+    second = lines.getvalue().removeprefix(first)
+    assert msgspec.json.decode(second, type=Uncompared).reason == "it was deleted"
+
+
+def test_the_page_is_made_of_the_document() -> None:
+    """Who has `differences.json` has all that the page shows."""
+    made = gathered(("a", changed("a b c d", "a b x")), new_options={"speech_models": ["u"]})
+
+    read = msgspec.json.decode(as_json(made), type=Differences)
+
+    assert read == made
+    assert as_html(read) == as_html(made)
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_numbers_of_the_page_are_those_of_the_document() -> None:
+    """Scores, counts, bars and cost on the page are the ones in the JSON, in the same order."""
+    comparisons = Comparisons(BytesIO(), run_id="run-2")
+    for at, text in enumerate(["a b c d e f g h", "a b c x e f g h", "x y"]):
+        comparison = changed("a b c d e f g h", text, (0.5 + at / 10, 0.75))
+        comparisons.add(f"call-{at}.wav", comparison, cost_usd=1.1)
+    made = comparisons.differences()
+    document = json.loads(as_json(made))
+
+    page = Page(as_html(made))
+
+    cells = [cell for cell in page.words("td") if cell]
+    rows = [cell for cell in cells if cell.endswith("%")]
+    assert rows == ["100 %", "12 %", "0 %"]
+    assert [row["wer"] for row in document["worst"]] == [1, 1 / 8, 0]
+    assert [cell for cell in cells if "→" in cell] == ["0.70 → 0.75", "0.60 → 0.75", "0.50 → 0.75"]
+    assert [cell.split()[:4] for cell in cells if cell.startswith("call")] == [
+        [row["recording"], str(row["distance"]), "word" if row["distance"] == 1 else "words", "of"]
+        for row in document["worst"]
+    ]
+    assert page.words("strong") == ["38 %", "12 %", "3", "$3.30"]
+    bars = " ".join(page.words("text"))
+    assert bars == "1 0 ≤1 ≤2 ≤5 ≤10 1 ≤20 ≤50 1 ≤100 more"
+    assert [bar["recordings"] for bar in document["scores"]] == [1, 0, 0, 0, 0, 1, 0, 1, 0]
+
+
+def test_changes_are_read_without_colour() -> None:
+    """Old words are in `del`, new ones after them in `ins`, each passage with its time."""
+    old = "the pump was noisy " + "and so on " * 30 + "Then it settled well"
+    new = "the bump was noisy " + "and so on " * 30 + "then it is settled"
+
+    page = Page(as_html(gathered(("a", changed(old, new)))))
+
+    assert page.words("del")[1:] == ["pump", "well"]
+    assert page.words("ins")[1:] == ["bump", "is"]
+    assert page.words("p")[-3:-1] == [
+        "0:00 the pump bump was noisy and so on and so on",
+        "1:26 so on and so on and so on then it is settled well",
+    ]
+    assert page.words("summary") == ["2 changed passages"]
+
+
+def test_a_language_without_spaces_is_shown_without() -> None:
+    """Characters stand beside one another as they were written."""
+    made = gathered(
+        (
+            "a",
+            compare(
+                answer("今日は東京です", 0.9, "u", language_code="ja"),
+                answer("今日は京都です", 0.9, "u", language_code="ja"),
+            ),
+        )
+    )
+
+    assert "今日は東京京都です" in as_html(made).replace("<del>", "").replace("</del>", "").replace(
+        "<ins>", ""
+    ).replace("</ins>", "")
+
+
+def test_only_the_longest_passages_are_shown() -> None:
+    """Of many changes the longest are shown, in order of time, and how many there are is said."""
+    quiet = " ".join("abcdefghijklmnopqrstuvwxyz" * 2)
+    old = " ".join(f"{quiet} {'one ' * (at % 20 + 1)}" for at in range(20))
+    new = " ".join(f"{quiet} {'two ' * (at % 20 + 1)}" for at in range(20))
+
+    made = gathered(("a", changed(old, new)))
+
+    (row,) = made.worst
+    starts = [passage.start for passage in row.passages]
+    assert (len(starts), row.changed_passages) == (12, 20)
+    assert starts == sorted(starts, key=lambda start: start or 0)
+    assert all(len(dict(passage.pieces)["insert"].split()) > 8 for passage in row.passages)
+    assert Page(as_html(made)).words("summary") == ["20 changed passages, the 12 longest of them"]
+
+
+def test_no_passage_is_long() -> None:
+    """Neither a change of a whole hour nor changes at every turn make a wall of text."""
+    text = [f"w{at}" for at in range(5_000)]
+    every_third = ["x" if at % 3 == 0 else word for at, word in enumerate(text)]
+
+    made = gathered(
+        ("all", changed(" ".join(text), "y" * 10_000)),
+        ("often", changed(" ".join(text), " ".join(every_third))),
+    )
+
+    passages = [passage for row in made.worst for passage in row.passages]
+    assert len(passages) == 13
+    assert all(len(text) <= 300 for passage in passages for _, text in passage.pieces)
+    assert all(len(passage.pieces) < 100 for passage in passages)
+
+
+HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e\"'&amp;{{ 7 * 7 }}"
+
+
+def test_what_was_said_stays_text() -> None:
+    """Names, words, models and options that look like markup are shown as they are."""
+    comparisons = Comparisons(
+        BytesIO(),
+        run_id=HOSTILE,
+        old_options={HOSTILE: HOSTILE},
+        new_options={HOSTILE: 1},
+    )
+    comparisons.add(
+        HOSTILE,
+        compare(
+            answer(f"a b {HOSTILE}x", 0.9, HOSTILE),
+            answer(f"a b {HOSTILE}y", 0.9, HOSTILE, language_code=HOSTILE),
+        ),
+        old_result=b"javascript:alert(1)",
+        new_result=b'"><script>\xff',
+    )
+
+    html = as_html(comparisons.differences())
+
+    page = Page(html)
+    assert "script" not in page.tags
+    assert "49" not in html
+    assert "\x1b" not in html
+    assert page.links == ["javascript%3Aalert%281%29", "%22%3E%3Cscript%3E%FF"]
+    assert page.words("h1") == ["What changed"]
+    assert any("<script>alert(1)</script>␛[31m" in text for text in page.words("td"))
+
+
+def test_options_that_changed_are_shown() -> None:
+    """What was asked for differently is shown, what was not is left out, unset is said."""
+    facts = {"old_options": {"a": 1, "b": True}, "new_options": {"a": 1, "b": False, "c": "x"}}
+
+    page = Page(as_html(gathered(("r", changed("a", "a")), **facts)))
+
+    assert page.words("th")[3:5] == ["b", "c"]
+    assert page.words("del")[:2] == ["true", "not set"]
+    assert page.words("ins")[:2] == ["false", '"x"']
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280])
+def test_a_browser_shows_it_whole(width: int, scheme: Literal["light", "dark"]) -> None:
+    """On a phone and a desk, by day and by night: no sideways scroll, no error, nothing fetched."""
+    name = "archive/2026/" + "very-long-name-" * 12 + ".wav"
+    words = "the pump was noisy until two then it settled by itself " * 3
+    html = as_html(
+        gathered(
+            (name, changed(words, words.replace("pump", "x" * 300).replace("two", "half past"))),
+            (HOSTILE, changed(words, words.title(), (None, 0.5), language_code="fr")),
+            old_options={"keyterms_prompt": [words]},
+            new_options={},
+        )
+    )
+    troubles: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        page = browser.new_page(
+            viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=True
+        )
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda request: troubles.append(request.url))
+        page.set_content(html)
+        hidden = page.locator("details p").first.is_visible()
+        page.locator("summary").first.click()
+        shown = page.locator("details p").first.is_visible()
+        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        added = page.locator("details ins").first.evaluate(
+            "e => getComputedStyle(e).borderBottomStyle"
+        )
+        gone = page.locator("details del").first.evaluate(
+            "e => getComputedStyle(e).textDecorationLine"
+        )
+        browser.close()
+
+    assert troubles == []
+    assert (hidden, shown) == (False, True)
+    assert overflow <= 0
+    assert (added, gone) == ("solid", "line-through")
+
+
+# ---------------------------------------------------------------- many
+
+
+def test_memory_does_not_grow_with_the_recordings() -> None:
+    """Of thousands, totals, 2,000 rows and 200 with passages stay; each further one is a number."""
+    comparison = changed("a b c d e f g h " * 20, "a b x d e f g " * 20)
+    with open(os.devnull, "wb") as lines:
+        comparisons = Comparisons(lines, run_id="run-2")
+
+        def add(numbers: range) -> int:
+            for number in numbers:
+                score = number * 7919 % 5_000 / 5_000
+                comparisons.add(f"{number:05}.wav", msgspec.structs.replace(comparison, wer=score))
+            return tracemalloc.get_traced_memory()[0]
+
+        tracemalloc.start()
+        try:
+            some, many = add(range(2_500)), add(range(2_500, 5_000))
+        finally:
+            tracemalloc.stop()
+        made = comparisons.differences()
+
+    assert many - some < 500_000
+    assert [row.wer for row in made.worst] == [at / 5_000 for at in range(4_999, 2_999, -1)]
+    assert [bool(row.passages) for row in made.worst] == [True] * 200 + [False] * 1_800
+    assert all(row.changed_passages == made.worst[0].changed_passages for row in made.worst)
+    html = as_html(made)
+    assert "3,000 recordings that changed less" in html
+    assert len(html) < 4_000_000
