@@ -15,9 +15,6 @@ from importlib import import_module
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args, get_origin
-
-
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -30,12 +27,8 @@ from pipeline import compare
 from pipeline.errors import ExitCode
 from pipeline.events import Event
 from pipeline.models import AttemptState, RecordingState, TranscriptState
-from pipeline.report import list_lines, status_json
-from pipeline.settings import HOOK_VARIABLES, Hooks, Settings, load_settings
-
-
 from pipeline.report import differences, list_lines, status_json
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import HOOK_VARIABLES, Hooks, Settings, load_settings
 from pipeline.stages.scan import MEDIA_SUFFIXES
 from pipeline.wire import DELETED_AUDIO_URL
 from tests.support.runs import opened
