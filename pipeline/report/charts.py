@@ -153,11 +153,9 @@ _LINE = Markup('<line x1="0" x2="100%" y1="{0}" y2="{0}" style="stroke:var(--rul
 _NUMBER = Markup('<text x="-6" y="{}" text-anchor="end">{}</text>')
 _TIME = Markup('<text x="{}%" text-anchor="{}">{}</text>')
 _CHART = Markup(
-    '<svg class="chart" height="{height}" role="img"><title>{title}</title>'
-    '<svg x="{left}" height="{height}" style="width:calc(100% - {left}px)" overflow="visible">'
-    "{lines}{words}"
+    '<svg class="chart" height="{height}" style="padding-left:{left}px" role="img">'
+    "<title>{title}</title>{lines}{words}"
     '<svg y="{top}" width="100%" height="{plot}" viewBox="0 0 {width} {plot}"'
     ' preserveAspectRatio="none">{drawn}</svg>'
-    '<svg y="{below}" width="100%" overflow="visible">{times}</svg>'
-    "</svg></svg>"
+    '<svg y="{below}" width="100%" overflow="visible">{times}</svg></svg>'
 )

@@ -80,6 +80,11 @@ class Source(msgspec.Struct, frozen=True):
     skipped: int = 0
     parked: int = 0
 
+    @property
+    def done(self) -> int:
+        """Recordings with a result."""
+        return self.written + self.already_written + self.kept
+
 
 class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     """One run, its results, and the nights before it; times of day are of the zone."""

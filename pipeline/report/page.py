@@ -30,9 +30,7 @@ _BANDS = (
 
 _COLUMNS = (
     ("found", "Found", ""),
-    ("written", "Written", ""),
-    ("already_written", "Before", ""),
-    ("kept", "Kept", ""),
+    ("done", "Done", ""),
     ("failed", "Failed", "is-bad"),
     ("skipped", "Skipped", ""),
     ("parked", "Left", "is-late"),
