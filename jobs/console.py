@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from pipeline.events import Emit
     from pipeline.settings import Settings
 
-__all__ = ["logs", "repair_listeners", "run_listeners", "say", "tell", "teller", "terminal"]
+__all__ = [
+    "agreed",
+    "logs",
+    "repair_listeners",
+    "run_listeners",
+    "say",
+    "tell",
+    "teller",
+    "terminal",
+]
 
 
 def say(text: str) -> None:
@@ -34,6 +43,15 @@ def tell(text: str) -> None:
     """Anything that is not data, on stderr, if anybody reads it."""
     with suppress(OSError, ValueError):
         sys.stderr.write(text + "\n")
+
+
+def agreed(question: str) -> bool:
+    """Whether somebody at the terminal says yes; False where there is none."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def teller(json: bool) -> "Callable[[Any], None]":

@@ -3,6 +3,7 @@ The flags that commands take: in, a command line; out, settings.
 
     Where        where results, state and settings file are
     Access       and how the service is reached
+    Work         and how and how fast it transcribes
     Flags        and everything else that `overnight run` takes
 """
 
@@ -16,7 +17,18 @@ from cyclopts import Group, Parameter
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
-__all__ = ["ACCESS", "FLAGS", "WHERE", "Access", "Flags", "Switch", "Text", "Where"]
+__all__ = [
+    "ACCESS",
+    "FLAGS",
+    "WHERE",
+    "WORK",
+    "Access",
+    "Flags",
+    "Switch",
+    "Text",
+    "Where",
+    "Work",
+]
 
 Switch = Parameter(negative="")
 """A flag that is given or not, with no `--no-`."""
@@ -76,8 +88,8 @@ class Access(Where):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Flags(Access):
-    """What `run` takes."""
+class Work(Access):
+    """What every command takes that transcribes."""
 
     set: Annotated[list[str] | None, Text, Parameter(group=_HOW)] = None
     """An option of the request, KEY=VALUE; repeatable."""
@@ -87,27 +99,6 @@ class Flags(Access):
     """Delete the service's copy once the result is saved."""
     engine_model: Annotated[str | None, Parameter(group=_HOW)] = None
     """Speech model of the embedded engine: a name, or a folder."""
-
-    include: Annotated[list[str] | None, Text, Parameter(group=_WHAT)] = None
-    """Glob of files to take besides media files; repeatable."""
-    exclude: Annotated[list[str] | None, Text, Parameter(group=_WHAT)] = None
-    """Glob of files to leave out; repeatable."""
-    files_from: Annotated[str | None, Text, Parameter(group=_WHAT)] = None
-    """File that lists the recordings to take; - is stdin."""
-    follow_links: Annotated[bool | None, Switch, Parameter(group=_WHAT)] = None
-    """Follow symbolic links."""
-    min_age: Annotated[str | None, Parameter(group=_WHAT)] = None
-    """Leave out files changed more recently: 500ms, 3s, 5m, 1h30m."""
-    max_age: Annotated[str | None, Parameter(group=_WHAT)] = None
-    """Leave out files changed longer ago."""
-    min_size: Annotated[str | None, Parameter(group=_WHAT)] = None
-    """Leave out smaller files: 500k, 10MB, 1GiB."""
-    max_size: Annotated[str | None, Parameter(group=_WHAT)] = None
-    """Leave out larger files."""
-    order: Annotated[str | None, Parameter(group=_WHAT)] = None
-    """Which come first: path, largest, smallest, newest, oldest."""
-    limit: Annotated[int | None, Parameter(group=_WHAT)] = None
-    """Take in so many new recordings at most."""
 
     max_hours: Annotated[
         float | None, Parameter(name=("--max-hours", "--max-audio"), group=_WHAT)
@@ -154,12 +145,6 @@ class Flags(Access):
     """Say what would be done, send nothing."""
     force: Annotated[bool | None, Switch, Parameter(group=_AGAIN)] = None
     """Transcribe everything anew; pays again."""
-    redo_changed: Annotated[bool | None, Switch, Parameter(group=_AGAIN)] = None
-    """Transcribe anew what has other options now; pays again."""
-    retry_failed: Annotated[bool | None, Switch, Parameter(group=_AGAIN)] = None
-    """Try again what failed before."""
-    checksum: Annotated[bool | None, Switch, Parameter(group=_AGAIN)] = None
-    """Read every recording to see if it has changed."""
     wait_lock: Annotated[bool | None, Switch, Parameter(group=_AGAIN)] = None
     """Wait for a run that is under way."""
     break_lock: Annotated[bool | None, Switch, Parameter(group=_AGAIN)] = None
@@ -177,6 +162,41 @@ class Flags(Access):
     """Append the log to this file, as JSON lines."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Flags(Work):
+    """What `run` takes."""
+
+    include: Annotated[list[str] | None, Text, Parameter(group=_WHAT)] = None
+    """Glob of files to take besides media files; repeatable."""
+    exclude: Annotated[list[str] | None, Text, Parameter(group=_WHAT)] = None
+    """Glob of files to leave out; repeatable."""
+    files_from: Annotated[str | None, Text, Parameter(group=_WHAT)] = None
+    """File that lists the recordings to take; - is stdin."""
+    follow_links: Annotated[bool | None, Switch, Parameter(group=_WHAT)] = None
+    """Follow symbolic links."""
+    min_age: Annotated[str | None, Parameter(group=_WHAT)] = None
+    """Leave out files changed more recently: 500ms, 3s, 5m, 1h30m."""
+    max_age: Annotated[str | None, Parameter(group=_WHAT)] = None
+    """Leave out files changed longer ago."""
+    min_size: Annotated[str | None, Parameter(group=_WHAT)] = None
+    """Leave out smaller files: 500k, 10MB, 1GiB."""
+    max_size: Annotated[str | None, Parameter(group=_WHAT)] = None
+    """Leave out larger files."""
+    order: Annotated[str | None, Parameter(group=_WHAT)] = None
+    """Which come first: path, largest, smallest, newest, oldest."""
+    limit: Annotated[int | None, Parameter(group=_WHAT)] = None
+    """Take in so many new recordings at most."""
+
+    redo_changed: Annotated[bool | None, Switch, Parameter(group=_AGAIN)] = None
+    """Transcribe anew what has other options now; pays again."""
+    retry_failed: Annotated[bool | None, Switch, Parameter(group=_AGAIN)] = None
+    """Try again what failed before."""
+    checksum: Annotated[bool | None, Switch, Parameter(group=_AGAIN)] = None
+    """Read every recording to see if it has changed."""
+
+
 WHERE = Where()
 ACCESS = Access()
+WORK = Work()
 FLAGS = Flags()

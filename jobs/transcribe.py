@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -35,7 +36,7 @@ from pipeline.stages.scan import Listing, Scan
 from pipeline.stages.write import render_lacking
 from pipeline.wire import Webhook
 
-__all__ = ["Source", "transcribe"]
+__all__ = ["Source", "transcribe", "with_model"]
 
 _PAGE = 1000
 
@@ -59,6 +60,7 @@ async def transcribe(
     listed: Sequence[bytes] | None = None,
     by_age: bool = False,
     began: Callable[[RunStarted], Awaitable[None]] | None = None,
+    ended: Callable[[Context, Path], Awaitable[None]] | None = None,
     budgets: Budgets | None = None,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
@@ -69,8 +71,9 @@ async def transcribe(
 
     Every fact goes to `emit` as it happens. `listed` are the absolute paths to take instead of all;
     with `by_age` the backlog of the settings comes last, and its ration is kept to. `began` is
-    awaited once the run holds its lock, before anything is sent. `environ` is where the API key
-    may be, `clock` tells the time, Unix seconds.
+    awaited once the run holds its lock, before anything is sent, `ended` once all is written, with
+    the folder of the run. `environ` is where the API key may be, `clock` tells the time, Unix
+    seconds.
 
     SIGINT and SIGTERM stop the intake and leave within `stop_grace`; a second one leaves now.
 
@@ -83,7 +86,7 @@ async def transcribe(
     """
     began_at = time.monotonic()
     _require_prices(settings, sources)
-    sources = [replace(each, settings=_with_model(each.settings)) for each in sources]
+    sources = [replace(each, settings=with_model(each.settings)) for each in sources]
     redo = redo or Redo(
         force=settings.force,
         changed=settings.redo_changed,
@@ -127,6 +130,8 @@ async def transcribe(
                 else:
                     await _batch(context, scans, stopped)
                     rendered = await _render_lacking(context)
+                    if ended is not None:
+                        await ended(context, run.folder)
             summary = await _summary(context, sources, scans, run.totals)
             summary.run_id = run.run_id
             summary.rendered = rendered
@@ -338,7 +343,7 @@ def _outcomes(counts: Counter[str]) -> dict[str, Any]:
     return {outcome: counts[outcome] for outcome in ends}
 
 
-def _with_model(settings: Settings) -> Settings:
+def with_model(settings: Settings) -> Settings:
     """With a chosen engine model among the options: other words come out, other identity."""
     chosen = {"speech_models": [settings.engine_model], **settings.transcript}
     is_default = settings.engine_model == Settings.model_fields["engine_model"].default

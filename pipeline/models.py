@@ -262,4 +262,6 @@ class Delivery:
 
     recipients: list[Recipient] = field(default_factory=list)
     copy: tuple[bytes, str] | None = None
-    """An intact result of the same transcript: its path and sha256."""
+    """A result of the same transcript: whose place it has, or had, and its sha256."""
+    is_replaced: bool = False
+    """Whether that one lies among the versions by now."""

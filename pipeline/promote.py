@@ -13,6 +13,7 @@ run, before it looks at anything else. Both results lie on disk all the time.
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 from anyio import BrokenWorkerProcess, to_process
 
@@ -27,9 +28,12 @@ from pipeline.spool import Spool
 from pipeline.stages import Context
 from pipeline.stages.write import kept_as, render
 
-__all__ = ["Settled", "settle"]
+__all__ = ["Settled", "Verdict", "settle", "settle_one"]
 
 _PAGE = 100
+
+Verdict = Literal["back", "stayed", "left"]
+"""What became of a replaced result: as the fields of `Settled`."""
 
 
 @dataclass(slots=True)
@@ -43,6 +47,10 @@ class Settled:
     left: int = 0
     """Not settled: a file could not be written. The next run tries it again."""
 
+    def count(self, verdict: Verdict) -> None:
+        """One more of them."""
+        setattr(self, verdict, getattr(self, verdict) + 1)
+
 
 async def settle(context: Context) -> Settled:
     """
@@ -53,24 +61,28 @@ async def settle(context: Context) -> Settled:
     settled, last = Settled(), 0
     while page := await context.ledger.unsettled(last, _PAGE):
         for each in page:
-            try:
-                if await _comes_back(context, each) and await _bring_back(context, each):
-                    settled.back += 1
-                else:
-                    await context.ledger.settle(each.version_id, comes_back=False)
-                    settled.stayed += 1
-            except (OSError, BrokenWorkerProcess) as error:
-                why = (isinstance(error, OSError) and error.strerror) or str(error)
-                _warn(context, each, f"its older result is not back yet: {why}")
-                settled.left += 1
+            settled.count(await settle_one(context, each))
         last = page[-1].version_id
     return settled
 
 
+async def settle_one(context: Context, each: Replaced) -> Verdict:
+    """The same for one of them."""
+    try:
+        if await _comes_back(context, each) and await _bring_back(context, each):
+            return "back"
+    except (OSError, BrokenWorkerProcess) as error:
+        why = (isinstance(error, OSError) and error.strerror) or str(error)
+        _warn(context, each, f"its older result is not back yet: {why}")
+        return "left"
+    await context.ledger.settle(each.version_id, comes_back=False)
+    return "stayed"
+
+
 async def _comes_back(context: Context, each: Replaced) -> bool:
     """Whether the replaced result is to be the current one; noted before anything is moved."""
-    if each.promote == "never":
-        return True
+    if each.promote != "better":
+        return each.promote == "never"
     place = context.place(each.result)
     comes_back = await to_process.run_sync(_is_worse, place, kept_as(context, place)(each.digest))
     if comes_back:
@@ -79,7 +91,7 @@ async def _comes_back(context: Context, each: Replaced) -> bool:
 
 
 def _is_worse(new: bytes, old: bytes) -> bool:
-    """Whether the new one of two saved answers is not the better one; if the old one is none, no."""
+    """Whether of two saved answers the new one is not the better one; not where one is none."""
     try:
         with open(new, "rb") as one, open(old, "rb") as other:
             return not is_better(appraise(one.read()), appraise(other.read()))
@@ -101,14 +113,14 @@ async def _bring_back(context: Context, each: Replaced) -> bool:
                 _warn(context, each, "its older result is not in `versions/` any more: this stays")
                 return False
             await spool.put(place, kept)
-    await render(context, place, await _derived_formats(context, place))
+    await render(context, place, await _derived_formats(context, each, place))
     await context.ledger.record_back(each.version_id)
     return True
 
 
-async def _derived_formats(context: Context, place: bytes) -> list[str]:
+async def _derived_formats(context: Context, each: Replaced, place: bytes) -> list[str]:
     """What is to be made from a result: what is asked for, and what was made from the other one."""
-    wanted = context.settings.formats
+    wanted = context.settings_of(each.root).formats
     there = await _existing([derived(place, suffix) for suffix in FORMATS[1:]])
     return [s for s in FORMATS[1:] if s in wanted or derived(place, s) in there]
 

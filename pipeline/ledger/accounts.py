@@ -6,7 +6,10 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["STANDING", "STANDING_OF_SEEN", "Reader", "recordings", "states"]
+__all__ = ["OUTCOMES", "STANDING", "STANDING_OF_SEEN", "Reader", "recordings", "states"]
+
+OUTCOMES = ("written", "kept", "failed", "skipped", "parked")
+"""How a recording stands, for people: one that was written before is written, too."""
 
 Reader = sqlite3.Connection
 """What `read_only` opens."""

@@ -7,16 +7,27 @@ those recordings only that nothing else has ruled out.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from pipeline.events import printable
 from pipeline.ledger.accounts import STANDING, Reader
+from pipeline.models import Root
+from pipeline.names import result_name
 
-__all__ = ["Selected", "Selection", "Told", "known_state", "root_folders", "select", "versions"]
+__all__ = [
+    "Selected",
+    "Selection",
+    "Told",
+    "is_put_aside",
+    "known_state",
+    "roots",
+    "select",
+    "versions",
+]
 
 _PAGE = 500
 
@@ -37,7 +48,7 @@ class Selection:
     """The service's `speech_model_used`."""
     language: str | None = None
     """The service's `language_code`, or the part of it before `_` and `-`."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: tuple[tuple[str, object], ...] = ()
     """What its result was made with, as `parse_assignment` gives it; None for not set."""
     confidence_below: float | None = None
     """0 to 1."""
@@ -71,13 +82,17 @@ class Selected(msgspec.Struct, frozen=True):
     standing: str
     """As `overnight list` has it."""
     reason: str | None
+    """Why there is no result."""
     result: bytes
-    has_result: bool
+    has_result: int
+    """Whether it is on disk."""
     request_key: str | None
     generation: int
     result_key: str | None
     made_with: str | None
     """Canonical JSON of the options of its result; None where there is none."""
+    provider: str | None
+    """The kind of provider that made it."""
     model_used: str | None
     language_code: str | None
     confidence: float | None
@@ -87,7 +102,7 @@ class Selected(msgspec.Struct, frozen=True):
 _SELECT = f"""
 SELECT s.recording_id, s.root, s.path, s.size, s.mtime_ns, s.content, s.state,
   replace(s.outcome, 'already_', '') AS standing, s.why, s.result, s.result_size IS NOT NULL,
-  s.request_key, s.generation, s.result_key, m.options, a.model_used, a.language_code,
+  s.request_key, s.generation, s.result_key, m.options, m.provider, a.model_used, a.language_code,
   a.confidence, coalesce(s.duration_s, a.duration_s) AS long_s
 FROM ({STANDING}) s
 LEFT JOIN transcripts m ON m.request_key = s.result_key AND m.generation = s.result_generation
@@ -121,7 +136,7 @@ def select(
     # A page at a time: a run beside is not kept from tidying its log.
     while page := db.execute(_SELECT, wanted).fetchall():
         for row in page:
-            each = _holding(Selected(*row[:10], bool(row[10]), *row[11:]), selection, told)
+            each = _holding(Selected(*row), selection, told)
             if each is not None:
                 yield each
         wanted |= {"root": page[-1]["root"], "path": page[-1]["path"]}
@@ -159,21 +174,24 @@ def _holding(
     return each
 
 
-def _made_with(each: Selected, options: Mapping[str, Any]) -> bool:
+def _made_with(each: Selected, options: Iterable[tuple[str, object]]) -> bool:
     return each.made_with is not None and _holds(msgspec.json.decode(each.made_with), options)
 
 
-def _holds(made_with: Any, options: Mapping[str, Any]) -> bool:
+def _holds(made_with: object, options: Iterable[tuple[str, object]]) -> bool:
     """Whether these options have these values, those of nested ones by themselves."""
-    inside = made_with if isinstance(made_with, Mapping) else {}
+    there = made_with if isinstance(made_with, Mapping) else {}
     return all(
-        _holds(inside.get(key), value) if isinstance(value, Mapping) else inside.get(key) == value
-        for key, value in options.items()
+        _holds(there.get(key), value.items())
+        if isinstance(value, Mapping)
+        else there.get(key) == value
+        for key, value in options
     )
 
 
 def known_state(db: Reader, key: str) -> str | None:
-    """The state of the transcript that a recording of this request key would get, if it is known.
+    """
+    The state of the transcript that a recording of this request key would get, if there is one.
 
     `failed` and `missing` only where there is no better one.
     """
@@ -182,19 +200,34 @@ def known_state(db: Reader, key: str) -> str | None:
         " ORDER BY state IN ('failed', 'missing'), generation DESC LIMIT 1",
         (key,),
     ).fetchone()
-    return row and row["state"]
+    return None if row is None else str(row["state"])
 
 
-def root_folders(db: Reader) -> dict[str, tuple[bytes, bool]]:
-    """Each root by name: its folder, and whether its name leads the paths of its results."""
+def is_put_aside(db: Reader, recording_id: int, key: str) -> bool:
+    """Whether a run has made this for a recording, and let the older result stay."""
+    row = db.execute(
+        "SELECT 1 FROM versions WHERE recording_id = ? AND result_key = ? AND written_run = run_id",
+        (recording_id, key),
+    ).fetchone()
+    return row is not None
+
+
+def roots(db: Reader) -> dict[str, Root]:
+    """Each root by name, as it was found last."""
     rows = db.execute(
-        "SELECT f.name, f.folder, (SELECT r.path FROM recordings r WHERE r.root = f.name LIMIT 1),"
-        " (SELECT r.result FROM recordings r WHERE r.root = f.name LIMIT 1) FROM roots f"
+        "SELECT f.name, f.folder, r.path, r.result FROM roots f LEFT JOIN recordings r"
+        " ON r.recording_id = (SELECT min(recording_id) FROM recordings WHERE root = f.name)"
     )
     return {
-        name: (folder, result is not None and result.startswith(name.encode() + b"/" + path[:1]))
+        name: Root(name, folder, _prefix(path, result) if path is not None else b"")
         for name, folder, path, result in rows
     }
+
+
+def _prefix(path: bytes, result: bytes) -> bytes:
+    """What the results of a root begin with, as far as this one of them shows it."""
+    plain = result_name(path)
+    return result.removesuffix(plain) if result.endswith(plain) else b""
 
 
 def versions(db: Reader, recordings: tuple[re.Pattern[str], ...] = ()) -> Iterator[dict[str, Any]]:

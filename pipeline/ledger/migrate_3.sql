@@ -22,4 +22,5 @@ CREATE TABLE versions (
 
 CREATE INDEX versions_by_run ON versions (run_id, recording_id);
 CREATE INDEX versions_by_recording ON versions (recording_id);
+CREATE INDEX versions_by_result ON versions (result_key, result_generation);
 CREATE INDEX versions_unsettled ON versions (version_id) WHERE promote IS NOT NULL;

@@ -4,6 +4,7 @@ ones that have to come back, and what stood in their place among the replaced.
 
 A row of `versions` is a result that another one took the place of. One that comes back trades
 places with it: its row goes, and the other one gets a row of its own, so that it can come back too.
+What a run has written itself, and put aside again, is none of what it replaced.
 """
 
 from dataclasses import dataclass
@@ -30,13 +31,21 @@ class Replaced:
     """sha256 of the current one, hex."""
     promote: Promote
     """`always` where nothing is left to be done: the current one stays."""
+    price_usd: float | None = None
+    """Of the current one, None where another recording was the one that it was asked for."""
 
 
 _REPLACED = """
 SELECT v.version_id, v.recording_id, r.root, r.path, r.result, v.result_sha256, r.result_sha256,
-  coalesce(v.promote, 'always')
+  coalesce(v.promote, 'always'),
+  (SELECT a.price_usd FROM attempts a WHERE a.request_key = r.result_key
+   AND a.generation = r.result_generation AND a.outcome = 'completed'
+   AND a.recording_id = r.recording_id)
 FROM versions v JOIN recordings r USING (recording_id)
 """
+
+_REPLACED_BY = "v.run_id = ? AND v.written_run IS NOT v.run_id"
+"""What a run put others in the place of, but for what it had written itself."""
 
 # Not while another result is on its way, nor once that has come.
 _MAY_COME_BACK = """
@@ -52,9 +61,10 @@ class Promotions(Books):
 
     @reading
     def replaced(self, run_id: str, after: int, limit: int) -> list[Replaced]:
-        """The next results by version that this run put others in the place of."""
+        """The next results by version that this run put others in the place of, still there."""
         rows = self.ro.execute(
-            f"{_REPLACED} WHERE v.run_id = ? AND v.version_id > ? ORDER BY 1 LIMIT ?",
+            f"{_REPLACED} WHERE {_REPLACED_BY} AND v.version_id > ? AND {_MAY_COME_BACK}"
+            " ORDER BY 1 LIMIT ?",
             (run_id, after, limit),
         )
         return [Replaced(*row) for row in rows]
@@ -69,6 +79,28 @@ class Promotions(Books):
         )
         return [Replaced(*row) for row in rows]
 
+    @reading
+    def made_with(self, run_id: str) -> tuple[list[str], str | None, str | None]:
+        """
+        The runs that wrote what this run replaced, and the options of those and of the new ones.
+
+        Options are canonical JSON, None where they differ from recording to recording.
+        """
+        pairs = (
+            "FROM versions v JOIN recordings r USING (recording_id)"
+            " JOIN transcripts o ON (o.request_key, o.generation) = (v.result_key,"
+            "  v.result_generation)"
+            " JOIN transcripts n ON (n.request_key, n.generation) = (r.result_key,"
+            f"  r.result_generation) WHERE {_REPLACED_BY}"
+        )
+        runs = f"SELECT DISTINCT v.written_run {pairs} AND v.written_run IS NOT NULL ORDER BY 1"
+        options = (
+            "SELECT iif(min(o.options) = max(o.options), min(o.options), NULL),"
+            f" iif(min(n.options) = max(n.options), min(n.options), NULL) {pairs}"
+        )
+        old, new = self.ro.execute(options, (run_id,)).fetchone()
+        return [run for (run,) in self.ro.execute(runs, (run_id,))], old, new
+
     @transition
     def roll_back(self, run_id: str) -> tuple[int, int]:
         """
@@ -78,10 +110,10 @@ class Promotions(Books):
         or took the place of the run's own since.
         """
         (replaced,) = self.db.execute(
-            "SELECT count(*) FROM versions WHERE run_id = ?", (run_id,)
+            f"SELECT count(*) FROM versions v WHERE {_REPLACED_BY}", (run_id,)
         ).fetchone()
         coming = self.db.execute(
-            f"UPDATE versions AS v SET promote = 'never' WHERE run_id = ? AND {_MAY_COME_BACK}",
+            f"UPDATE versions AS v SET promote = 'never' WHERE {_REPLACED_BY} AND {_MAY_COME_BACK}",
             (run_id,),
         ).rowcount
         return coming, replaced - coming

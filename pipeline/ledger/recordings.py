@@ -269,7 +269,7 @@ class Recordings(Books):
             # From here on the new result is asked for, whatever the next run's flags are.
             key = request_key(content, row["options"], self.run.provider_kind)
             is_same = key == row["result_key"]
-            generation = row["result_generation"] + 1 if is_same else 1
+            generation = row["result_generation"] + 1 if is_same else self._latest(key)
             self.db.execute(
                 "UPDATE recordings SET state = 'found', redo = 0, kept = 0, request_key = ?,"
                 " generation = ?, promote = ? WHERE recording_id = ?",

@@ -263,4 +263,12 @@ def _delivery(db: sqlite3.Connection, attempt_id: int) -> Delivery:
             (by,),
         ).fetchone()
         recipients = [Recipient(*row)]
-    return Delivery(recipients, copy=written and (written[0], written[1]))
+    if written is not None:
+        return Delivery(recipients, copy=(written[0], written[1]))
+    replaced = db.execute(
+        "SELECT r.result, v.result_sha256 FROM versions v JOIN recordings r USING (recording_id) "
+        "WHERE v.result_key = ? AND v.result_generation = ? LIMIT 1",
+        (key, generation),
+    ).fetchone()
+    copy = None if replaced is None else (replaced[0], replaced[1])
+    return Delivery(recipients, copy=copy, is_replaced=True)

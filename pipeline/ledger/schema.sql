@@ -169,5 +169,6 @@ CREATE INDEX attempts_by_owner ON attempts (owner, recording_id);
 CREATE INDEX attempts_open ON attempts (base_url) WHERE state = 'ambiguous' OR (state = 'accepted' AND outcome IS NULL);
 CREATE INDEX versions_by_run ON versions (run_id, recording_id);
 CREATE INDEX versions_by_recording ON versions (recording_id);
+CREATE INDEX versions_by_result ON versions (result_key, result_generation);
 CREATE INDEX versions_unsettled ON versions (version_id) WHERE promote IS NOT NULL;
 CREATE INDEX attempts_by_key ON attempts (request_key, generation);

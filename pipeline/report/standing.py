@@ -9,13 +9,10 @@ from typing import Any
 
 from pipeline.errors import SettingsError
 from pipeline.events import printable
-from pipeline.ledger.accounts import recordings, states
+from pipeline.ledger.accounts import OUTCOMES, recordings, states
 from pipeline.ledger.evidence import opened
 
 __all__ = ["list_lines", "status_json", "status_text"]
-
-
-_STATES = ("written", "kept", "failed", "skipped", "parked")
 
 
 def status_json(state: Path) -> dict[str, Any]:
@@ -58,8 +55,8 @@ def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Itera
         SettingsError: there is no ledger in that folder, or no such state.
         LedgerUnusable: there is one that cannot be read.
     """
-    if state_filter not in (None, *_STATES):
-        raise SettingsError(f"`{state_filter}` is no state: they are {', '.join(_STATES)}")
+    if state_filter not in (None, *OUTCOMES):
+        raise SettingsError(f"`{state_filter}` is no state: they are {', '.join(OUTCOMES)}")
     with opened(state) as db:
         for row in recordings(db):
             facts = {

@@ -258,6 +258,8 @@ async def _copy_written(context: Context, pending: Pending) -> bool:
     if delivery.copy is None:
         return False
     source, digest = context.place(delivery.copy[0]), delivery.copy[1]
+    if delivery.is_replaced:
+        source = kept_as(context, source)(digest)
     async with _spool(context, pending) as spool:
         try:
             found = await spool.copy_from(source)

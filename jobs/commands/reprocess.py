@@ -1,0 +1,268 @@
+"""
+`overnight reprocess`: in, what is to hold of recordings; out, a plan, a question, what it came to.
+"""
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from time import time
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Group, Parameter, validators
+
+from jobs.console import agreed, run_listeners, say, tell, teller
+from jobs.flags import WORK, Switch, Text, Work
+from pipeline.errors import ExitCode, SettingsError
+
+if TYPE_CHECKING:
+    from jobs.planning import Plan
+    from pipeline.ledger.archive import Selection
+    from pipeline.settings import Settings
+
+__all__ = ["reprocess"]
+
+_WHICH = Group("Which recordings, all of it", sort_key=0)
+_THEN = Group("What becomes of it", sort_key=0)
+_AtLeastOne = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """What is to hold of the recordings that are meant; None is "whatever it is"."""
+
+    only: Annotated[str | None, Parameter(group=_WHICH)] = None
+    """In this state: written, kept, failed, skipped or parked."""
+    since: Annotated[str | None, Parameter(group=_WHICH)] = None
+    """Transcribed at this date or later: 2026-01-31, or 7d for seven days ago."""
+    until: Annotated[str | None, Parameter(group=_WHICH)] = None
+    """Transcribed before this date."""
+    model: Annotated[str | None, Parameter(group=_WHICH)] = None
+    """Transcribed by this model."""
+    language: Annotated[str | None, Parameter(group=_WHICH)] = None
+    """In this language: en, or en_us."""
+    option: Annotated[list[str] | None, Text, Parameter(group=_WHICH)] = None
+    """Made with this option, KEY=VALUE; null for not set; repeatable."""
+    confidence_below: Annotated[
+        float | None, Parameter(group=_WHICH, validator=validators.Number(gte=0, lte=1))
+    ] = None
+    """With less confidence than this, 0 to 1."""
+    longer_than: Annotated[str | None, Parameter(group=_WHICH)] = None
+    """Longer than this: 90s, 1h30m."""
+    shorter_than: Annotated[str | None, Parameter(group=_WHICH)] = None
+    """Shorter than this."""
+    reason: Annotated[str | None, Text, Parameter(group=_WHICH)] = None
+    """Without a result for a reason that has this text in it."""
+    from_run: Annotated[str | None, Parameter(group=_WHICH)] = None
+    """Written by this run, named as in runs/."""
+    limit: Annotated[_AtLeastOne | None, Parameter(group=_WHICH)] = None
+    """So many of them at most."""
+
+
+WHICH = Which()
+
+
+def reprocess(
+    *paths: str,
+    which: Which = WHICH,
+    promote: Annotated[Literal["always", "better", "never"], Parameter(group=_THEN)] = "always",
+    sample: Annotated[_AtLeastOne | None, Parameter(group=_THEN)] = None,
+    seed: Annotated[int, Parameter(group=_THEN)] = 0,
+    yes: Annotated[int, Switch, Parameter(name=("--yes", "-y"), count=True, group=_THEN)] = 0,
+    rollback: Annotated[str | None, Parameter(group=_THEN)] = None,
+    work: Work = WORK,
+) -> int:
+    """
+    Transcribe again what was transcribed before, with other options or by another provider.
+
+    Says first what that comes to, and asks. Older results are kept in versions/.
+
+    Parameters
+    ----------
+    paths
+        Folders or globs of recordings, as `overnight list` shows them; all, if none is given.
+    promote
+        Which new results take the place of the older ones: always, better or never.
+    sample
+        Transcribe so many first, drawn at random, and show what differs before the rest.
+    seed
+        Draw others.
+    yes
+        Do not ask; with --sample once for the sample, twice for the rest as well.
+    rollback
+        Put back whatever this run replaced; costs nothing.
+    """
+    settings = work.settings()
+    if settings.output is None:
+        raise SettingsError("where are the results? Name their folder with `--output`")
+    if rollback is not None:
+        if paths or which != WHICH or sample is not None:
+            raise SettingsError("`--rollback` is for all that a run replaced: name nothing else")
+        return _roll_back(settings, rollback)
+    return _Work(
+        settings, _selection(paths, which, settings.zone), which.limit, promote, seed, yes
+    ).run(sample)
+
+
+@dataclass
+class _Work:
+    """One command, from its plan to its end."""
+
+    settings: "Settings"
+    selection: "Selection"
+    limit: int | None
+    promote: Literal["always", "better", "never"]
+    seed: int
+    yes: int
+    """Questions that are answered already."""
+
+    def run(self, sample: int | None) -> int:
+        """The exit code."""
+        made = self._plan(sample=sample or 0)
+        self._tell(made)
+        if self.settings.dry_run or not made.recordings:
+            return ExitCode.DONE
+        if sample is None or len(made.sample) == made.recordings:
+            return self._do(made) if self._agreed(made) else self._not_agreed()
+        drawn = self._plan(only=set(made.sample))
+        if not self._agreed(drawn):
+            return self._not_agreed()
+        code = self._do(drawn)
+        rest = self._plan(leave_out=set(made.sample))
+        if code != ExitCode.DONE or not rest.recordings:
+            return code
+        if self._agreed(rest):
+            return self._do(rest)
+        tell(f"the rest would be {rest}")
+        tell("hint: the same without `--sample` transcribes it")
+        return code
+
+    def _plan(
+        self,
+        *,
+        sample: int = 0,
+        only: Collection[bytes] | None = None,
+        leave_out: Collection[bytes] = (),
+    ) -> "Plan":
+        from jobs.planning import plan
+
+        return plan(
+            self.settings,
+            self.selection,
+            promote=self.promote,
+            limit=self.limit,
+            sample=sample,
+            seed=self.seed,
+            only=only,
+            leave_out=leave_out,
+        )
+
+    def _tell(self, made: "Plan") -> None:
+        """The plan is what a dry run is for; before work it is there for whoever is asked."""
+        if self.settings.json_lines:
+            teller(True)(made)
+        elif self.settings.dry_run:
+            say(str(made))
+        else:
+            tell(str(made))
+
+    def _agreed(self, made: "Plan") -> bool:
+        self.yes -= 1
+        return self.yes >= 0 or agreed(made.question)
+
+    def _not_agreed(self) -> int:
+        tell("nothing was sent\nhint: `--yes` agrees to it, `--dry-run` only says what it would be")
+        return ExitCode.USAGE
+
+    def _do(self, made: "Plan") -> int:
+        from functools import partial
+
+        import anyio
+
+        from jobs.reprocess import reprocess
+        from pipeline.progress import render_summary
+
+        environ = dict(os.environ)
+        with run_listeners(self.settings) as emit:
+            work = partial(
+                reprocess, self.settings, made, promote=self.promote, emit=emit, environ=environ
+            )
+            done = anyio.run(work)
+        if self.settings.json_lines:
+            teller(True)(done)
+        elif not self.settings.quiet:
+            say("\n".join(filter(None, (render_summary(done.summary), str(done)))))
+        return done.exit_code
+
+
+def _roll_back(settings: "Settings", run_id: str) -> int:
+    from functools import partial
+
+    import anyio
+
+    from jobs.console import repair_listeners
+    from jobs.reprocess import roll_back
+
+    with repair_listeners(settings) as emit:
+        done = anyio.run(partial(roll_back, settings, run_id, emit=emit, environ=dict(os.environ)))
+    teller(settings.json_lines)(done)
+    return done.exit_code
+
+
+def _selection(paths: tuple[str, ...], which: Which, zone: tzinfo | None) -> "Selection":
+    """
+    What was said of the recordings, as the ledger takes it.
+
+    Raises:
+        SettingsError: something of it cannot be meant.
+    """
+    from pipeline.ledger.accounts import OUTCOMES
+    from pipeline.ledger.archive import Selection
+    from pipeline.options import parse_assignment
+    from pipeline.settings import glob_pattern, parse_duration
+
+    if which.only not in (None, *OUTCOMES):
+        raise SettingsError(f"`{which.only}` is no state: they are {', '.join(OUTCOMES)}")
+    globs = [glob for path in paths for glob in (path.rstrip("/"), f"{path.rstrip('/')}/**")]
+    longer, shorter = which.longer_than, which.shorter_than
+    try:
+        return Selection(
+            paths=tuple(map(glob_pattern, globs)),
+            state=which.only,
+            since=_when(which.since, zone),
+            until=_when(which.until, zone),
+            model=which.model,
+            language=which.language,
+            options=tuple(map(parse_assignment, which.option or ())),
+            confidence_below=which.confidence_below,
+            longer_than_s=None if longer is None else parse_duration(longer),
+            shorter_than_s=None if shorter is None else parse_duration(shorter),
+            reason=which.reason,
+            run_id=which.from_run,
+        )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _when(text: str | None, zone: tzinfo | None) -> float | None:
+    """
+    A date, a time, or how long ago it was, as Unix seconds.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    from pipeline.settings import parse_duration
+
+    if text is None:
+        return None
+    with suppress(ValueError):
+        return time() - parse_duration(text)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"`{text}` is no date: write `2026-01-31`, or `7d` for a week ago"
+        ) from None
+    return (at if at.tzinfo else at.replace(tzinfo=zone)).timestamp()

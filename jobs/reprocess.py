@@ -1,0 +1,269 @@
+"""
+`overnight reprocess`: what was transcribed before, once more, and which of two results stays.
+
+    plan [-> its sample] -> batch of exactly those -> compared, page by page -> one of two stays
+
+In: a plan that somebody agreed to. Out: new results with the older ones among the versions, or the
+other way round, and a page on what differs.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from io import BufferedWriter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from anyio import BrokenWorkerProcess, to_process, to_thread
+
+from jobs.planning import Plan, settings_by_root
+from jobs.session import session
+from jobs.transcribe import Source, transcribe
+from pipeline.compare import Comparison, compare
+from pipeline.errors import AnswerUnusable, ExitCode, SettingsError
+from pipeline.events import Emit, Summary, Warned
+from pipeline.ledger import Redo
+from pipeline.ledger.books import Promote
+from pipeline.ledger.promotions import Replaced
+from pipeline.promote import Settled, settle, settle_one
+from pipeline.report.differences import Comparisons, as_html, as_json, as_line
+from pipeline.report.words import count
+from pipeline.settings import Settings
+from pipeline.stages import Context
+from pipeline.stages.write import kept_as
+
+__all__ = ["Reprocessed", "RolledBack", "reprocess", "roll_back"]
+
+_PAGE = 100
+
+
+@dataclass(slots=True)
+class Reprocessed:
+    """What it came to."""
+
+    summary: Summary
+    line: str | None
+    """What differs, in a sentence; None where there was nothing to compare."""
+    page: Path | None
+    """Where it stands in full."""
+    settled: Settled
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """That of the run, or that a result is left between two places."""
+        left = ExitCode.PARTIAL if self.settled.left else ExitCode.DONE
+        return ExitCode.worst(ExitCode(self.summary.exit_code), left)
+
+    def facts(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "type": "reprocessed",
+            "exit_code": int(self.exit_code),
+            "run_id": self.summary.run_id,
+            "page": None if self.page is None else str(self.page),
+            "back": self.settled.back,
+            "stayed": self.settled.stayed,
+            "left": self.settled.left,
+        }
+
+    def __str__(self) -> str:
+        lines = []
+        if self.line is not None:
+            lines.append(f"{self.line}\n  {self.page}")
+        if self.settled.back:
+            older = count(self.settled.back, "older result")
+            lines.append(f"{older} stayed in place; the new ones are in `versions/`")
+        if self.settled.left:
+            lines.append(f"{count(self.settled.left, 'result')} left to the next run: see above")
+        if self.settled.stayed:
+            lines.append(
+                f"hint: `overnight reprocess --rollback {self.summary.run_id}` takes it back"
+            )
+        return "\n".join(lines)
+
+
+async def reprocess(
+    settings: Settings,
+    made: Plan,
+    *,
+    only_sample: bool = False,
+    promote: Promote = "always",
+    emit: Emit,
+    environ: Mapping[str, str] = os.environ,
+) -> Reprocessed:
+    """
+    Do what a plan says, or its sample alone; compare the results, and let one of each two stay.
+
+    What has been done meanwhile, or is under way, is not paid for again.
+
+    Raises:
+        BatchError: as `transcribe` does.
+    """
+    own = settings_by_root(settings, [root.name for root in made.roots])
+    sources = [Source(root.name, [root], own[root.name]) for root in made.roots]
+    seen = _Seen()
+    summary = await transcribe(
+        settings.model_copy(update={"limit": None}),
+        sources,
+        redo=Redo(force=settings.force, changed=True, failed=True, promote=promote),
+        listed=made.sample if only_sample else made.listed,
+        ended=partial(_compared, seen),
+        emit=emit,
+        environ=environ,
+    )
+    return Reprocessed(summary, seen.line, seen.page, seen.settled)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was seen when all was written."""
+
+    line: str | None = None
+    page: Path | None = None
+    settled: Settled = field(default_factory=Settled)
+
+
+async def _compared(seen: _Seen, context: Context, folder: Path) -> None:
+    """Compare what this run replaced with what it put there, and settle which one stays."""
+    run_id, ledger = folder.name, context.ledger
+    if not await ledger.replaced(run_id, 0, 1):
+        return
+    old_runs, old, new = await ledger.made_with(run_id)
+    try:
+        lines = await to_thread.run_sync(_opened, folder / "differences.ndjson")
+    except OSError as error:
+        context.emit(Warned(message=f"the differences cannot be written: {error.strerror}"))
+        seen.settled = await settle(context)
+        return
+    with lines:
+        comparisons = Comparisons(
+            lines,
+            run_id=run_id,
+            old_run_ids=tuple(old_runs),
+            old_options=None if old is None else msgspec.json.decode(old),
+            new_options=None if new is None else msgspec.json.decode(new),
+        )
+        last = 0
+        while page := await ledger.replaced(run_id, last, _PAGE):
+            for each in page:
+                await _compare(context, folder, each, comparisons, seen)
+            last = page[-1].version_id
+        await to_thread.run_sync(_write, folder, lines, comparisons)
+    seen.line, seen.page = as_line(comparisons.differences()), folder / "differences.html"
+
+
+def _opened(path: Path) -> BufferedWriter:
+    return path.open("wb")
+
+
+async def _compare(
+    context: Context, folder: Path, each: Replaced, comparisons: Comparisons, seen: _Seen
+) -> None:
+    """One recording: what differs, which result stays, and where both are then."""
+    place = context.place(each.result)
+    old, aside = (kept_as(context, place)(digest) for digest in (each.digest, each.current_digest))
+    try:
+        found = await to_process.run_sync(_differences, old, place)
+    except (BrokenWorkerProcess, MemoryError) as error:
+        found = f"comparing them ended with {type(error).__name__}"
+    verdict = await settle_one(context, each)
+    seen.settled.count(verdict)
+    label = context.label(each.root, each.path)
+    if isinstance(found, str):
+        add = partial(comparisons.refuse, label, found)
+    else:
+        add = partial(
+            comparisons.add,
+            label,
+            found,
+            old_result=_seen_from(folder, old),
+            new_result=_seen_from(folder, aside if verdict == "back" else place),
+            cost_usd=each.price_usd,
+        )
+    await to_thread.run_sync(add)
+
+
+def _differences(old: bytes, new: bytes) -> Comparison | str:
+    """What differs between two saved answers, or why that cannot be said."""
+    try:
+        with open(old, "rb") as before, open(new, "rb") as after:
+            return compare(before.read(), after.read())
+    except AnswerUnusable as error:
+        return str(error)
+    except OSError as error:
+        return f"one of the results cannot be read: {error.strerror}"
+
+
+def _seen_from(folder: Path, place: bytes) -> bytes:
+    return os.path.relpath(place, os.fsencode(folder))
+
+
+def _write(folder: Path, lines: BufferedWriter, comparisons: Comparisons) -> None:
+    lines.flush()
+    differences = comparisons.differences()
+    (folder / "differences.json").write_bytes(as_json(differences))
+    (folder / "differences.html").write_text(as_html(differences), "utf-8")
+
+
+# --- taking it back -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """What it came to."""
+
+    run_id: str
+    """The run that was taken back."""
+    settled: Settled
+    others: int
+    """Results that stay replaced: another one is on its way, or has come since."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Whether all that the run replaced is back."""
+        is_all = not (self.others or self.settled.left or self.settled.stayed)
+        return ExitCode.DONE if is_all else ExitCode.PARTIAL
+
+    def facts(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "type": "rolled_back",
+            "exit_code": int(self.exit_code),
+            "run_id": self.run_id,
+            "back": self.settled.back,
+            "lost": self.settled.stayed,
+            "left": self.settled.left,
+            "others": self.others,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{count(self.settled.back, 'result')} are as before the run {self.run_id}"]
+        if self.others:
+            lines.append(f"{count(self.others, 'recording')} have a newer result, or wait for one")
+        if self.settled.stayed:
+            lines.append(f"{count(self.settled.stayed, 'older result')} are lost: see above")
+        if self.settled.left:
+            lines.append(
+                f"{count(self.settled.left, 'result')} are left to the next run: see above"
+            )
+        return "\n".join(lines)
+
+
+async def roll_back(
+    settings: Settings, run_id: str, *, emit: Emit, environ: Mapping[str, str] = os.environ
+) -> RolledBack:
+    """
+    Put back whatever a run replaced. Asks no service, and costs nothing.
+
+    Raises:
+        SettingsError: there was no such run, or nothing says where results are.
+        BatchError: as `session` does.
+    """
+    folder = settings.state_dir / "runs" / run_id
+    if os.path.basename(run_id) != run_id or not await to_thread.run_sync(folder.is_dir):
+        raise SettingsError(f"there was no run `{run_id}` here; their names are in {folder.parent}")
+    async with session(settings, asks=False, emit=emit, environ=environ) as run:
+        _, others = await run.context.ledger.roll_back(run_id)
+        return RolledBack(run_id, await settle(run.context), others)
