@@ -170,19 +170,26 @@ async def _compare(
         found = f"comparing them ended with {type(error).__name__}"
     verdict = await settle_one(context, each)
     seen.settled.count(verdict)
-    label = context.label(each.root, each.path)
+    recording = context.label(each.root, each.path)
+    new = aside if verdict == "back" else place
+    await to_thread.run_sync(
+        _note, comparisons, recording, found, folder, (old, new), each.price_usd
+    )
+
+
+def _note(
+    comparisons: Comparisons,
+    recording: str,
+    found: Comparison | str,
+    folder: Path,
+    results: tuple[bytes, bytes],
+    cost_usd: float | None,
+) -> None:
     if isinstance(found, str):
-        add = partial(comparisons.refuse, label, found)
-    else:
-        add = partial(
-            comparisons.add,
-            label,
-            found,
-            old_result=_seen_from(folder, old),
-            new_result=_seen_from(folder, aside if verdict == "back" else place),
-            cost_usd=each.price_usd,
-        )
-    await to_thread.run_sync(add)
+        comparisons.refuse(recording, found)
+        return
+    old, new = (os.path.relpath(place, os.fsencode(folder)) for place in results)
+    comparisons.add(recording, found, old_result=old, new_result=new, cost_usd=cost_usd)
 
 
 def _differences(old: bytes, new: bytes) -> Comparison | str:
@@ -194,10 +201,6 @@ def _differences(old: bytes, new: bytes) -> Comparison | str:
         return str(error)
     except OSError as error:
         return f"one of the results cannot be read: {error.strerror}"
-
-
-def _seen_from(folder: Path, place: bytes) -> bytes:
-    return os.path.relpath(place, os.fsencode(folder))
 
 
 def _write(folder: Path, lines: BufferedWriter, comparisons: Comparisons) -> None:
