@@ -13,12 +13,13 @@ contracts in pyproject.toml hold that.
     stages       scan, feed, upload, submit, poll, write: one coroutine a step
     webhooks     notifications of the service, taken over HTTP: hints to look
     reconcile    what became of requests whose answer was lost
-    report       what stands in the ledger, for people and programs
+    report       what a run came to and what stands in the ledger, for people and programs
     terminal     the live block on a terminal
     progress     who else listens while a run goes on: log, pipe, file
     client       the service over HTTP: one method a call, one request a method
     ledger       durable state and queue: SQLite, one writer thread, group commit
     render       a saved answer as txt, srt, vtt, md, tsv; pure
+    quality      how far a transcript can be trusted; pure
     spool        an answer on its way to disk: as it came, whole, durable
     schedule     what to ask next of all that is pending; pure
     wire         what is in the messages; no I/O
