@@ -8,6 +8,7 @@ Programs made of the pipeline: one module a job, and the command line on top.
     console      what a command says: stdout, stderr, terminal, log
     transcribe   what run, nightly and reprocess have in common
     folder       `overnight run`: every recording under some folders gets its transcript
+    nightly      `overnight nightly`: the same every night, with nobody there
     reprocess    `overnight reprocess`: what was transcribed before, once more
     planning     what a reprocess would do, and what it would come to
     verify       `overnight verify`: is everything that was paid for on disk, as it was saved

@@ -21,7 +21,8 @@ from jobs.notify import Moment, moment_of, notify
 from jobs.transcribe import Source, transcribe
 from pipeline.errors import BatchError, ExitCode, Locked, SettingsError
 from pipeline.events import Emit, RunStarted, Summary, Warned, encode
-from pipeline.report import as_html, as_json, as_line, morning
+from pipeline.report.morning import morning
+from pipeline.report.page import as_html, as_json, as_line
 from pipeline.settings import Settings
 from pipeline.stages.scan import find_roots
 

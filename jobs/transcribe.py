@@ -22,8 +22,8 @@ from anyio import BrokenResourceError, to_thread
 
 from jobs.budget import Budgets
 from jobs.session import Totals, session
+from pipeline.allowance import expected
 from pipeline.batch import run_batch
-from pipeline.durations import duration_of
 from pipeline.errors import BatchError, ExitCode, SettingsError
 from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode
 from pipeline.ledger import BACKLOG, Redo
@@ -186,12 +186,12 @@ async def _would_be_sent(context: Context, scans: Sequence[Scan]) -> _Due:
 
 async def _add(context: Context, claim: Claim, due: _Due) -> None:
     with suppress(OSError):  # it would fail, at no cost
-        duration = await duration_of(context.where(claim.root, claim.path), claim.size)
-        hours, price = duration.seconds / 3600, context.settings.highest_price(claim.options)
-        due.hours += hours
-        due.unprobed += not duration.is_probed
-        known = price is not None and due.cost_usd is not None
-        due.cost_usd = (due.cost_usd or 0.0) + (price or 0.0) * hours if known else None
+        where = context.where(claim.root, claim.path)
+        amount = await expected(where, claim.size, claim.options, context.settings)
+        due.hours += amount.duration_s / 3600
+        due.unprobed += not amount.is_probed
+        is_known = amount.price_usd is not None and due.cost_usd is not None
+        due.cost_usd = (due.cost_usd or 0.0) + (amount.price_usd or 0.0) if is_known else None
 
 
 @asynccontextmanager

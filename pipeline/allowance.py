@@ -7,15 +7,18 @@ out. Reservations are made in the order in which recordings come; one that fits 
 those before it to be settled, since they may come to less than was expected of them.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 
+from pipeline.durations import duration_of
 from pipeline.errors import CapReached, RecordingTooCostly, SettingsError
 from pipeline.settings import Settings
 
-__all__ = ["NOTHING", "Allowance", "Amount"]
+__all__ = ["NOTHING", "Allowance", "Amount", "expected"]
 
 _TOLERANCE = 1e-9
 """What sums of floats may be off by: far below a cent, and a second."""
@@ -29,9 +32,31 @@ class Amount:
     """Seconds of audio."""
     price_usd: float | None
     """None where no price is known."""
+    is_probed: bool = True
+    """Whether the recording itself told its length; else it is estimated by size."""
 
 
 NOTHING = Amount(0.0, 0.0)
+
+
+async def expected(
+    path: bytes, size: int, options: Mapping[str, Any], settings: Settings
+) -> Amount:
+    """
+    What a recording will come to at the most, with these options.
+
+    Raises:
+        OSError: it cannot be read.
+
+    Source: AssemblyAI docs: charged to the second, by the model used. Whether channels are charged
+    one by one is not said: they are taken to be.
+    """
+    duration = await duration_of(path, size)
+    seconds = math.ceil(duration.seconds)
+    if options.get("multichannel"):
+        seconds *= duration.channels or 1
+    price = settings.highest_price(options)
+    return Amount(seconds, None if price is None else price * seconds / 3600, duration.is_probed)
 
 
 @dataclass(slots=True)

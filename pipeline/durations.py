@@ -40,10 +40,10 @@ _READ_PACKETS = 500_000
 """Three hours of AAC, in 5 s. More is not read of recordings that do not tell their length."""
 
 _LEAST_BYTES_PER_S = 8
-"""Ten minutes of silence in FLAC or Opus take more; who claims less lies."""
+"""Silence in FLAC or Opus takes more: a header that claims less is wrong."""
 
 _MOST_BYTES_PER_S = 1_500_000
-"""Sound of two channels with 192,000 samples of 32 bits a second."""
+"""Two channels with 192,000 samples of 32 bits a second: what tinytag finds less in is no sound."""
 
 _PLAUSIBLE_S = 100 * 3600
 
@@ -60,7 +60,7 @@ _PLAIN = frozenset({"aiff", "au", "caf", "wav", "w64"})
 """Containers of nothing but samples, as FFmpeg calls them."""
 
 _UNTOLD = frozenset(
-    ("aac", "ac3", "amr", "amrnb", "amrwb", "dts", "dtshd", "eac3", "gsm", "loas", "mp3", "truehd")
+    ("aac", "ac3", "amr", "amrnb", "amrwb", "dts", "dtshd", "eac3", "gsm", "loas", "truehd")
 )
 """Formats without a length, which FFmpeg guesses from the first bit rate: 31 s for 61 s of AAC."""
 
@@ -68,6 +68,7 @@ _LAST_PACK_S = 0.5
 """Of a program stream FFmpeg tells when the last pack begins, not how long it is."""
 
 _FIRST_FRAME_BYTES = 4096
+_PAGE_BYTES = 65_307
 
 _limiter: RunVar[CapacityLimiter] = RunVar("_durations_limiter")
 
@@ -228,7 +229,11 @@ def _told(
 ) -> float:
     """What the header says; 0 if it says nothing that can be relied on."""
     name = container.format.name
-    if name in _UNTOLD and not (name == "mp3" and _counts_frames(file, size)):
+    if (
+        name in _UNTOLD
+        or (name == "mp3" and not _counts_frames(file, size))
+        or (name == "ogg" and not _ends_as_it_begins(file, size))
+    ):
         return 0
     whole_s = (container.duration or 0) / 1e6
     told_s = max(
@@ -269,6 +274,18 @@ def _counts_frames(file: io.FileIO, size: int) -> bool:
     return flags & 3 == 3 and size - start <= counted_bytes * 17 / 16
 
 
+def _ends_as_it_begins(file: io.FileIO, size: int) -> bool:
+    """
+    Whether an Ogg ends with the stream that it begins with: FFmpeg tells the length of the last.
+
+    Source: RFC 3533, 4 (one stream after another), 6 (a page: its stream, its length).
+    """
+    head = os.pread(file.fileno(), 18, 0)
+    end = os.pread(file.fileno(), _PAGE_BYTES, max(0, size - _PAGE_BYTES))
+    last = end.rpartition(head[:4])[2]
+    return last[10:14] == head[14:18]
+
+
 def _by_packets(
     container: "InputContainer", streams: "Iterable[av.AudioStream | av.VideoStream]"
 ) -> float:
@@ -296,11 +313,13 @@ def _by_tags(file: io.FileIO, size: int) -> Duration | None:
     """By tinytag, which knows fewer formats, and is installed with everything."""
     from tinytag import TinyTag
 
-    if os.pread(file.fileno(), 2, 0)[1:] in (b"\xf0", b"\xf1", b"\xf8", b"\xf9"):
+    head = os.pread(file.fileno(), 4, 0)
+    if head[:1] == b"\xff" and head[1:2] in (b"\xf0", b"\xf1", b"\xf8", b"\xf9"):
         return None  # raw AAC, which it takes for MP3 of a third of a second
-    tag = TinyTag.get(file_obj=io.BufferedReader(file), tags=False)
+    with io.BufferedReader(file) as buffered:
+        tag = TinyTag.get(file_obj=buffered, tags=False)
     seconds = tag.duration or 0.0
-    if os.pread(file.fileno(), 4, 0) in (b"RIFF", b"FORM") and tag.bitrate:
+    if head in (b"RIFF", b"FORM") and tag.bitrate:
         seconds = min(seconds, size / (tag.bitrate * 125))  # a header may say anything
     if not size / _MOST_BYTES_PER_S <= seconds:
         return None

@@ -8,7 +8,6 @@ not submitted. Where one of the same size with the same first and last 64 KiB wa
 hash comes first and may save the upload.
 """
 
-import math
 import os
 import stat
 import time
@@ -20,8 +19,7 @@ from typing import TYPE_CHECKING, Self
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from pipeline import events
-from pipeline.allowance import Amount
-from pipeline.durations import duration_of
+from pipeline.allowance import expected
 from pipeline.errors import (
     AttemptsExhausted,
     BatchError,
@@ -84,7 +82,8 @@ async def _is_granted(context: Context, claim: Claim) -> bool:
         return True
     label = context.label(claim.root, claim.path)
     try:
-        amount = await _expected(context, claim)
+        where = context.where(claim.root, claim.path)
+        amount = await expected(where, claim.size, claim.options, settings)
         is_backlog = is_rationed and claim.turn == Turn.BACKLOG
         if await intake.allowance.reserve(claim.attempt_id, amount, is_backlog=is_backlog):
             intake.require_time(claim.attempt_id, ledger.now())
@@ -100,21 +99,6 @@ async def _is_granted(context: Context, claim: Claim) -> bool:
     except OSError:
         return True  # what is the matter with it, the upload says
     return False
-
-
-async def _expected(context: Context, claim: Claim) -> Amount:
-    """
-    What a recording will come to at the most.
-
-    Source: AssemblyAI docs: charged to the second, by the model used. Whether channels are charged
-    one by one is not said: they are taken to be.
-    """
-    duration = await duration_of(context.where(claim.root, claim.path), claim.size)
-    seconds = math.ceil(duration.seconds)
-    if claim.options.get("multichannel"):
-        seconds *= duration.channels or 1
-    price = context.settings.highest_price(claim.options)
-    return Amount(seconds, None if price is None else price * seconds / 3600)
 
 
 async def _upload(context: Context, claim: Claim) -> Uploaded | None:

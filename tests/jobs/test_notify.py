@@ -507,6 +507,24 @@ async def test_the_proxy_of_the_system_is_asked(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
+async def test_trouble_with_the_proxy_is_told_from_that_of_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A proxy that refuses, and one that is not there, are named as what is in the way."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    async with listening() as server:
+        monkeypatch.setenv("https_proxy", server.url("", user=f"me:{SECRET}@"))
+        refused = await moved(on_failure=f"https://hooks.example/{SECRET}")
+    gone = await moved(on_failure=f"https://hooks.example/{SECRET}")
+
+    assert [message.partition(";")[0] for message in refused + gone] == [
+        "hook on_failure at hooks.example was not reached: the proxy answered 404",
+        "hook on_failure at hooks.example was not reached, nor was the proxy",
+    ]
+    assert SECRET not in str(refused + gone)
+
+
 # --- secrets --------------------------------------------------------------------------------------
 
 word = st.text("abcXYZ0189-_.~", min_size=4, max_size=24).map(lambda text: "q7" + text + "Zk")
