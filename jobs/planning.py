@@ -31,6 +31,7 @@ from pipeline.ledger.archive import (
     known_state,
     roots,
     select,
+    unsettled,
 )
 from pipeline.ledger.books import Promote
 from pipeline.models import Root, request_key
@@ -87,6 +88,8 @@ class Plan:
     """Recordings without one."""
     fetched: int = 0
     """Recordings whose new result is paid for, or under way: fetched at no cost."""
+    unsettled: int = 0
+    """Results of which an interrupted run has not said yet which one stays: done for nothing."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Recordings that are meant and would not be transcribed, by why."""
     named: list[tuple[str, str]] = field(default_factory=list)
@@ -130,6 +133,7 @@ class Plan:
             "again": self.again,
             "new": self.new,
             "fetched": self.fetched,
+            "unsettled": self.unsettled,
             "left_out": {why: self.left_out[why] for why in _LEFT_OUT},
             "hours": round(self.hours, 4),
             "unprobed": self.unprobed,
@@ -146,6 +150,11 @@ class Plan:
             lines.append(f"  {count(self.new, 'recording')} for the first time")
         if self.fetched:
             lines.append(f"  {count(self.fetched, 'recording')} at no cost: paid for before")
+        if self.unsettled:
+            interrupted = count(self.unsettled, "older result")
+            lines.append(
+                f"  {interrupted} of an interrupted run to be put back or left, at no cost"
+            )
         if self.unprobed:
             lines.append(f"  {count(self.unprobed, 'duration')} counted by size, rather too long")
         for change, number in self.changes.most_common(_NAMED):
@@ -199,7 +208,7 @@ class _Planning:
     def __init__(
         self, settings: Settings, db: Reader, promote: Promote, sample: int, seed: int
     ) -> None:
-        self.plan = Plan()
+        self.plan = Plan(unsettled=unsettled(db))
         self._db = db
         self._output = os.fsencode(settings.output or "")
         self._roots = roots(db)

@@ -34,7 +34,7 @@ from pipeline.settings import Settings
 from pipeline.stages import Context
 from pipeline.stages.write import kept_as
 
-__all__ = ["Reprocessed", "RolledBack", "reprocess", "roll_back"]
+__all__ = ["Reprocessed", "RolledBack", "finish", "reprocess", "roll_back"]
 
 _PAGE = 100
 
@@ -208,6 +208,18 @@ def _write(folder: Path, lines: BufferedWriter, comparisons: Comparisons) -> Non
     differences = comparisons.differences()
     (folder / "differences.json").write_bytes(as_json(differences))
     (folder / "differences.html").write_text(as_html(differences), "utf-8")
+
+
+async def finish(settings: Settings, *, emit: Emit) -> ExitCode:
+    """
+    Settle what an interrupted run has left between two results. Asks no service.
+
+    Raises:
+        BatchError: as `session` does.
+    """
+    async with session(settings, asks=False, emit=emit) as run:  # does it when it begins
+        is_left = await run.context.ledger.unsettled(0, 1)
+    return ExitCode.PARTIAL if is_left else ExitCode.DONE
 
 
 # --- taking it back -------------------------------------------------------------------------------

@@ -20,8 +20,12 @@ TESTED_ELSEWHERE = {
     # Read a command line and hand it on, which nothing but a whole command can show to be right.
     "jobs/commands/check.py": "tests/jobs/test_verify.py",
     "jobs/commands/look.py": "tests/jobs/test_run_command.py",
+    "jobs/commands/reprocess.py": "tests/jobs/test_reprocess_command.py",
     "jobs/commands/run.py": "tests/jobs/test_run_command.py",
     "jobs/console.py": "tests/jobs/test_cli.py",
+    # What a reprocess is made of, which has to hold together.
+    "jobs/planning.py": "tests/jobs/test_reprocess.py",
+    "pipeline/promote.py": "tests/jobs/test_reprocess.py",
     # Listens to the same tally.
     "pipeline/terminal.py": "tests/test_progress.py",
     # What jobs that look have in common.

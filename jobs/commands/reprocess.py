@@ -122,8 +122,10 @@ class _Work:
         """The exit code."""
         made = self._plan(sample=sample or 0)
         self._tell(made)
-        if self.settings.dry_run or not made.recordings:
+        if self.settings.dry_run:
             return ExitCode.DONE
+        if not made.recordings:
+            return self._settle() if made.unsettled else ExitCode.DONE
         if sample is None or len(made.sample) == made.recordings:
             return self._do(made) if self._agreed(made) else self._not_agreed()
         drawn = self._plan(only=set(made.sample))
@@ -175,6 +177,18 @@ class _Work:
     def _not_agreed(self) -> int:
         tell("nothing was sent\nhint: `--yes` agrees to it, `--dry-run` only says what it would be")
         return ExitCode.USAGE
+
+    def _settle(self) -> int:
+        """What an interrupted run has left between two results; costs nothing."""
+        from functools import partial
+
+        import anyio
+
+        from jobs.console import repair_listeners
+        from jobs.reprocess import finish
+
+        with repair_listeners(self.settings) as emit:
+            return anyio.run(partial(finish, self.settings, emit=emit))
 
     def _do(self, made: "Plan") -> int:
         from functools import partial

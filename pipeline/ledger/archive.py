@@ -26,6 +26,7 @@ __all__ = [
     "known_state",
     "roots",
     "select",
+    "unsettled",
     "versions",
 ]
 
@@ -210,6 +211,12 @@ def is_put_aside(db: Reader, recording_id: int, key: str) -> bool:
         (recording_id, key),
     ).fetchone()
     return row is not None
+
+
+def unsettled(db: Reader) -> int:
+    """How many replaced results may have to come back, as an earlier run has left it."""
+    (count,) = db.execute("SELECT count(*) FROM versions WHERE promote IS NOT NULL").fetchone()
+    return int(count)
 
 
 def roots(db: Reader) -> dict[str, Root]:
