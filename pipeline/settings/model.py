@@ -509,7 +509,7 @@ class Settings(BaseModel):
 
     def cost_usd(self, model: str | None, duration_s: float | None) -> float | None:
         """What so much audio comes to, USD; None when the model has no price, or it is not said."""
-        price = self.prices.get(model or "")
+        price = 0.0 if self.provider == "local" else self.prices.get(model or "")
         return None if price is None or duration_s is None else price * duration_s / 3600
 
     @property
