@@ -21,6 +21,7 @@ from pipeline.settings.grammar import (
     glob_pattern,
     nearest,
     parse_duration,
+    parse_names,
     parse_size,
 )
 from pipeline.settings.key import key_fingerprint, read_api_key, require_key
@@ -44,6 +45,7 @@ __all__ = [
     "nearest",
     "origins",
     "parse_duration",
+    "parse_names",
     "parse_size",
     "read_api_key",
     "require_key",

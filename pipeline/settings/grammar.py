@@ -1,5 +1,5 @@
 """
-How values are written: durations, sizes, rates, timetables, addresses, globs; what name was meant.
+How values are written: durations, sizes, rates, timetables, addresses, globs, names of speakers.
 
 In goes text from a flag, variable or file (or a number that TOML has already read), out comes the
 quantity in its unit, or a `ValueError` with words for the user. Nothing here knows of a setting.
@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
@@ -21,6 +21,7 @@ __all__ = [
     "glob_pattern",
     "nearest",
     "parse_duration",
+    "parse_names",
     "parse_size",
 ]
 
@@ -84,6 +85,26 @@ def parse_size(value: str | float) -> int:
     if not (math.isfinite(size) and size >= 0):
         raise ValueError("a size is 0 bytes or more, and finite")
     return int(size)
+
+
+def parse_names(value: object) -> object:
+    """
+    Names by label from `A=Ann,B=Ben`, a list of such texts, or a table; anything else as it is.
+
+    Labels are in upper case, as the service writes them: a variable cannot be trusted to keep it.
+
+    Raises:
+        ValueError: a part of a text has no label or no name.
+    """
+    if isinstance(value, Mapping):
+        return {str(label).strip().upper(): name for label, name in value.items()}
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        return value
+    parts = [part.partition("=") for text in texts for part in str(text).split(",")]
+    if not all(label.strip() and name.strip() for label, _, name in parts):
+        raise ValueError("not names of speakers; write `A=Ann,B=Ben`")
+    return parse_names({label: name.strip() for label, _, name in parts})
 
 
 @dataclass(frozen=True, slots=True)
