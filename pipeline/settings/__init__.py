@@ -6,8 +6,8 @@ Every setting, where its value comes from, and the API key.
 In go flags, variables and TOML files; out comes one frozen `Settings`, or one `SettingsError`
 that names everything wrong with them.
 
-    grammar   how values are written: durations, sizes, rates, limits by the hour, addresses, globs;
-              the name that was meant
+    grammar   how values are written: durations, sizes, rates, limits by the hour, addresses, globs,
+              names of speakers; the name that was meant
     model     Settings: every key with its unit, default, range and reason
     sources   load_settings(flags, config=, environ=)  ->  Settings
               origins(flags, config=, environ=)        ->  {"poll_interval": "./overnight.toml", …}
