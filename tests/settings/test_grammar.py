@@ -16,9 +16,25 @@ from pipeline.settings import (
     Window,
     glob_pattern,
     parse_duration,
+    parse_names,
     parse_size,
 )
 from pipeline.settings.grammar import parse_texts, parse_url
+
+_LABEL = st.text("ABC123", min_size=1)
+_NAME = st.text(st.characters(exclude_characters=",", exclude_categories=("Cs", "Cc"))).filter(
+    lambda name: name.strip() != ""
+)
+
+
+@given(st.dictionaries(_LABEL, _NAME, min_size=1))
+def test_names_of_speakers_mean_the_same_in_every_form(names: dict[str, str]) -> None:
+    """A text, several texts and a table with the same names are the same table."""
+    parts = [f" {label.lower()} ={name}" for label, name in names.items()]
+    expected = {label: name.strip() for label, name in names.items()}
+
+    assert parse_names(",".join(parts)) == parse_names(parts) == expected
+    assert parse_names(expected) == expected
 
 
 @given(
