@@ -200,17 +200,19 @@ def morning(
     `zone` is whose clocks, nights and months are meant; None is local time.
 
     Raises:
-        SettingsError: nothing was ever run there, or not under that id.
+        SettingsError: nothing was ever run there, or not under that id, or it cannot be read.
         LedgerUnusable: the ledger cannot be read.
-        OSError: the events of the run cannot be read.
     """
     state, output = settings.state_dir, settings.output
     if output is None:
         raise SettingsError("where are the results? Name their folder with `--output`")
     with opened(state) as db:
-        run_id, is_last = _run(state / "runs", run_id)
-        folder = state / "runs" / run_id
-        summary, went = _summary(folder), course(folder / "events.ndjson")
+        try:
+            run_id, is_last = _run(state / "runs", run_id)
+            folder = state / "runs" / run_id
+            summary, went = _summary(folder), course(folder / "events.ndjson")
+        except OSError as error:
+            raise SettingsError(f"cannot read {error.filename}: {error.strerror}") from error
         ended_at = local(went.ended_at or _begun(run_id), zone)
         if is_last:
             ends, counts, causes = _of_ledger(db, run_id, summary)
