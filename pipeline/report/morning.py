@@ -278,8 +278,10 @@ def _run(runs: Path, run_id: str | None) -> tuple[str, bool]:
     Raises:
         SettingsError: there is none, or not this one.
     """
-    there = [path.name for path in runs.iterdir()] if runs.is_dir() else []
-    begun = sorted(name for name in there if name.isascii())
+    there = [path for path in runs.iterdir() if path.name.isascii()] if runs.is_dir() else []
+    # A run's folder is called by the second in which it began, and by chance.
+    there.sort(key=lambda path: (path.name.partition("-")[0], path.stat().st_mtime_ns))
+    begun = [path.name for path in there]
     told = [each for each in begun if (runs / each / "events.ndjson").is_file()]
     if run_id is None:
         # What mends a ledger leaves events as well, but neither a summary nor a recording found.
