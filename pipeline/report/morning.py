@@ -278,11 +278,10 @@ def _run(runs: Path, run_id: str | None) -> tuple[str, bool]:
     Raises:
         SettingsError: there is none, or not this one.
     """
-    there = [path for path in runs.iterdir() if path.name.isascii()] if runs.is_dir() else []
+    begun = [path for path in runs.iterdir() if path.name.isascii()] if runs.is_dir() else []
     # A run's folder is called by the second in which it began, and by chance.
-    there.sort(key=lambda path: (path.name.partition("-")[0], path.stat().st_mtime_ns))
-    begun = [path.name for path in there]
-    told = [each for each in begun if (runs / each / "events.ndjson").is_file()]
+    begun.sort(key=lambda path: (path.name.partition("-")[0], _last_told(path)))
+    told = [path.name for path in begun if _last_told(path)]
     if run_id is None:
         # What mends a ledger leaves events as well, but neither a summary nor a recording found.
         run_id = next((each for each in reversed(told) if _is_run(runs / each)), None)
@@ -290,7 +289,13 @@ def _run(runs: Path, run_id: str | None) -> tuple[str, bool]:
             raise SettingsError(f"there is no run in {runs}: has anything been run there?")
     if run_id not in told:
         raise SettingsError(f"there is no run `{words.shown(words.cut(run_id, 80))}` in {runs}")
-    return run_id, run_id == begun[-1]
+    return run_id, run_id == begun[-1].name
+
+
+def _last_told(folder: Path) -> int:
+    """When its last event was written, ns; 0 where there are none."""
+    events = folder / "events.ndjson"
+    return events.stat().st_mtime_ns if events.is_file() else 0
 
 
 def _is_run(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """The facts of a run, from what it left behind."""
 
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -124,6 +125,7 @@ async def test_an_earlier_run_that_was_killed_is_told_by_its_events(archive: Arc
     lines = (first / "events.ndjson").read_bytes().splitlines(keepends=True)
     found = b'{"type":"recording_found","time":"2026-11-25T22:00:00Z","recording":"x","size":1}\n'
     (first / "events.ndjson").write_bytes(b"".join([found, *lines[:-1]]))
+    os.utime(first / "events.ndjson", (0, 1))
 
     facts = await facts_of(archive, first.name)
 
