@@ -48,7 +48,7 @@ _WEEK = 7
 
 
 def as_html(morning: Morning) -> str:
-    """The page: UTF-8, one file; its links to results work from the folder of the run."""
+    """The page, one file; its links to results work from the folder of the run. Blocks."""
     columns = [
         column
         for column in _COLUMNS

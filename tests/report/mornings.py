@@ -62,7 +62,7 @@ def made(
         "month_cost_usd": 0.5,
         "month_unpriced": 1,
         "slowest": text,
-        "stages": [Stage("save", text, 1, 1.0, 1.0)],
+        "stages": [Stage("save", "saving", 1, 1.0, 1.0)],
         "causes": [
             Cause(ended, text, number, [Mention(text, text)] * min(number, 2), max(number - 2, 0))
             for ended, number in ends.items()
