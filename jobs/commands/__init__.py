@@ -4,6 +4,7 @@ The commands: in, words of a command line that cyclopts has read; out, an exit c
     run          `overnight run`
     nightly      `overnight nightly`
     look         `overnight status`, `overnight list`
+    report       `overnight report`
     check        `overnight verify`, `overnight audit`
     engine       `overnight engine`
     setup        `overnight doctor`, `overnight init`
