@@ -23,6 +23,7 @@ from jobs.commands.engine import engine
 from jobs.commands.look import list_recordings, status
 from jobs.commands.run import run
 from jobs.commands.setup import doctor, init
+from jobs.commands.timer import nightly
 from jobs.console import say, tell
 from pipeline import __version__
 from pipeline.errors import BatchError, ExitCode, SettingsError, leaves
@@ -40,6 +41,7 @@ app = App(
     result_action="return_value",
 )
 app.command(run)
+app.command(nightly)
 app.command(status)
 app.command(list_recordings, name="list")
 app.command(verify)
