@@ -63,9 +63,8 @@ def install(
         raise SettingsError(f"where should results go? Set `output` in {config}")
     places = timer.Places.of(name, os.environ)
     variables = timer.carried(settings, os.environ, places.variables)
-    writes = [settings.output, settings.state_dir]
-    if settings.log_file:
-        writes.append(settings.log_file.parent)
+    log_folder = settings.log_file and settings.log_file.parent
+    writes = [folder for folder in (settings.output, settings.state, log_folder) if folder]
     plan = Plan(
         name=name,
         # -P: a folder of recordings is no place to import from.
