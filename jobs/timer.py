@@ -44,6 +44,7 @@ __all__ = [
     "Status",
     "carried",
     "install",
+    "may_have_namespaces",
     "next_at",
     "shown",
     "status",
@@ -135,6 +136,11 @@ def _kept_key(file: Path) -> str | None:
     lines = file.read_text("utf-8").splitlines()
     line = next((line for line in lines if line.startswith(f'{_KEY}="')), "")
     return re.sub(r"\\(.)", r"\1", line.removeprefix(f'{_KEY}="').removesuffix('"')) or None
+
+
+def may_have_namespaces(environ: Mapping[str, str]) -> bool:
+    """Whether this user may make user namespaces, and mount in them. Tried, since rules differ."""
+    return _asked(["unshare", "--user", "--mount", "true"], environ).returncode == 0
 
 
 # --- install -------------------------------------------------------------------------------------

@@ -59,6 +59,8 @@ class Plan:
     """File of variables; None if there are none."""
     writes: tuple[Path, ...]
     """Folders that it writes to."""
+    has_namespaces: bool
+    """Whether its user may make user namespaces, which a sandbox of files needs."""
     stop_grace_s: float
     """Seconds that it takes to stop, at most."""
     log: Path
@@ -78,9 +80,10 @@ def service_unit(plan: Plan) -> str:
     """
     The systemd user service: one run, with little of the machine to write to.
 
-    Sandboxing by namespaces needs unprivileged user namespaces; where there are none systemd goes
-    on without. Left out is what a user manager cannot do (PrivateDevices, ProtectKernelModules and
-    others that drop capabilities) and what breaks compiled code (MemoryDenyWriteExecute).
+    Files are only kept from a run in a user namespace: without PrivateUsers systemd 252 ignores
+    all that is below it, and with it a service does not start where there are no namespaces. Left
+    out is what a user manager cannot do (PrivateDevices, ProtectKernelModules and others that drop
+    capabilities) and what breaks compiled code (MemoryDenyWriteExecute).
 
     Source: systemd.service(5), systemd.exec(5), systemd.kill(5).
 
@@ -127,6 +130,7 @@ RestrictSUIDSGID=yes
 RestrictNamespaces=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 SystemCallArchitectures=native
+PrivateUsers={"yes" if plan.has_namespaces else "no"}
 PrivateTmp={"no" if is_temporary else "yes"}
 ProtectSystem=strict
 ProtectHome=read-only

@@ -31,6 +31,7 @@ PLAN = Plan(
     time_zone="Europe/Berlin",
     variables=Path("/home/ada/.config/overnight/overnight.env"),
     writes=(Path("/srv/archive/transcripts"),),
+    has_namespaces=True,
     stop_grace_s=10,
     log=Path("/home/ada/.local/state/overnight/overnight.log"),
 )

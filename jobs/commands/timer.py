@@ -82,6 +82,7 @@ def install(
         time_zone=_zone(time_zone),
         variables=places.variables if variables else None,
         writes=tuple(folder.absolute() for folder in writes),
+        has_namespaces=timer.may_have_namespaces(os.environ),
         stop_grace_s=settings.stop_grace,
         log=places.log,
     )

@@ -12,7 +12,18 @@ from typing import Any
 
 import pytest
 
-from jobs.timer import Kind, Places, Status, carried, install, next_at, shown, status, uninstall
+from jobs.timer import (
+    Kind,
+    Places,
+    Status,
+    carried,
+    install,
+    may_have_namespaces,
+    next_at,
+    shown,
+    status,
+    uninstall,
+)
 from jobs.units import MARK, Plan
 from pipeline.errors import ExitCode, KeyRefused, SettingsError
 from pipeline.settings import Settings
@@ -245,6 +256,20 @@ def test_what_cannot_be_installed_is_printed(user: User, kind: Kind, word: str) 
     assert list(user.files()) == [".config/overnight/archive.env"]
     assert user.places.log.parent.is_dir()
     assert user.asked == []
+
+
+def test_namespaces_are_tried(user: User) -> None:
+    """Whether a sandbox can be had is what `unshare` says; where there is none, it cannot."""
+    unshare = user.home / "bin/unshare"
+    unshare.write_text('#!/bin/sh\necho "unshare $*" >>"$RECORD"\n')
+    unshare.chmod(0o755)
+    assert may_have_namespaces(user.environ)
+    assert user.asked == ["unshare --user --mount true"]
+
+    unshare.write_text("#!/bin/sh\nexit 1\n")
+    assert not may_have_namespaces(user.environ)
+    unshare.unlink()
+    assert not may_have_namespaces(user.environ | {"PATH": str(user.home)})
 
 
 # --- variables -----------------------------------------------------------------------------------

@@ -119,6 +119,12 @@ def test_a_run_is_given_the_time_that_it_takes_to_stop(tmp_path: Path) -> None:
     assert plistlib.loads(launch_agent(made).encode())["ExitTimeOut"] > 91
 
 
+def test_a_run_starts_where_there_are_no_namespaces(tmp_path: Path) -> None:
+    """A user namespace is asked for only where the user may have one."""
+    for may, expected in ((True, "yes"), (False, "no")):
+        assert value(service_unit(plan(tmp_path, has_namespaces=may)), "PrivateUsers") == expected
+
+
 def test_a_run_that_works_in_tmp_sees_it(tmp_path: Path) -> None:
     """/tmp is a private one, unless what the run works with lies there."""
     away = plan(Path("/srv/archive"))

@@ -22,6 +22,7 @@ def plan(folder: Path, **changes: Any) -> Plan:
         time_zone=None,
         variables=None,
         writes=(folder / "transcripts",),
+        has_namespaces=True,
         stop_grace_s=10,
         log=folder / "archive.log",
     )
