@@ -21,9 +21,9 @@ from cyclopts import App, CycloptsError, Parameter
 from jobs.commands.check import audit, verify
 from jobs.commands.engine import engine
 from jobs.commands.look import list_recordings, status
+from jobs.commands.nightly import nightly
 from jobs.commands.run import run
 from jobs.commands.setup import doctor, init
-from jobs.commands.timer import nightly
 from jobs.console import say, tell
 from pipeline import __version__
 from pipeline.errors import BatchError, ExitCode, SettingsError, leaves

@@ -32,7 +32,7 @@ MARK = "Made by `overnight nightly install`, which overwrites it"
 """Stands in each file that is ours to overwrite and to remove."""
 
 _LEAVES_S = 20
-"""Seconds after `stop_grace` until a run that was told to stop is killed."""
+"""Seconds beyond `stops_in_s` until a run that was told to stop is killed."""
 
 _TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
 
@@ -57,11 +57,13 @@ class Plan:
     """Whose day, as IANA calls it; None is the machine's own."""
     variables: Path | None
     """File of variables; None if there are none."""
+    reads: tuple[Path, ...]
+    """Folders of recordings."""
     writes: tuple[Path, ...]
     """Folders that it writes to."""
     has_namespaces: bool
     """Whether its user may make user namespaces, which a sandbox of files needs."""
-    stop_grace_s: float
+    stops_in_s: float
     """Seconds that it takes to stop, at most."""
     log: Path
     """What it says is appended to this file, where the scheduler keeps no log."""
@@ -95,7 +97,7 @@ def service_unit(plan: Plan) -> str:
         raise SettingsError(
             f"systemd starts no program whose path has a quote or a backslash: {plan.command[0]}"
         )
-    places = [*map(Path, plan.command), plan.folder, *plan.writes]
+    places = [*map(Path, plan.command), plan.folder, *plan.reads, *plan.writes]
     is_temporary = any(place.is_relative_to(top) for place in places for top in _TEMPORARY)
     return f"""# {MARK}
 [Unit]
@@ -116,7 +118,7 @@ Restart=on-failure
 RestartSec=15min
 RestartPreventExitStatus=1 2 3 4 11 130
 TimeoutStartSec=infinity
-TimeoutStopSec={math.ceil(plan.stop_grace_s) + _LEAVES_S}
+TimeoutStopSec={math.ceil(plan.stops_in_s) + _LEAVES_S}
 KillSignal=SIGTERM
 KillMode=mixed
 Nice=10
@@ -222,7 +224,7 @@ def launch_agent(plan: Plan) -> str:
         "ProcessType": "Background",
         "LowPriorityIO": True,
         "Nice": 10,
-        "ExitTimeOut": math.ceil(plan.stop_grace_s) + _LEAVES_S,
+        "ExitTimeOut": math.ceil(plan.stops_in_s) + _LEAVES_S,
     }
     text = plistlib.dumps(agent, sort_keys=False).decode()
     return text.replace("<plist ", f"<!-- {MARK} -->\n<plist ", 1)

@@ -30,9 +30,10 @@ PLAN = Plan(
     at=time(22),
     time_zone="Europe/Berlin",
     variables=Path("/home/ada/.config/overnight/overnight.env"),
+    reads=(Path("/srv/archive/recordings"),),
     writes=(Path("/srv/archive/transcripts"),),
     has_namespaces=True,
-    stop_grace_s=10,
+    stops_in_s=40,
     log=Path("/home/ada/.local/state/overnight/overnight.log"),
 )
 """What the page has as an example."""
@@ -89,7 +90,7 @@ def test_kubernetes_mounts_what_the_command_works_with(job: dict[str, Any]) -> N
     assert {word for word in container["command"] if word.startswith("/")} < set(mounts)
     assert {mount["name"] for mount in mounts.values()} == {v["name"] for v in pod["volumes"]}
     assert mounts["/recordings"]["readOnly"]
-    assert pod["terminationGracePeriodSeconds"] > PLAN.stop_grace_s
+    assert pod["terminationGracePeriodSeconds"] > PLAN.stops_in_s
 
 
 def test_the_command_of_kubernetes_runs(job: dict[str, Any], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 The commands: in, words of a command line that cyclopts has read; out, an exit code.
 
     run          `overnight run`
+    nightly      `overnight nightly`
     timer        `overnight nightly install`, `uninstall`, `status`
     look         `overnight status`, `overnight list`
     check        `overnight verify`, `overnight audit`

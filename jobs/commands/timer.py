@@ -6,31 +6,31 @@ a scheduler start `overnight nightly`, and what became of it.
 import os
 import re
 import sys
-from datetime import time
+from datetime import datetime, time
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from jobs.console import say, tell, teller
 from jobs.flags import WHERE, Switch, Where
 from pipeline.errors import ExitCode, SettingsError
 
 if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
     from jobs.timer import Kind
 
-__all__ = ["nightly"]
+__all__ = ["install", "status", "uninstall"]
 
-nightly = App(name="nightly", help="Transcribe what is new, every night.")
+_USUAL = time(22)
 
 
-@nightly.command
 def install(
     *,
     config: Path = Path("overnight.toml"),
-    at: str = "22:00",
-    time_zone: str | None = None,
+    at: str | None = None,
     kind: Literal["systemd", "cron", "launchd", "windows"] | None = None,
     name: str = "overnight",
     show: Annotated[bool, Parameter(name="--print", negative="")] = False,
@@ -43,9 +43,7 @@ def install(
     config
         Settings file; it has to exist (./overnight.toml).
     at
-        When it starts, HH:MM (22:00).
-    time_zone
-        Whose clock that is, for example Europe/Berlin; the machine's own if not given.
+        When it starts, HH:MM, by the clock of `time_zone` (when `window` opens, or 22:00).
     kind
         systemd, cron, launchd or windows (WSL); what this system has if not given.
     name
@@ -61,6 +59,8 @@ def install(
     settings = load_settings({}, config=config)
     if settings.output is None:
         raise SettingsError(f"where should results go? Set `output` in {config}")
+    if not settings.source:
+        raise SettingsError(f"which recordings? Give {config} a `[[source]]`")
     places = timer.Places.of(name, os.environ)
     variables = timer.carried(settings, os.environ, places.variables)
     log_folder = settings.log_file and settings.log_file.parent
@@ -78,16 +78,17 @@ def install(
             str(config.absolute()),
         ),
         folder=Path.cwd(),
-        at=_time(at),
-        time_zone=_zone(time_zone),
+        at=_time(at) if at else settings.window.opens if settings.window else _USUAL,
+        time_zone=settings.time_zone,
         variables=places.variables if variables else None,
+        reads=tuple(source.folder.absolute() for source in settings.source),
         writes=tuple(folder.absolute() for folder in writes),
         has_namespaces=timer.may_have_namespaces(os.environ),
-        stop_grace_s=settings.stop_grace,
+        stops_in_s=settings.stop_grace + settings.hooks.timeout,
         log=places.log,
     )
     chosen = kind or _usual_kind()
-    if plan.time_zone and chosen in ("launchd", "windows"):
+    if chosen in ("launchd", "windows") and _is_elsewhere(settings.zone):
         tell(f"warning: {chosen} goes by the clock of the machine, not by that of {plan.time_zone}")
     if show:
         say(timer.shown(plan, chosen, variables, os.environ))
@@ -95,7 +96,6 @@ def install(
     return timer.install(plan, chosen, variables, os.environ, say=say, tell=tell)
 
 
-@nightly.command
 def uninstall(*, name: str = "overnight") -> int:
     """
     Take back what `overnight nightly install` did; results and settings stay.
@@ -112,12 +112,10 @@ def uninstall(*, name: str = "overnight") -> int:
     return ExitCode.DONE
 
 
-@nightly.command
 def status(
     *,
     where: Where = WHERE,
     at: str | None = None,
-    time_zone: str | None = None,
     name: str = "overnight",
     json: Annotated[bool, Switch] = False,
 ) -> int:
@@ -128,8 +126,6 @@ def status(
     ----------
     at
         When it starts, HH:MM, for schedulers that cannot be asked, such as cron.
-    time_zone
-        Whose clock that is; the machine's own if not given.
     name
         Name of the installation (overnight).
     json
@@ -144,7 +140,7 @@ def status(
         os.environ,
         state=settings.state_dir if settings.output or settings.state else None,
         at=_time(at) if at else None,
-        time_zone=_zone(time_zone),
+        time_zone=settings.time_zone,
     )
     teller(json)(found)
     return ExitCode.DONE
@@ -169,11 +165,7 @@ def _time(text: str) -> time:
     return time(hour, minute)
 
 
-def _zone(text: str | None) -> str | None:
-    """A time zone that there is."""
-    from zoneinfo import ZoneInfo
-
-    try:
-        return text and ZoneInfo(text).key
-    except (KeyError, OSError, ValueError):
-        raise SettingsError(f"`{text}` is no time zone: write `Europe/Berlin`") from None
+def _is_elsewhere(zone: "ZoneInfo | None") -> bool:
+    """Whether clocks of a zone show another time than those of this machine."""
+    here = datetime.now().astimezone()
+    return here.astimezone(zone).utcoffset() != here.utcoffset()

@@ -112,8 +112,8 @@ def test_systemd_takes_the_units(tmp_path: Path, time_zone: str | None) -> None:
 
 
 def test_a_run_is_given_the_time_that_it_takes_to_stop(tmp_path: Path) -> None:
-    """A run that is told to stop is killed well after `stop_grace`, by systemd and launchd."""
-    made = plan(tmp_path, stop_grace_s=90.5)
+    """A run that is told to stop is killed well after that time, by systemd and launchd."""
+    made = plan(tmp_path, stops_in_s=90.5)
 
     assert int(value(service_unit(made), "TimeoutStopSec")) > 91
     assert plistlib.loads(launch_agent(made).encode())["ExitTimeOut"] > 91
@@ -128,7 +128,7 @@ def test_a_run_starts_where_there_are_no_namespaces(tmp_path: Path) -> None:
 def test_a_run_that_works_in_tmp_sees_it(tmp_path: Path) -> None:
     """/tmp is a private one, unless what the run works with lies there."""
     away = plan(Path("/srv/archive"))
-    inside = plan(Path("/srv/archive"), writes=(Path("/tmp/transcripts"),))
+    inside = plan(Path("/srv/archive"), reads=(Path("/tmp/recordings"),))
 
     assert value(service_unit(away), "PrivateTmp") == "yes"
     assert value(service_unit(inside), "PrivateTmp") == "no"

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -16,6 +17,7 @@ from pipeline.settings import (
     parse_duration,
     parse_size,
 )
+from pipeline.settings.grammar import parse_texts, parse_url
 
 
 @given(
@@ -232,3 +234,39 @@ def test_a_timetable_is_whole_or_refused(value: str | float) -> None:
         return
     limit = table.limit_at(MONDAY)
     assert limit is None or limit >= 1000
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("a,b", ("a,b",)),
+        ('["a", "b"]', ["a", "b"]),
+        ("[a-z]*", ("[a-z]*",)),
+        (["a"], ["a"]),
+        (7, 7),
+    ],
+)
+def test_texts_are_one_or_a_list(given: object, expected: object) -> None:
+    """A text is a list of itself, unless it is a JSON list; what is no text is left for others."""
+    assert parse_texts(given) == expected
+
+
+@pytest.mark.parametrize("text", ["http://h", " https://u:p@h.example:1/p?q#f ", "HTTP://[::1]/"])
+def test_urls_are_taken_apart(text: str) -> None:
+    """A URL of the web is one with blanks around it, too."""
+    assert parse_url(text) == urlsplit(text.strip())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "s3cret", "ftp://s3cret", "http:s3cret", "http:///s3cret", "http://h:s3cret/"),
+        *("http://h:0/s3cret", "http://[s3cret", "http://h/s3cret\n/x", "http://h/ s3cret"),
+        *("http://h/\u00fcs3cret", "s3cret http://h"),
+    ],
+)
+def test_what_is_no_url_is_not_repeated(text: str) -> None:
+    """Anything else is refused, in words that hold nothing of it."""
+    with pytest.raises(ValueError, match=r"not a URL that begins with http:// or https://") as said:
+        parse_url(text)
+    assert "s3cret" not in str(said.value)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ExitCode, SettingsError
-from pipeline.settings import PRICES, Settings, Timeouts, load_settings, origins
+from pipeline.settings import PRICES, Hooks, Settings, Timeouts, load_settings, origins
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 
@@ -282,7 +282,8 @@ def test_example_shows_every_key_with_its_default() -> None:
 
     assert set(Settings.model_fields) == set(example)
     assert set(Timeouts.model_fields) == set(example["timeouts"])
-    shown_only = {"transcript", "rules", "ramp"}  # an example of what has no default
+    assert set(Hooks.model_fields) == set(example["hooks"])
+    shown_only = {"transcript", "rules", "ramp", "source"}  # an example of what has no default
     shown_only |= {name for name in example if getattr(defaults, name) is None}
     for name in set(example) - shown_only:
         assert getattr(defaults, name) == getattr(Settings(**{name: example[name]}), name), name

@@ -21,9 +21,10 @@ def plan(folder: Path, **changes: Any) -> Plan:
         at=time(22),
         time_zone=None,
         variables=None,
+        reads=(folder / "recordings",),
         writes=(folder / "transcripts",),
         has_namespaces=True,
-        stop_grace_s=10,
+        stops_in_s=10,
         log=folder / "archive.log",
     )
     return replace(usual, **changes)

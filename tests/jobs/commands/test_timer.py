@@ -12,11 +12,18 @@ from tests.support.typed import overnight
 
 KEY = "a-key-of-this-test"
 
+SETTINGS = """output = "transcripts"
+time_zone = "Asia/Tokyo"
+
+[[source]]
+folder = "recordings"
+"""
+
 
 @pytest.fixture
 def settings(folder: Path) -> Path:
     """A folder with settings."""
-    (folder / "overnight.toml").write_text('output = "transcripts"\n')
+    (folder / "overnight.toml").write_text(SETTINGS)
     return folder
 
 
@@ -69,7 +76,7 @@ def test_installed_and_taken_back(settings: Path) -> None:
     )
     told = overnight(
         settings,
-        *("nightly", "status", "--name", "calls", "--at", "22:00", "--time-zone", "UTC", "--json"),
+        *("nightly", "status", "--name", "calls", "--at", "22:00", "--json"),
         **here,
     )
     taken_back = overnight(settings, "nightly", "uninstall", "--name", "calls", **here)
@@ -80,7 +87,7 @@ def test_installed_and_taken_back(settings: Path) -> None:
     assert [Path(path).name for path in facts["installed"]] == [
         *("calls.timer", "calls.service", "calls.env"),
     ]
-    assert facts["next_start"].endswith("T22:00:00+00:00")
+    assert facts["next_start"].endswith("T22:00:00+09:00")
     assert (facts["next_from"], facts["last_run"]) == ("--at", None)
     assert taken_back.returncode == 0
     assert files(home) == before
@@ -92,8 +99,6 @@ def test_installed_and_taken_back(settings: Path) -> None:
         (["--config", "none.toml"], "none.toml cannot be read"),
         (["--at", "24:00"], "`24:00` is no time of a day: write `22:00`"),
         (["--at", "10pm"], "no time of a day"),
-        (["--time-zone", "Mars/Olympus"], "no time zone: write `Europe/Berlin`"),
-        (["--time-zone", "../../etc/passwd"], "no time zone"),
         (["--name", "../x"], "no name: write letters"),
         (["--kind", "at"], "--kind"),
     ],
@@ -108,22 +113,55 @@ def test_what_cannot_be_meant_is_refused(settings: Path, arguments: list[str], w
     assert files(settings.parent) == before
 
 
-def test_a_clock_that_is_not_followed_is_told(settings: Path) -> None:
-    """launchd and Windows know only the clock of the machine: another zone is warned of."""
+@pytest.mark.parametrize(("here", "warning"), [("UTC", "warning: launchd"), ("Asia/Tokyo", "")])
+def test_a_clock_that_is_not_followed_is_told(settings: Path, here: str, warning: str) -> None:
+    """launchd and Windows know only the clock of the machine: one that differs is warned of."""
     done = overnight(
         settings,
-        *("nightly", "install", "--kind", "launchd", "--print", "--time-zone", "Asia/Tokyo"),
+        *("nightly", "install", "--kind", "launchd", "--print"),
         ASSEMBLYAI_API_KEY=KEY,
+        TZ=here,
     )
 
     assert done.returncode == 0
-    assert "warning: launchd goes by the clock of the machine" in done.stderr
+    assert done.stderr.partition(" goes by the clock of the machine")[0] == warning
 
 
-def test_settings_without_an_output_are_refused(settings: Path) -> None:
-    """A run that does not know where results go would end at night: it is refused now."""
-    (settings / "overnight.toml").write_text("")
+@pytest.mark.parametrize(
+    ("arguments", "window", "expected"),
+    [
+        ([], "", "0 22 "),
+        ([], 'window = "21:30-06:00"\n', "30 21 "),
+        (["--at", "6:05"], 'window = "21:30-06:00"\n', "5 6 "),
+    ],
+)
+def test_it_starts_when_the_window_opens(
+    settings: Path, arguments: list[str], window: str, expected: str
+) -> None:
+    """The time is that of `--at`, else when the window opens, else 22:00, in the zone of both."""
+    (settings / "overnight.toml").write_text(window + SETTINGS)
+    done = overnight(
+        settings, "nightly", "install", "--kind", "cron", *arguments, ASSEMBLYAI_API_KEY=KEY
+    )
+    *_, zone, line = done.stdout.splitlines()
+
+    assert zone == "CRON_TZ=Asia/Tokyo"
+    assert line.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ('output = "transcripts"', "Set `output` in overnight.toml"),
+        ('[[source]]\nfolder = "recordings"', "Give overnight.toml a `[[source]]`"),
+    ],
+)
+def test_settings_that_a_night_could_not_use_are_refused(
+    settings: Path, missing: str, words: str
+) -> None:
+    """A run that does not know what to take, or where to, would end at night: refused now."""
+    (settings / "overnight.toml").write_text(SETTINGS.replace(missing, ""))
     done = overnight(settings, "nightly", "install", "--print", ASSEMBLYAI_API_KEY=KEY)
 
     assert done.returncode == 2
-    assert "Set `output` in overnight.toml" in done.stderr
+    assert words in done.stderr
