@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from getpass import getuser
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
@@ -276,7 +275,7 @@ def _enable(plan: Plan, kind: Kind, environ: Mapping[str, str], tell: Say) -> Ex
                 tell("  " + shlex.join(each))
             return ExitCode.TRY_LATER
     tell(f"enabled: every day at {plan.at:%H:%M}{f' {plan.time_zone}' if plan.time_zone else ''}")
-    if kind == "systemd" and not Path("/var/lib/systemd/linger", getuser()).exists():
+    if kind == "systemd":
         tell("hint: `loginctl enable-linger` has it run while you are not logged in, too")
     return ExitCode.DONE
 
@@ -400,7 +399,7 @@ class Status:
                 f" {run['written']} written, {run['failed']} failed, {run['parked']} parked"
             )
         else:
-            lines.append("last run    not known; `--output` or `--config` says where it would be")
+            lines.append("last run    none where `--output` and `--state` are")
         return "\n".join(lines)
 
 

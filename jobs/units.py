@@ -113,7 +113,7 @@ ExecStart={" ".join(map(_quoted, (":" + plan.command[0], *plan.command[1:])))}
 WorkingDirectory={_line(plan.folder)}
 {f"EnvironmentFile=-{_line(plan.variables)}" if plan.variables else "# No variables are needed"}
 # The exit codes stand in the README; a cap, the end of the window and a stop are no failure
-SuccessExitStatus=8 10 143
+SuccessExitStatus=8 10 143 SIGTERM
 Restart=on-failure
 RestartSec=15min
 RestartPreventExitStatus=1 2 3 4 11 130

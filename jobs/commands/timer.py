@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["install", "status", "uninstall"]
 
+_PROGRAM = (sys.executable, "-P", "-m", "jobs.start")  # -P: modules are not those of the folder
 _USUAL = time(22)
 
 
@@ -67,16 +68,7 @@ def install(
     writes = [folder for folder in (settings.output, settings.state, log_folder) if folder]
     plan = Plan(
         name=name,
-        # -P: a folder of recordings is no place to import from.
-        command=(
-            sys.executable,
-            "-P",
-            "-m",
-            "jobs.start",
-            "nightly",
-            "--config",
-            str(config.absolute()),
-        ),
+        command=(*_PROGRAM, "nightly", "--config", str(config.absolute())),
         folder=Path.cwd(),
         at=_time(at) if at else settings.window.opens if settings.window else _USUAL,
         time_zone=settings.time_zone,
