@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from enum import StrEnum
+from functools import reduce
 from hashlib import sha256
 from importlib import import_module
 from importlib.resources import files
@@ -19,8 +20,10 @@ from typing import Any, get_args, get_origin
 
 import pytest
 from anyio import to_thread
+from cyclopts import App
 
 import pipeline
+from jobs import timer
 from jobs.cli import app
 from jobs.folder import sample_folder
 from pipeline.errors import ExitCode
@@ -39,11 +42,21 @@ PAGES = [
     ROOT / name
     for name in (
         *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
-        *("docs/design.md", "docs/output.md", "bench/README.md"),
+        *("docs/design.md", "docs/output.md", "docs/scheduling.md", "bench/README.md"),
     )
 ]
 README, DESIGN, OUTPUT = ROOT / "README.md", ROOT / "docs/design.md", ROOT / "docs/output.md"
-COMMANDS = [name for name in app if not name.startswith("-")]
+
+
+def below(parent: App, path: str = "") -> Iterator[str]:
+    """Every command, as it is typed, with those that it has below it."""
+    for name in parent:
+        if not name.startswith("-"):
+            yield path + name
+            yield from below(parent[name], f"{path}{name} ")
+
+
+COMMANDS = list(below(app))
 STATES: dict[str, type[StrEnum]] = {
     "recordings": RecordingState,
     "transcripts": TranscriptState,
@@ -103,9 +116,16 @@ def said(scope: type) -> dict[str, str]:
     return found
 
 
+def command_of(words: str) -> App:
+    """What somebody types, as the program has it."""
+    return reduce(lambda parent, name: parent[name], words.split(), app)
+
+
 def taken_flags(command: str) -> dict[str, str]:
     """The flags of a command as it takes them, with their help; those of one setting joined."""
-    arguments = app[command].assemble_argument_collection(
+    if command_of(command).default_command is None:  # it is nothing but those below it
+        return {}
+    arguments = command_of(command).assemble_argument_collection(
         parse_docstring=True, default_parameter=app.default_parameter
     )
     return {
@@ -149,19 +169,23 @@ def test_flags_are_those_of_the_command() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_explained(command: str) -> None:
     """Each command has help, so has each of its flags, and the README shows it."""
-    assert app[command].help
+    names = command.split()
+
+    assert command_of(command).help
     assert all(taken_flags(command).values())
-    assert any(words[:1] == [command] for words in command_lines(README))
+    assert any(words[: len(names)] == names for words in command_lines(README))
 
 
 @every_page
 def test_command_lines_can_be_typed(page: Path) -> None:
     """Each `overnight ...` on a page is a command that exists, with flags that it takes."""
-    for command, *words in filter(None, command_lines(page)):
-        if command.startswith("-"):
-            assert command in ("--version", "--help"), command
+    for words in filter(None, command_lines(page)):
+        if words[0].startswith("-"):
+            assert words[0] in ("--version", "--help"), words
             continue
-        assert command in COMMANDS, command
+        names = (" ".join(words[:count]) for count in (2, 1))
+        command = next((name for name in names if name in COMMANDS), None)
+        assert command, words
         known = [*", ".join(taken_flags(command)).split(", "), "--help"]
         for flag in re.findall(r"(?<!\S)-{1,2}[a-zA-Z][\w-]*", " ".join(words)):
             assert flag in known, f"overnight {command} {flag}"
@@ -214,7 +238,11 @@ def test_two_commands_set_everything_up() -> None:
     assert " ".join(second[-2:]).removeprefix(".venv/bin/") in gate
 
 
-@pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [README, ROOT / "CONTRIBUTING.md", ROOT / "docs/scheduling.md"],
+    ids=lambda page: page.name,
+)
 def test_shell_lines_are_shell(page: Path) -> None:
     """What is shown as shell can be pasted into `sh`."""
     for fence in fences(page, "sh"):
@@ -313,6 +341,15 @@ async def test_files_and_commands_say_what_is_documented(tmp_path: Path) -> None
         "`overnight list --json`": listed,
     }.items():
         assert [row[0].strip("`") for row in rows(section(OUTPUT, heading))] == list(facts), heading
+
+
+def test_the_status_of_an_installation_says_what_is_documented(tmp_path: Path) -> None:
+    """`nightly status` has the fields of the page."""
+    home = {"HOME": str(tmp_path)}
+    facts = timer.status("overnight", home, state=None, at=None, time_zone=None).facts()
+    table = rows(section(OUTPUT, "`overnight nightly status --json`"))
+
+    assert [row[0].strip("`") for row in table] == list(facts)
 
 
 @pytest.mark.anyio

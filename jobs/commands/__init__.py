@@ -3,6 +3,7 @@ The commands: in, words of a command line that cyclopts has read; out, an exit c
 
     run          `overnight run`
     nightly      `overnight nightly`
+    timer        `overnight nightly install`, `uninstall`, `status`
     look         `overnight status`, `overnight list`
     report       `overnight report`
     check        `overnight verify`, `overnight audit`
