@@ -130,6 +130,9 @@ class Head(msgspec.Struct):
     audio_duration: float | None = None
     """Seconds."""
     speech_model_used: str | None = None
+    confidence: float | None = None
+    """Of the whole, 0 to 1."""
+    language_code: str | None = None
     redact_pii_audio: bool | None = None
     redact_pii_audio_quality: str | None = None
 
@@ -155,6 +158,8 @@ class _Transcript(msgspec.Struct):
     text: msgspec.Raw = msgspec.Raw(b"null")  # not read: it may be most of the answer
     audio_duration: float | None = None
     speech_model_used: str | None = None
+    confidence: Any = None  # of any kind: nothing is worth losing an answer for that is only shown
+    language_code: Any = None
     redact_pii_audio: bool | None = None
     redact_pii_audio_quality: str | None = None
 
@@ -323,9 +328,15 @@ def parse_head(body: bytes | memoryview) -> Head:
         text="" if has_text else None,
         audio_duration=found.audio_duration if 0 <= duration_s <= _LONGEST_AUDIO_S else None,
         speech_model_used=found.speech_model_used and shown(found.speech_model_used),
+        confidence=_confidence(found.confidence),
+        language_code=shown(found.language_code) if isinstance(found.language_code, str) else None,
         redact_pii_audio=found.redact_pii_audio,
         redact_pii_audio_quality=suffix if _SUFFIX.fullmatch(suffix) else None,
     )
+
+
+def _confidence(said: object) -> float | None:
+    return float(said) if isinstance(said, int | float) and 0 <= said <= 1 else None
 
 
 def _decoded(body: bytes | memoryview) -> "_Transcript":

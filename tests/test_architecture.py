@@ -17,6 +17,11 @@ TESTED_ELSEWHERE = {
     # Wiring, which nothing but a whole run can show to be right.
     "jobs/session.py": "tests/jobs/test_folder.py",
     "jobs/start.py": "tests/jobs/test_signals.py",
+    # Read a command line and hand it on, which nothing but a whole command can show to be right.
+    "jobs/commands/check.py": "tests/jobs/test_verify.py",
+    "jobs/commands/look.py": "tests/jobs/test_run_command.py",
+    "jobs/commands/run.py": "tests/jobs/test_run_command.py",
+    "jobs/console.py": "tests/jobs/test_cli.py",
     # Listens to the same tally.
     "pipeline/terminal.py": "tests/test_progress.py",
     # What jobs that look have in common.
@@ -110,7 +115,7 @@ def test_every_module_says_what_flows_in_and_out(module: str) -> None:
     assert len(docstring.split()) >= 8
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", [*PACKAGES, "jobs/commands"])
 def test_the_list_of_modules_is_whole(package: str) -> None:
     """What a package says that it is made of is what lies in its folder."""
     listed = re.findall(
@@ -160,7 +165,7 @@ def test_every_module_says_what_is_public(module: str) -> None:
     """Each module but a list of modules has an `__all__`, of names without an underscore."""
     names = exported(module)
     if names is None:
-        assert module in [f"{package}/__init__.py" for package in PACKAGES]
+        assert module in [f"{package}/__init__.py" for package in (*PACKAGES, "jobs/commands")]
         return
 
     assert names

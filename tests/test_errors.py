@@ -19,6 +19,7 @@ from pipeline.errors import (
     RequestRejected,
     TranscriptUnknown,
     TransientError,
+    leaves,
 )
 
 WORST_FIRST = [1, 2, 11, 4, 5, 130, 143, 8, 10, 3, 0]
@@ -111,3 +112,11 @@ def test_what_is_paid_is_fetched_unless_nothing_can_be() -> None:
     }
 
     assert stopping == {"KeyRefused", "ServiceUnusable", "DiskFull", "OutputNotWritable"}
+
+
+def test_a_group_of_errors_says_each_message_once() -> None:
+    """Of errors that came together each is told once, however deep it lies."""
+    twice = [BatchError("no room"), BatchError("no room")]
+    group = BaseExceptionGroup("", [ExceptionGroup("", twice), BatchError("no room"), ValueError()])
+
+    assert [str(error) for error in leaves(group)] == ["no room", ""]

@@ -54,11 +54,13 @@ class Results(Books):
     def _complete(self, attempt_id: int, completion: Completion) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self.db.execute(
             "UPDATE attempts SET outcome = 'completed', finished_at = ?, model_used = ?,"
-            " duration_s = ?, price_usd = ? WHERE attempt_id = ? AND outcome IS NULL "
+            " duration_s = ?, price_usd = ?, confidence = ?, language_code = ?"
+            " WHERE attempt_id = ? AND outcome IS NULL "
             "RETURNING request_key, generation, duration_s",
             (
                 *(self.now(), completion.model_used, completion.duration_s),
-                *(completion.price_usd, attempt_id),
+                *(completion.price_usd, completion.confidence, completion.language_code),
+                attempt_id,
             ),
         ).fetchone()
         return row
@@ -92,17 +94,24 @@ class Results(Books):
                 (attempt_id,),
             ).fetchone()
         key, generation, duration_s = attempt
+        to_write = [(recording_id, key, generation) for recording_id in recording_ids]
+        self.db.executemany(
+            "INSERT INTO versions (recording_id, run_id, replaced_at, result_key,"
+            " result_generation, result_size, result_sha256, duration_s)"
+            " SELECT recording_id, ?, ?, result_key, result_generation, result_size,"
+            " result_sha256, duration_s FROM recordings WHERE recording_id = ? AND state = 'found'"
+            " AND request_key = ? AND generation = ? AND result_size IS NOT NULL"
+            " AND result_sha256 <> ?",
+            [(self.run.run_id, self.now(), *each, sha256) for each in to_write],
+        )
         self.db.executemany(
             "UPDATE recordings SET state = 'written', reason = NULL, kept = 0, duration_s = ?,"
             " result_size = ?, result_sha256 = ?, result_key = ?, result_generation = ?,"
             " written_run = ?, lacking = NULL WHERE recording_id = ? AND state = 'found'"
             " AND request_key = ? AND generation = ?",
             [
-                (
-                    *(duration_s, size, sha256, key, generation, self.run.run_id),
-                    *(recording_id, key, generation),
-                )
-                for recording_id in recording_ids
+                (duration_s, size, sha256, key, generation, self.run.run_id, *each)
+                for each in to_write
             ],
         )
         (state,) = self.db.execute(

@@ -33,7 +33,7 @@ CREATE TABLE recordings (
   redo          INTEGER NOT NULL DEFAULT 0,  -- run_id may ask again; consent is given at the claim
   tries         INTEGER NOT NULL DEFAULT 0,
   due_at        REAL    NOT NULL DEFAULT 0,
-  turn          INTEGER NOT NULL DEFAULT 1,  -- in run_id: 0 taken before, 1 not yet, more: failed before
+  turn          INTEGER NOT NULL DEFAULT 1,  -- in run_id, see pipeline.models.Turn
   place         INTEGER NOT NULL DEFAULT 0,  -- within its turn, by the order that run_id was told
   waits         INTEGER NOT NULL DEFAULT 0,  -- until its transcript is wanted: set when it was not
   UNIQUE (root, path),
@@ -110,6 +110,10 @@ CREATE TABLE attempts (
   model_used      TEXT,
   duration_s      REAL,
   price_usd       REAL,
+  confidence      REAL,                      -- of the whole transcript, 0 to 1, as the service says
+  language_code   TEXT,                      -- of what was said, as the service says
+  expected_s      REAL,                      -- audio, as estimated before it was asked for under a cap
+  expected_usd    REAL,
   deletion        TEXT CHECK (deletion IN ('due', 'done')), -- of the service's copy, once it is saved here
   CHECK (state IN ('uploading', 'not_accepted') OR (upload_url IS NOT NULL AND request_key IS NOT NULL)),
   CHECK ((state = 'accepted') = (transcript_id IS NOT NULL)),
@@ -119,6 +123,19 @@ CREATE TABLE attempts (
 -- Paying once: of all attempts at one request key and generation, one may be alive.
 CREATE UNIQUE INDEX attempts_alive ON attempts (request_key, generation)
   WHERE state IN ('submitting', 'ambiguous') OR (state = 'accepted' AND outcome IS NOT 'error');
+
+-- A result that another one took the place of. Its file is in versions/, named by result and sha256.
+CREATE TABLE versions (
+  version_id        INTEGER PRIMARY KEY,
+  recording_id      INTEGER NOT NULL REFERENCES recordings,
+  run_id            TEXT    NOT NULL,        -- that put another one in its place
+  replaced_at       REAL    NOT NULL,
+  result_key        TEXT    NOT NULL,        -- what it was made with
+  result_generation INTEGER NOT NULL,
+  result_size       INTEGER NOT NULL,
+  result_sha256     TEXT    NOT NULL,
+  duration_s        REAL
+) STRICT;
 
 -- Where the recordings of a root were found last.
 CREATE TABLE roots (
@@ -146,4 +163,6 @@ CREATE INDEX attempts_by_state ON attempts (state) WHERE state IN ('uploading', 
 CREATE INDEX attempts_to_delete ON attempts (attempt_id) WHERE deletion = 'due';
 CREATE INDEX attempts_by_owner ON attempts (owner, recording_id);
 CREATE INDEX attempts_open ON attempts (base_url) WHERE state = 'ambiguous' OR (state = 'accepted' AND outcome IS NULL);
+CREATE INDEX versions_by_run ON versions (run_id, recording_id);
+CREATE INDEX versions_by_recording ON versions (recording_id);
 CREATE INDEX attempts_by_key ON attempts (request_key, generation);

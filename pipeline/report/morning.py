@@ -19,7 +19,7 @@ import msgspec
 
 from pipeline import __version__
 from pipeline.errors import ExitCode, SettingsError
-from pipeline.events import printable
+from pipeline.events import Standing, printable
 from pipeline.ledger import nights
 from pipeline.ledger.accounts import Reader
 from pipeline.ledger.evidence import opened
@@ -29,7 +29,7 @@ from pipeline.report.course import ENDS, Causes, Course, Mention, Moment, Stage,
 from pipeline.report.looks import Result, Unread, look
 from pipeline.settings import Settings
 
-__all__ = ["Cause", "Morning", "Source", "morning"]
+__all__ = ["Cause", "Morning", "morning"]
 
 _MOST_CAUSES = 20
 """Causes of an end that are told apart. Ours: a reason for each recording is no cause."""
@@ -38,7 +38,7 @@ _MOST_NAMED_IN_ALL = 1_000
 """Ours: a page of that many is read on a phone in a second."""
 
 _VERDICTS = {
-    ExitCode.DONE: "It came to its end, and nothing is left to do.",
+    ExitCode.DONE: "It came to its end, and nothing went wrong.",
     ExitCode.UNEXPECTED: "It broke off: this is a bug, and the log has its traceback.",
     ExitCode.USAGE: "It could not work so: a setting, an option or a folder is wrong.",
     ExitCode.PARTIAL: "It came to its end; some recordings failed, or are left for the next run.",
@@ -66,24 +66,6 @@ class Cause(msgspec.Struct, frozen=True):
     """The first of them: 200 at most, fewer where there are many causes."""
     more: int
     """How many are not named."""
-
-
-class Source(msgspec.Struct, frozen=True):
-    """What became of the recordings of one source."""
-
-    name: str
-    found: int = 0
-    written: int = 0
-    already_written: int = 0
-    kept: int = 0
-    failed: int = 0
-    skipped: int = 0
-    parked: int = 0
-
-    @property
-    def done(self) -> int:
-        """Recordings with a result."""
-        return self.written + self.already_written + self.kept
 
 
 class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
@@ -156,7 +138,8 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     usual_language: str | None
     """The language of at least nine in ten results whose language was detected."""
 
-    sources: list[Source]
+    sources: list[Standing]
+    """What became of the recordings of each, if there are several."""
     warnings: list[str]
     """The first 50."""
     warned: int
@@ -184,7 +167,7 @@ class _Summary(msgspec.Struct):
     cost_usd: float | None = None
     elapsed_s: float = 0.0
     reasons: dict[str, dict[str, int]] = {}
-    sources: list[Source] = []
+    sources: list[Standing] = []
 
 
 _Counts = Mapping[tuple[str, str], int]

@@ -3,54 +3,13 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import tomllib
-from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from jobs.cli import Flags
-from pipeline.settings import Settings
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """An empty working directory."""
-    (tmp_path / "here").mkdir()
-    return tmp_path / "here"
-
-
-def environment(folder: Path, **variables: str) -> Mapping[str, str]:
-    """What a fresh user has: no key, no settings, no proxy."""
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder.parent),
-        "PYTHONPATH": str(ROOT),
-        "PYTHONWARNINGS": "error",
-        "COLUMNS": "100",
-    } | variables
-
-
-def overnight(
-    folder: Path, *arguments: str | Path, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """One run of the command in a working directory."""
-    return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
-        cwd=folder,
-        env=environment(folder, **variables),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
+from tests.support.typed import environment, overnight
 
 COMMANDS = ("run", "status", "list", "engine", "doctor", "init")
 
@@ -88,17 +47,6 @@ def test_help_imports_nothing_heavy(folder: Path) -> None:
     )
 
     assert done.stdout.splitlines()[-1] == ""
-
-
-def test_every_setting_has_a_flag_or_is_for_files_only() -> None:
-    """Flags are called as the keys of the settings file are, and none is left out by mistake."""
-    flags = {field.name for field in fields(Flags)}
-    files_only = {
-        *("transcript", "rules", "prices", "timeouts"),
-        *("stop_grace", "max_answer", "upload_chunk"),
-    }
-
-    assert flags - {"config", "set"} == set(Settings.model_fields) - files_only
 
 
 @pytest.mark.parametrize(
@@ -165,21 +113,6 @@ def test_without_a_key_the_way_without_one_is_named(folder: Path) -> None:
     assert not (folder / "transcripts").exists()
 
 
-def test_init_writes_settings_that_change_nothing(folder: Path) -> None:
-    """`init` writes a commented file that can be read, and a second one leaves it as it is."""
-    assert overnight(folder, "init").returncode == 0
-    written = (folder / "overnight.toml").read_text()
-    tables = {"transcript": {}, "uploads": {}, "timeouts": {}, "prices": {}}
-    assert tomllib.loads(written) == tables
-
-    (folder / "overnight.toml").write_text("limit = 1\n")
-    done = overnight(folder, "init")
-
-    assert done.returncode == 2
-    assert "is there already" in done.stderr
-    assert (folder / "overnight.toml").read_text() == "limit = 1\n"
-
-
 def test_a_reader_that_has_enough_is_no_error(folder: Path) -> None:
     """Output into a pipe that is closed ends without a word, and with the command's exit code."""
     ours, theirs = os.pipe()
@@ -238,30 +171,3 @@ def test_quiet_says_nothing_when_nothing_is_wrong(folder: Path) -> None:
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_engine_serves_until_it_is_stopped(folder: Path) -> None:
-    """
-    `engine` makes a key, shows it once and how to use it, serves, and ends at SIGTERM with 0;
-    a second start shows where the key is instead.
-    """
-    pytest.importorskip("faster_whisper")
-    command = [sys.executable, "-m", "jobs.cli", "engine", "--port", "0", "--state", "engine"]
-    said = []
-    for _ in range(2):
-        with subprocess.Popen(
-            command, cwd=folder, env=environment(folder), stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stderr is not None
-            lines = [process.stderr.readline() for _ in range(4)]
-            process.send_signal(signal.SIGTERM)
-            rest = process.stderr.read()
-        assert (process.returncode, rest) == (0, ""), lines
-        said.append("".join(lines))
-
-    key = (folder / "engine" / "key").read_text().strip()
-    assert f"key: {key}\n" in said[0]
-    assert key not in said[1]
-    assert "key: in engine/key\n" in said[1]
-    assert re.search(r"--provider http://127\.0\.0\.1:[1-9]\d*$", said[0], re.MULTILINE)
-    assert (folder / "engine" / "key").stat().st_mode & 0o777 == 0o600

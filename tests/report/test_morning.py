@@ -12,8 +12,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pipeline.errors import ExitCode, LedgerUnusable, SettingsError
+from pipeline.events import Standing
 from pipeline.report.course import Mention
-from pipeline.report.morning import Morning, Source, morning
+from pipeline.report.morning import Morning, morning
 from pipeline.settings import Settings
 from tests.report.mornings import facts_of
 from tests.support.runs import Archive, opened
@@ -240,10 +241,9 @@ async def test_sources_are_told_where_a_summary_has_them(archive: Archive) -> No
     facts = await facts_of(archive)
 
     assert facts.sources == [
-        Source("calls", found=3, written=1, kept=1, failed=1),
-        Source("feed"),
+        Standing(name="calls", found=3, written=1, kept=1, failed=1),
+        Standing(name="feed"),
     ]
-    assert facts.sources[0].done == 2
 
 
 async def test_many_failures_stay_a_short_list(archive: Archive) -> None:

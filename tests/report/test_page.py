@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import OutputNotWritable
+from pipeline.events import Standing
 from pipeline.report.course import Moment
-from pipeline.report.morning import Morning, Source
+from pipeline.report.morning import Morning
 from pipeline.report.page import as_html, as_json, as_line, save
 from tests.report.mornings import facts_of, made
 from tests.support.runs import opened
@@ -119,16 +120,21 @@ def test_links_lead_to_results_only() -> None:
 
 
 def test_sources_are_told_apart_where_there_are_several() -> None:
-    """One source is the run itself; of several each has a row, with the columns that matter."""
-    one = [Source("calls", found=6, written=6)]
-    two = [*one, Source("feed", found=2, kept=1, failed=1)]
+    """One source is the run itself; of several each has a row, which adds up."""
+    one = [Standing(name="calls", found=6, written=6)]
+    two = [
+        *one,
+        Standing(name="feed", found=2, kept=1, failed=1),
+        Standing(name="x", reason="gone"),
+    ]
 
     assert "By source" not in as_html(made(sources=one))
     shown = Page(as_html(made(sources=two))).text
     rows = [row.split() for row in shown[shown.index("By source") :].splitlines()[:20]]
-    assert ["SourceFoundDoneFailed"] in rows
-    assert ["calls660"] in rows
-    assert ["feed211"] in rows
+    assert ["SourceFoundDoneFailedSkippedLeft"] in rows
+    assert ["calls66000"] in rows
+    assert ["feed21100"] in rows
+    assert ["x", "gone00000"] in rows
 
 
 def test_a_run_that_is_not_finished_says_so() -> None:

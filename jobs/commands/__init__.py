@@ -1,0 +1,13 @@
+"""
+The commands: in, words of a command line that cyclopts has read; out, an exit code.
+
+    run          `overnight run`
+    nightly      `overnight nightly`
+    look         `overnight status`, `overnight list`
+    check        `overnight verify`, `overnight audit`
+    report       `overnight report`
+    engine       `overnight engine`
+    setup        `overnight doctor`, `overnight init`
+
+A command imports what it works with when it runs, so that `--help` is there at once.
+"""

@@ -1,0 +1,49 @@
+"""
+`overnight status` and `overnight list`: in, a ledger; out, what stands in it.
+"""
+
+from typing import Annotated
+
+from jobs.console import say
+from jobs.flags import WHERE, Switch, Where
+from pipeline.errors import ExitCode
+
+__all__ = ["list_recordings", "status"]
+
+
+def status(*, where: Where = WHERE, json: Annotated[bool, Switch] = False) -> int:
+    """
+    How many recordings are in which state, what is under way, what the last run came to.
+
+    Parameters
+    ----------
+    json
+        As one JSON object.
+    """
+    from json import dumps
+
+    from pipeline.report import status_json, status_text
+
+    folder = where.settings().state_dir
+    say(dumps(status_json(folder), ensure_ascii=False) if json else status_text(folder))
+    return ExitCode.DONE
+
+
+def list_recordings(
+    *, where: Where = WHERE, only: str | None = None, json: Annotated[bool, Switch] = False
+) -> int:
+    """
+    Every recording and what has become of it, one a line.
+
+    Parameters
+    ----------
+    only
+        Only those in this state, for example failed.
+    json
+        As one JSON object a line.
+    """
+    from pipeline.report import list_lines
+
+    for line in list_lines(where.settings().state_dir, state_filter=only, as_json=json):
+        say(line)
+    return ExitCode.DONE
