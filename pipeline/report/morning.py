@@ -78,9 +78,9 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     """The output folder."""
     zone: str
     """Name of the time zone."""
-    started_at: datetime | None
-    ended_at: datetime | None
-    """Of the last that is known of the run."""
+    began_time: datetime
+    ended_time: datetime
+    """When the last was told of it."""
     elapsed_s: float
     finished: bool
     """Whether the run came to its end and summed up; else its numbers are those of its traces."""
@@ -128,26 +128,26 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     suspicious: int
     """How many of them are."""
     suspects: list[Result]
-    """The first 200 of those."""
+    """The first 200 of those; as `results`."""
     unreadable: int
     """Results that could not be read."""
     unread: list[Unread]
-    """The first 200 of those."""
+    """The first 200 of those, each with the reason."""
     results: list[Result]
     """The first 200 results of this run."""
     usual_language: str | None
     """The language of at least nine in ten results whose language was detected."""
 
     sources: list[Standing]
-    """What became of the recordings of each, if there are several."""
+    """The same counts for each source, if there are several."""
     warnings: list[str]
-    """The first 50."""
+    """The first 50 warnings of the run."""
     warned: int
-    """How many there were."""
+    """How many warnings there were."""
     moments: list[Moment]
     """How far recordings were over time, some 200 moments."""
     nights: list[Night]
-    """The last 30, oldest first, with those in which there was nothing."""
+    """The last 30 nights, oldest first, with those in which there was nothing."""
 
 
 class _Summary(msgspec.Struct):
@@ -212,8 +212,8 @@ def morning(
         run_id=run_id,
         output=printable(os.fsencode(output)),
         zone=str(getattr(zone, "key", None) or ended_at.tzname() or "local time"),
-        started_at=started_at,
-        ended_at=ended_at,
+        began_time=started_at,
+        ended_time=ended_at,
         elapsed_s=summary.elapsed_s if summary else (ended_at - started_at).total_seconds(),
         finished=summary is not None,
         exit_code=None if summary is None else summary.exit_code,
@@ -246,7 +246,9 @@ def morning(
         sources=summary.sources if summary else [],
         warnings=went.warnings,
         warned=went.warned,
-        moments=[msgspec.structs.replace(each, at=local(each.at, zone)) for each in went.moments()],
+        moments=[
+            msgspec.structs.replace(each, time=local(each.time, zone)) for each in went.moments()
+        ],
         nights=lately,
     )
 

@@ -137,7 +137,7 @@ def _course(moments: Sequence[Moment]) -> Markup | None:
     """The chart of how far recordings were; None where there is nothing to be seen."""
     if len(moments) < 2:
         return None
-    first, last = moments[0].at, moments[-1].at
+    first, last = moments[0].time, moments[-1].time
     lasted_s = (last - first).total_seconds()
     if lasted_s <= 0:
         return None
@@ -147,7 +147,7 @@ def _course(moments: Sequence[Moment]) -> Markup | None:
     )
     return areas(
         title,
-        [(moment.at - first).total_seconds() / lasted_s for moment in moments],
+        [(moment.time - first).total_seconds() / lasted_s for moment in moments],
         [
             Band(name, colour, [getattr(moment, field) for moment in moments])
             for field, name, colour in _BANDS

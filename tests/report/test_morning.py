@@ -206,7 +206,7 @@ async def test_stages_and_moments_are_those_of_the_run(archive: Archive) -> None
     assert facts.slowest is not None
     assert "in the median" in facts.slowest
     assert facts.moments[-1].written == 5
-    assert facts.moments[0].at == facts.started_at
+    assert facts.moments[0].time == facts.began_time
 
 
 async def test_times_are_those_of_the_zone(archive: Archive) -> None:
@@ -218,8 +218,8 @@ async def test_times_are_those_of_the_zone(archive: Archive) -> None:
     here = await facts_of(archive, zone=None)
 
     assert there.zone == "Asia/Kathmandu"
-    assert there.started_at.isoformat().endswith("+05:45")
-    assert there.started_at == here.started_at
+    assert there.began_time.isoformat().endswith("+05:45")
+    assert there.began_time == here.began_time
     assert here.zone == datetime.now().astimezone().tzname()
 
 

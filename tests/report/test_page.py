@@ -165,7 +165,7 @@ def test_the_headline_says_how_it_went(numbers: tuple[int, ...], headline: str) 
 def test_a_moment_is_no_chart() -> None:
     """A run that was over as it began has no course, and nothing is divided by nothing."""
     first, last = made().moments
-    still = Moment(first.at, last.written, 0, 0, 0, 0)
+    still = Moment(first.time, last.written, 0, 0, 0, 0)
 
     for moments in ([], [first], [first, still]):
         assert "Recordings by state" not in as_html(made(moments=moments))
@@ -185,7 +185,7 @@ def test_a_moment_is_no_chart() -> None:
 def test_times_of_day_are_round(lasts_s: float, ticks: list[str]) -> None:
     """Below the course stand times as people say them; of a short run, its beginning and end."""
     first, last = made().moments
-    later = msgspec.structs.replace(last, at=first.at + timedelta(seconds=lasts_s))
+    later = msgspec.structs.replace(last, time=first.time + timedelta(seconds=lasts_s))
     page = as_html(made(moments=[first, later]))
     course = page[page.index('id="course"') : page.index('id="nights"')]
 
