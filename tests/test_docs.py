@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import date, datetime
 from enum import StrEnum
 from functools import reduce
 from hashlib import sha256
@@ -30,6 +31,10 @@ from pipeline.errors import ExitCode
 from pipeline.events import Event
 from pipeline.models import AttemptState, RecordingState, TranscriptState
 from pipeline.report import list_lines, status_json
+from pipeline.report.calendar import Night
+from pipeline.report.course import Mention, Moment, Stage
+from pipeline.report.looks import Result, Unread
+from pipeline.report.morning import Cause, Morning
 from pipeline.settings import HOOK_VARIABLES, Hooks, Settings, load_settings
 from pipeline.stages.scan import MEDIA_SUFFIXES
 from pipeline.wire import DELETED_AUDIO_URL
@@ -284,6 +289,7 @@ def test_the_output_tree_is_that_of_the_samples() -> None:
 def json_type(annotation: Any) -> str:
     """The words of the page for a type of the code."""
     names = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+    names |= {datetime: "string", date: "string"}
     if annotation in names:
         return names[annotation]
     if get_origin(annotation) is list:
@@ -304,6 +310,35 @@ def test_events_are_those_of_the_code(event: type[Event]) -> None:
     assert list(table) == list(event.__annotations__)
     for field, (kind, meaning) in table.items():
         assert kind == json_type(event.__annotations__[field])
+        assert meaning == meanings.get(field, meaning).replace("None", "null") != ""
+
+
+REPORT: dict[str, type] = {
+    "report.json": Morning,
+    "stages": Stage,
+    "causes": Cause,
+    "named": Mention,
+    "results": Result,
+    "unread": Unread,
+    "moments": Moment,
+    "nights": Night,
+}
+"""Headings of the page, and what each is of a report."""
+
+
+@pytest.mark.parametrize("heading", REPORT)
+def test_reports_are_those_of_the_code(heading: str) -> None:
+    """The report and each list in it have their section, which says what the code says."""
+    kind = REPORT[heading]
+    meanings = said(kind)
+    table = {
+        field.strip("`"): (of, means) for field, of, means in rows(section(OUTPUT, f"`{heading}`"))
+    }
+
+    assert table.pop("type", ("string", "`report`")) == ("string", "`report`")
+    assert list(table) == list(kind.__annotations__)
+    for field, (of, meaning) in table.items():
+        assert of == json_type(kind.__annotations__[field])
         assert meaning == meanings.get(field, meaning).replace("None", "null") != ""
 
 

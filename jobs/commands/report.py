@@ -1,5 +1,5 @@
 """
-`overnight report`: in, a run; out, the morning after it, as a page, as JSON, or as a line.
+`overnight report`: in, a run; out, what it came to, as a page, as JSON, or as a line.
 """
 
 from typing import Annotated, Literal
@@ -27,22 +27,22 @@ def report(
     run
         Id of the run, the name of its folder; the newest if not given.
     format
-        html writes a page beside the run and prints its path; json, line: prints.
+        html writes a page beside the run and prints its path; json and line print.
     json
         As one JSON object: the same as `--format json`.
     time_zone
-        Where the clock hangs, for example Europe/Berlin; that of the settings if not given.
+        Where the clock hangs: Europe/Berlin.
     """
     from pipeline.report.morning import morning
     from pipeline.report.page import as_json, as_line, save
 
     settings = where.settings(time_zone=time_zone)
-    found = morning(settings, run, zone=settings.zone)
+    facts = morning(settings, run, zone=settings.zone)
     match "json" if json else format:
-        case "html":
-            say(str(save(found, settings.state_dir / "runs" / found.run_id)))
         case "json":
-            say(as_json(found).decode())
+            say(as_json(facts).decode())
         case "line":
-            say(as_line(found))
+            say(as_line(facts))
+        case _:
+            say(str(save(facts, settings.state_dir / "runs" / facts.run_id)))
     return ExitCode.DONE

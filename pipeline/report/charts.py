@@ -65,10 +65,15 @@ def steps(most: float) -> list[float]:
     if most <= 0 or not math.isfinite(most):
         return []
     size = 10.0 ** math.floor(math.log10(most))
-    while most / size < 2:
+    if _times(size, most) < 2:
         size /= 10
-    step = next(size * factor for factor in (1, 2, 5, 10) if most / (size * factor) < 5)
-    return [step * number for number in range(1, int(most / step + 1e-9) + 1)]
+    step = next(size * factor for factor in (1, 2, 5, 10) if _times(size * factor, most) < 5)
+    return [step * number for number in range(1, _times(step, most) + 1)]
+
+
+def _times(step: float, most: float) -> int:
+    """How often a step goes into the whole; what is missing by rounding alone is not missing."""
+    return int(most / step + 1e-9)
 
 
 def areas(

@@ -66,7 +66,7 @@ class Stage(msgspec.Struct, frozen=True):
 class Moment(msgspec.Struct, frozen=True):
     """How many recordings were how far at one time."""
 
-    at: datetime
+    time: datetime
     written: int
     """By this run, until then."""
     failed: int
@@ -221,7 +221,7 @@ class Course:
         """Note how things stood just before `at`, if that was not noted a moment ago."""
         if self.ended_at is None:
             self._moments.append(self._now(at))
-        elif (at - self._moments[-1].at).total_seconds() >= self._apart_s:
+        elif (at - self._moments[-1].time).total_seconds() >= self._apart_s:
             self._moments.append(self._now(at))
             if len(self._moments) >= _MOST_MOMENTS:
                 self._moments = self._moments[::2]
@@ -229,7 +229,7 @@ class Course:
 
     def _now(self, at: datetime) -> Moment:
         return Moment(
-            at=at,
+            time=at,
             written=self.ends["written"],
             failed=self.ends["failed"],
             saving=self._phases[3],

@@ -13,7 +13,8 @@ import anyio
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
-from pipeline.report.morning import Morning, Source, morning
+from pipeline.events import Standing
+from pipeline.report.morning import Morning, morning
 from pipeline.report.page import as_html, save
 from tests.report.mornings import made
 from tests.support.runs import Archive, opened
@@ -111,8 +112,14 @@ def crowded(tmp_path: Path) -> Path:
 def full() -> Morning:
     """Facts with every section, and words that break nowhere."""
     sources = [
-        Source("/srv/" + "recordings" * 12, 123_456, 100_000, 20_000, 456, 1_000, 1_000, 1_000),
-        Source("https://archive.example.org/feed?with=many&parts=1", 9, 1, 1, 1, 2, 2, 2),
+        Standing(
+            name="/srv/" + "recordings" * 12,
+            found=123_456,
+            written=121_456,
+            failed=1000,
+            parked=1000,
+        ),
+        Standing(name="https://archive.example.org/?all=1", found=9, skipped=9, reason="gone" * 90),
     ]
     numbers = (1_234_567, 2_000_000, 300, 40_000, 5_000, 60_000)
     more = {"month_cost_usd": 123_456.78, "cost_usd": 98_765.43, "audio_hours": 1_234_567.0}

@@ -227,4 +227,4 @@ def test_whatever_is_told_adds_up(
     for moment in moments:
         assert min(moment.saving, moment.at_service, moment.uploaded) >= 0
         assert moment.saving + moment.at_service + moment.uploaded <= 6
-    assert [moment.at for moment in moments] == sorted(moment.at for moment in moments)
+    assert [moment.time for moment in moments] == sorted(moment.time for moment in moments)

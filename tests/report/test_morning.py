@@ -12,8 +12,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pipeline.errors import ExitCode, LedgerUnusable, SettingsError
+from pipeline.events import Standing
 from pipeline.report.course import Mention
-from pipeline.report.morning import Morning, Source, morning
+from pipeline.report.morning import Morning, morning
 from pipeline.settings import Settings
 from tests.report.mornings import facts_of
 from tests.support.runs import Archive, opened
@@ -205,7 +206,7 @@ async def test_stages_and_moments_are_those_of_the_run(archive: Archive) -> None
     assert facts.slowest is not None
     assert "in the median" in facts.slowest
     assert facts.moments[-1].written == 5
-    assert facts.moments[0].at == facts.started_at
+    assert facts.moments[0].time == facts.began_time
 
 
 async def test_times_are_those_of_the_zone(archive: Archive) -> None:
@@ -217,8 +218,8 @@ async def test_times_are_those_of_the_zone(archive: Archive) -> None:
     here = await facts_of(archive, zone=None)
 
     assert there.zone == "Asia/Kathmandu"
-    assert there.started_at.isoformat().endswith("+05:45")
-    assert there.started_at == here.started_at
+    assert there.began_time.isoformat().endswith("+05:45")
+    assert there.began_time == here.began_time
     assert here.zone == datetime.now().astimezone().tzname()
 
 
@@ -240,10 +241,9 @@ async def test_sources_are_told_where_a_summary_has_them(archive: Archive) -> No
     facts = await facts_of(archive)
 
     assert facts.sources == [
-        Source("calls", found=3, written=1, kept=1, failed=1),
-        Source("feed"),
+        Standing(name="calls", found=3, written=1, kept=1, failed=1),
+        Standing(name="feed"),
     ]
-    assert facts.sources[0].done == 2
 
 
 async def test_many_failures_stay_a_short_list(archive: Archive) -> None:

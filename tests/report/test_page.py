@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import OutputNotWritable
+from pipeline.events import Standing
 from pipeline.report.course import Moment
-from pipeline.report.morning import Morning, Source
+from pipeline.report.morning import Morning
 from pipeline.report.page import as_html, as_json, as_line, save
 from tests.report.mornings import facts_of, made
 from tests.support.runs import opened
@@ -119,16 +120,21 @@ def test_links_lead_to_results_only() -> None:
 
 
 def test_sources_are_told_apart_where_there_are_several() -> None:
-    """One source is the run itself; of several each has a row, with the columns that matter."""
-    one = [Source("calls", found=6, written=6)]
-    two = [*one, Source("feed", found=2, kept=1, failed=1)]
+    """One source is the run itself; of several each has a row, which adds up."""
+    one = [Standing(name="calls", found=6, written=6)]
+    two = [
+        *one,
+        Standing(name="feed", found=2, kept=1, failed=1),
+        Standing(name="x", reason="gone"),
+    ]
 
     assert "By source" not in as_html(made(sources=one))
     shown = Page(as_html(made(sources=two))).text
     rows = [row.split() for row in shown[shown.index("By source") :].splitlines()[:20]]
-    assert ["SourceFoundDoneFailed"] in rows
-    assert ["calls660"] in rows
-    assert ["feed211"] in rows
+    assert ["SourceFoundDoneFailedSkippedLeft"] in rows
+    assert ["calls66000"] in rows
+    assert ["feed21100"] in rows
+    assert ["x", "gone00000"] in rows
 
 
 def test_a_run_that_is_not_finished_says_so() -> None:
@@ -159,7 +165,7 @@ def test_the_headline_says_how_it_went(numbers: tuple[int, ...], headline: str) 
 def test_a_moment_is_no_chart() -> None:
     """A run that was over as it began has no course, and nothing is divided by nothing."""
     first, last = made().moments
-    still = Moment(first.at, last.written, 0, 0, 0, 0)
+    still = Moment(first.time, last.written, 0, 0, 0, 0)
 
     for moments in ([], [first], [first, still]):
         assert "Recordings by state" not in as_html(made(moments=moments))
@@ -179,7 +185,7 @@ def test_a_moment_is_no_chart() -> None:
 def test_times_of_day_are_round(lasts_s: float, ticks: list[str]) -> None:
     """Below the course stand times as people say them; of a short run, its beginning and end."""
     first, last = made().moments
-    later = msgspec.structs.replace(last, at=first.at + timedelta(seconds=lasts_s))
+    later = msgspec.structs.replace(last, time=first.time + timedelta(seconds=lasts_s))
     page = as_html(made(moments=[first, later]))
     course = page[page.index('id="course"') : page.index('id="nights"')]
 
