@@ -7,7 +7,6 @@ The commands: in, words of a command line that cyclopts has read; out, an exit c
     look         `overnight status`, `overnight list`
     report       `overnight report`
     check        `overnight verify`, `overnight audit`
-    report       `overnight report`
     engine       `overnight engine`
     setup        `overnight doctor`, `overnight init`
 
