@@ -14,6 +14,8 @@ Programs made of the pipeline: one module a job, and the command line on top.
     verify       `overnight verify`: is everything that was paid for on disk, as it was saved
     audit        `overnight audit`: what was asked for, what it came to, and what nobody uses
     rebuild      `overnight verify --rebuild`: a lost ledger from all that is left of it
+    timer        `overnight nightly install`: files that have a scheduler start it
+    units        what is in those files
     doctor       `overnight doctor`: what is in place, what is not
     budget       one request budget for each account, whoever works for it
     account      the whole list of an account, a page at a time

@@ -95,6 +95,8 @@ class Work(Access):
     """An option of the request, KEY=VALUE; repeatable."""
     formats: Annotated[list[str] | None, Parameter(name=("--format", "-f"), group=_HOW)] = None
     """json, txt, srt, vtt, md, tsv, a comma list, or all; repeatable."""
+    speaker_names: Annotated[list[str] | None, Text, Parameter(group=_HOW)] = None
+    """Names of speakers in captions and texts: A=Ann,B=Ben; repeatable."""
     delete_remote: Annotated[bool | None, Switch, Parameter(group=_HOW)] = None
     """Delete the service's copy once the result is saved."""
     engine_model: Annotated[str | None, Parameter(group=_HOW)] = None

@@ -20,9 +20,9 @@ from anyio import to_thread
 from jobs.notify import Moment, moment_of, notify
 from jobs.transcribe import Source, transcribe
 from pipeline.errors import BatchError, ExitCode, Locked, SettingsError
-from pipeline.events import Emit, RunStarted, Summary, Warned, encode
+from pipeline.events import Emit, Event, RunStarted, Summary, Warned, encode
 from pipeline.report.morning import morning
-from pipeline.report.page import as_html, as_json, as_line
+from pipeline.report.page import as_line, save
 from pipeline.settings import Settings
 from pipeline.stages.scan import find_roots
 
@@ -55,6 +55,29 @@ async def run_nightly(
     Raises:
         BatchError: as `transcribe` does, and where no source is there; hooks have been told.
     """
+    ends = list[Summary]()
+
+    def hear(event: Event) -> None:
+        # The summary is the last that is told: hooks and the report may have something to say.
+        if isinstance(event, Summary):
+            ends.append(event)
+        else:
+            emit(event)
+
+    try:
+        return await _night(folders, settings, hear, environ, clock)
+    finally:
+        for summary in ends:
+            emit(summary)
+
+
+async def _night(
+    folders: Sequence[Path],
+    settings: Settings,
+    emit: Emit,
+    environ: Mapping[str, str],
+    clock: Callable[[], float],
+) -> tuple[Summary, str]:
     tell = partial(notify, settings.hooks, environ=environ, emit=emit)
 
     async def began(started: RunStarted) -> None:
@@ -70,9 +93,10 @@ async def run_nightly(
             environ=environ,
             clock=clock,
         )
-    except BatchError as error:
+    except Exception as error:  # a bug as well: nobody is there to see it
         if not (settings.dry_run or isinstance(error, Locked)):
-            summary = Summary(run_id="", exit_code=error.exit_code, reason=str(error))
+            code = error.exit_code if isinstance(error, BatchError) else ExitCode.UNEXPECTED
+            summary = Summary(run_id="", exit_code=code, reason=str(error))
             await tell(Moment.FAILURE, encode(summary))
         raise
     if settings.dry_run:
@@ -126,6 +150,5 @@ def _sources(folders: Sequence[Path], settings: Settings) -> list[Source]:
 def _report(settings: Settings, run_id: str, folder: Path) -> str:
     """Write the report of a run, as a page and for programs; the line of it."""
     facts = morning(settings, run_id, zone=settings.zone)
-    (folder / "report.json").write_bytes(as_json(facts))
-    (folder / "report.html").write_text(as_html(facts), "utf-8")
+    save(facts, folder)
     return as_line(facts)

@@ -67,6 +67,9 @@ _UNTOLD = frozenset(
 _LAST_PACK_S = 0.5
 """Of a program stream FFmpeg tells when the last pack begins, not how long it is."""
 
+_HEADER_BYTES = 512
+"""What usually stands beside the samples of a WAV, and is no sound."""
+
 _FIRST_FRAME_BYTES = 4096
 _PAGE_BYTES = 65_307
 
@@ -249,7 +252,8 @@ def _told(
     if name in _PLAIN and not others and codec.name.startswith("pcm_") and codec.bit_rate:
         # The length of a recording that was written to a pipe, or cut, is any number.
         real_s = size * 8 / codec.bit_rate
-        return min(told_s, real_s) if abs(told_s - real_s) < 1 else real_s
+        of_header_s = max(1.0, _HEADER_BYTES * 8 / codec.bit_rate)
+        return min(told_s, real_s) if abs(told_s - real_s) < of_header_s else real_s
     return told_s
 
 

@@ -3,8 +3,10 @@ The commands: in, words of a command line that cyclopts has read; out, an exit c
 
     run          `overnight run`
     nightly      `overnight nightly`
+    timer        `overnight nightly install`, `uninstall`, `status`
     reprocess    `overnight reprocess`
     look         `overnight status`, `overnight list`
+    report       `overnight report`
     check        `overnight verify`, `overnight audit`
     engine       `overnight engine`
     setup        `overnight doctor`, `overnight init`

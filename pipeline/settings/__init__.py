@@ -6,8 +6,8 @@ Every setting, where its value comes from, and the API key.
 In go flags, variables and TOML files; out comes one frozen `Settings`, or one `SettingsError`
 that names everything wrong with them.
 
-    grammar   how values are written: durations, sizes, rates, limits by the hour, addresses, globs;
-              the name that was meant
+    grammar   how values are written: durations, sizes, rates, limits by the hour, addresses, globs,
+              names of speakers; the name that was meant
     hooks     Hooks: whom a run tells of its start and end
     model     Settings: every key with its unit, default, range and reason
     sources   load_settings(flags, config=, environ=)  ->  Settings
@@ -19,9 +19,11 @@ from pipeline.settings.grammar import (
     Address,
     Rate,
     Timetable,
+    Window,
     glob_pattern,
     nearest,
     parse_duration,
+    parse_names,
     parse_size,
 )
 from pipeline.settings.hooks import HOOK_VARIABLES, Heartbeat, Hooks, is_url
@@ -43,6 +45,7 @@ __all__ = [
     "Timeouts",
     "Timetable",
     "Uploads",
+    "Window",
     "glob_pattern",
     "is_url",
     "key_fingerprint",
@@ -50,6 +53,7 @@ __all__ = [
     "nearest",
     "origins",
     "parse_duration",
+    "parse_names",
     "parse_size",
     "read_api_key",
     "require_key",

@@ -1,6 +1,6 @@
 """
 How values are written: durations, sizes, rates, times of a day, addresses, URLs, globs, lists of
-texts; what name was meant.
+texts, names of speakers; what name was meant.
 
 In goes text from a flag, variable or file (or a number that TOML has already read), out comes the
 quantity in its unit, or a `ValueError` with words for the user. Nothing here knows of a setting.
@@ -11,7 +11,7 @@ import json
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Self
@@ -26,6 +26,7 @@ __all__ = [
     "glob_pattern",
     "nearest",
     "parse_duration",
+    "parse_names",
     "parse_size",
     "parse_texts",
     "parse_url",
@@ -91,6 +92,26 @@ def parse_size(value: str | float) -> int:
     if not (math.isfinite(size) and size >= 0):
         raise ValueError("a size is 0 bytes or more, and finite")
     return int(size)
+
+
+def parse_names(value: object) -> object:
+    """
+    Names by label from `A=Ann,B=Ben`, a list of such texts, or a table; anything else as it is.
+
+    Labels are in upper case, as the service writes them: a variable cannot be trusted to keep it.
+
+    Raises:
+        ValueError: a part of a text has no label or no name.
+    """
+    if isinstance(value, Mapping):
+        return {str(label).strip().upper(): name for label, name in value.items()}
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        return value
+    parts = [part.partition("=") for text in texts for part in str(text).split(",")]
+    if not all(label.strip() and name.strip() for label, _, name in parts):
+        raise ValueError("not names of speakers; write `A=Ann,B=Ben`")
+    return parse_names({label: name.strip() for label, _, name in parts})
 
 
 @dataclass(frozen=True, slots=True)

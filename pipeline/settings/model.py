@@ -18,7 +18,15 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from pipeline.errors import SettingsError
 from pipeline.options import DEFAULT_SPEECH_MODELS, merge
@@ -30,6 +38,7 @@ from pipeline.settings.grammar import (
     glob_pattern,
     nearest,
     parse_duration,
+    parse_names,
     parse_size,
     parse_texts,
     parse_url,
@@ -133,7 +142,7 @@ def _zone_name(value: str) -> str:
     """The name of a time zone that is known here."""
     try:
         ZoneInfo(value)
-    except (OSError, ValueError):  # not there, a folder, or no name at all
+    except (LookupError, OSError, ValueError):  # not there, a folder, or no name at all
         raise ValueError(
             "not a time zone that is known here; write one as `Europe/Berlin`"
         ) from None
@@ -321,6 +330,12 @@ class Settings(BaseModel):
     formats: Annotated[Texts, AfterValidator(_formats)] = ("json",)
     """What to save: names, comma lists, or `all`. `json` always is, the others are made from it
     on this machine and can be added later at no cost."""
+    speaker_names: Annotated[
+        dict[str, Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]],
+        BeforeValidator(parse_names),
+    ] = {}
+    """Names of speakers in the files made from the JSON, by what the service calls them: `A`, `1`.
+    No part of what is asked for or paid."""
     transcript: Annotated[dict[str, Any], BeforeValidator(_json_text)] = {}
     """Options of the transcription request, by the service's own names."""
     rules: Annotated[tuple[Rule, ...], BeforeValidator(_rules), BeforeValidator(_json_text)] = ()
@@ -509,7 +524,7 @@ class Settings(BaseModel):
 
     def cost_usd(self, model: str | None, duration_s: float | None) -> float | None:
         """What so much audio comes to, USD; None when the model has no price, or it is not said."""
-        price = self.prices.get(model or "")
+        price = 0.0 if self.provider == "local" else self.prices.get(model or "")
         return None if price is None or duration_s is None else price * duration_s / 3600
 
     @property

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import SettingsError
 from pipeline.options import OptionError, Problem, check_options, merge, parse_assignment
-from pipeline.settings.grammar import nearest
+from pipeline.settings.grammar import nearest, parse_names
 from pipeline.settings.hooks import HOOK_VARIABLES, Hooks
 from pipeline.settings.model import Backlog, Settings, Timeouts, Uploads
 
@@ -33,7 +33,7 @@ _PREFIX = "OVERNIGHT_"
 _FLAGS = {"formats": "--format", "json_lines": "--json", "verbose": "-v"}
 """Flags that are not called as their key is."""
 
-_TABLES = ("transcript", "timeouts", "uploads", "prices", "backlog", "hooks")
+_TABLES = ("transcript", "timeouts", "uploads", "prices", "backlog", "hooks", "speaker_names")
 """Merged key by key; every other value of a stronger source replaces the weaker one."""
 
 _MODELS: Mapping[str, type[BaseModel]] = {
@@ -161,6 +161,9 @@ def _gather(
             if key not in Settings.model_fields:
                 problems.append(_unknown(key, layer.spelled(key), Settings.model_fields))
                 continue
+            if key == "speaker_names":
+                with suppress(ValueError):  # which the model then says
+                    value = parse_names(value)
             if key in _TABLES and isinstance(value, dict):
                 weaker = values.get(key)
                 values[key] = merge(weaker if isinstance(weaker, dict) else {}, value)
@@ -238,7 +241,7 @@ def _as_variable(key: str) -> str:
 
 
 def _as_flag(key: str) -> str:
-    return _FLAGS.get(key, "--" + key.replace("_", "-"))
+    return _FLAGS.get(key, "--" + key.partition(".")[0].replace("_", "-"))
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -59,11 +59,11 @@ async def upload(
         async for claim in claims:
             uploaded = claim.uploaded
             with intake.uploading() as scope:
-                if not await _is_granted(context, claim):
-                    uploaded = None
-                elif uploaded is None:
+                if uploaded is None:
                     async with uplink.places:
                         uploaded = await _upload(context, claim)
+                elif not await _is_granted(context, claim):
+                    uploaded = None
             if scope.cancelled_caught:
                 await ledger.put_back(claim)
                 uploaded = None
@@ -140,6 +140,8 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
     ) as source:
         is_known = claim.content is None and await ledger.seen_before(source.size, source.edges)
         if is_known and not await ledger.recognise(claim, await source.read()):
+            return None
+        if not await _is_granted(context, claim):
             return None
 
         async def attempt() -> tuple[Uploaded | None, Reading]:

@@ -429,9 +429,10 @@ async def render(context: Context, result: bytes, formats: Sequence[str]) -> int
     if not formats:
         return 0
     title = printable(os.path.basename(result).removesuffix(b".json"))
+    names = context.settings.speaker_names
     for suffix in formats:
         try:
-            made = await to_process.run_sync(render_file, result, suffix, title)
+            made = await to_process.run_sync(render_file, result, suffix, title, names)
         except RenderError as error:
             context.emit(events.Warned(message=f"cannot render {title} as {suffix}: {error}"))
         except (BrokenWorkerProcess, KeyboardInterrupt, MemoryError) as error:
