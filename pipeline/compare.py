@@ -296,7 +296,9 @@ def _are_ascii(left: str, right: str) -> bool:
 
 
 def _is_said(char: str) -> bool:
-    return char in _SPOKEN or unicodedata.category(char)[0] in "LNS"
+    category = unicodedata.category(char)
+    # `Sk` holds marks such as the backtick, which pass for an apostrophe.
+    return char in _SPOKEN or (category[0] in "LNS" and category != "Sk")
 
 
 def _counted(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -79,6 +80,7 @@ def test_words_that_stand_against_words_are_one_edit() -> None:
     [
         ("Hello", "hello!", True),
         ("don't", "don’t", True),
+        ("don't", "don`t", True),
         ("straße", "STRASSE", True),
         ("caf\u00e9", "cafe\u0301", True),
         ("हिंदी", "हदी", False),
@@ -434,6 +436,16 @@ def test_any_document_is_compared_or_refused(document: dict[str, Any]) -> None:
 
     assert document["status"] == "completed"
     assert made.new.words == 1
+
+
+def test_comparisons_cross_processes() -> None:
+    """What a worker process found, or why it could not, comes back as it was."""
+    made = told("a b c", "a x c")
+
+    assert pickle.loads(pickle.dumps(made)) == made
+    with pytest.raises(AnswerUnusable) as refused:
+        compare(b"", b"")
+    assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
 
 
 def test_a_huge_word_is_a_word() -> None:

@@ -15,7 +15,7 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.render import FORMATS, Caption, RenderError, Turn, Word, captions, render
+from pipeline.render import FORMATS, Caption, RenderError, Turn, Word, captions, is_spaced, render
 
 GOLDEN = Path(__file__).parent / "golden"
 ANSWERS = sorted(path.stem for path in GOLDEN.glob("*.json"))
@@ -83,6 +83,15 @@ def test_refusals_cross_processes() -> None:
 
 
 # ---------------------------------------------------------------- leniency
+
+
+@pytest.mark.parametrize(
+    ("code", "spaced"),
+    [("ja", False), ("zh_tw", False), ("TH-th", False), ("en_us", True), ("", True), (None, True)],
+)
+def test_languages_are_spaced_or_not(code: str | None, spaced: bool) -> None:
+    """Regions and case do not matter; a language that is not known has spaces."""
+    assert is_spaced(code) is spaced
 
 
 def test_missing_and_unknown_fields_do_no_harm() -> None:

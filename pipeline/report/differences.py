@@ -40,9 +40,9 @@ __all__ = [
 
 _MOST_READ: Final = 200
 """Recordings whose changed passages are shown. Ours: more than anybody reads."""
-_MOST_ROWS: Final = 2_000
+_MOST_ROWS: Final = 1_000
 """Recordings that are shown at all. Ours: a page of about a megabyte."""
-_MOST_PASSAGES: Final = 12
+_MOST_PASSAGES: Final = 10
 """Of a recording, the longest changes first."""
 _PASSAGE_WORDS: Final = 60
 """From this length on a passage ends with the next words that are equal."""
@@ -191,7 +191,7 @@ class Differences(msgspec.Struct, frozen=True, kw_only=True, tag="differences"):
     scores: tuple[Bar, ...]
     """How the scores are spread."""
     worst: tuple[Row, ...]
-    """At most 2,000 recordings, the highest score first."""
+    """At most 1,000 recordings, the highest score first."""
 
 
 class Comparisons:
