@@ -448,14 +448,13 @@ def test_comparisons_cross_processes() -> None:
     assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
 
 
-def test_a_huge_word_is_a_word() -> None:
+@pytest.mark.parametrize("huge", ["x" * 2_000_000, "x" + " —" * 200_000], ids=["word", "marks"])
+def test_a_huge_word_is_a_word(huge: str) -> None:
     """A word of megabytes is compared like any other, and kept whole."""
-    huge = "x" * 2_000_000
+    made = compare(answer(text=f"a {huge} b"), answer(text=f"a y{huge} b"))
 
-    made = told(f"a {huge} b", f"a {huge}y b")
-
-    assert made.substitutions == 1
-    assert made.edits[1].new == f"{huge}y"
+    assert (made.old.words, made.substitutions) == (3, 1)
+    assert made.edits[1].new == f"y{huge}"
 
 
 @pytest.mark.parametrize(
