@@ -185,9 +185,9 @@ def _odd_language(appraisal: Appraisal, expected: str | None) -> str | None:
     if not appraisal.has_text or code is None:
         return None
     if expected is not None and language(code) != language(expected):
-        return f"it is in `{code}`, where `{expected}` was expected"
+        return f"its language is {code}, not {expected} as was expected"
     if confidence is not None and confidence < _LEAST_LANGUAGE_CONFIDENCE:
-        return f"`{code}` was taken for its language with a confidence of {confidence:.2f} only"
+        return f"its language is taken for {code}, with a confidence of {confidence:.2f} only"
     return None
 
 

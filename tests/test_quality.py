@@ -104,10 +104,10 @@ def test_low_confidence_is_odd() -> None:
 
 def test_another_language_is_odd() -> None:
     """A language that was not expected is told, a region of it is none; so is a bare guess."""
-    assert odd(expected="de") == ["it is in `en_us`, where `de` was expected"]
+    assert odd(expected="de") == ["its language is en_us, not de as was expected"]
     assert odd(expected="en-GB") == []
     assert odd(language_confidence=0.3) == [
-        "`en_us` was taken for its language with a confidence of 0.30 only"
+        "its language is taken for en_us, with a confidence of 0.30 only"
     ]
     assert odd("", expected="de", audio_duration=3) == []
 

@@ -3,11 +3,18 @@ Words for people: in, numbers, times and names from anywhere; out, text that is 
 """
 
 import re
-from datetime import datetime
+from datetime import date, datetime
 
-__all__ = ["count", "cut", "day", "hours", "shown", "span", "usd"]
+__all__ = ["clock", "count", "cut", "day", "hours", "short_day", "shown", "span", "usd"]
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = (
+    *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
+    *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+)
 
 
 def cut(text: str, length: int) -> str:
@@ -70,11 +77,16 @@ def span(seconds: float) -> str:
     return f"{whole} s"
 
 
-def day(when: datetime) -> str:
+def day(when: date) -> str:
     """A day: `Thu 26 Nov 2026`. In English whatever the locale is."""
-    weekday = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[when.weekday()]
-    month = (
-        *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
-        *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
-    )[when.month - 1]
-    return f"{weekday} {when.day} {month} {when.year}"
+    return f"{_WEEKDAYS[when.weekday()]} {short_day(when)} {when.year}"
+
+
+def short_day(when: date) -> str:
+    """A day of the last weeks: `26 Nov`."""
+    return f"{when.day} {_MONTHS[when.month - 1]}"
+
+
+def clock(when: datetime) -> str:
+    """A time of day, as the moment's own zone has it: `04:12`."""
+    return f"{when:%H:%M}"

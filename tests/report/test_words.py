@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report.words import count, cut, day, hours, shown, span, usd
+from pipeline.report.words import (
+    clock,
+    count,
+    cut,
+    day,
+    hours,
+    short_day,
+    shown,
+    span,
+    usd,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +75,11 @@ def test_one_is_not_many() -> None:
 
 def test_a_day_is_english() -> None:
     """A day reads alike whatever the locale of the machine is."""
-    assert day(datetime(2026, 11, 26, 5, 0)) == "Thu 26 Nov 2026"
+    when = datetime(2026, 11, 26, 5, 7)
+
+    assert day(when) == "Thu 26 Nov 2026"
+    assert short_day(when) == "26 Nov"
+    assert clock(when) == "05:07"
 
 
 def test_an_escape_sequence_is_seen() -> None:
