@@ -25,6 +25,7 @@ from pipeline.report.differences import (
     as_json,
     as_line,
 )
+from pipeline.report.words import count
 
 MODELS = "universal-2", "universal-3-5-pro"
 
@@ -66,13 +67,21 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.links: list[str] = []
+        self.facts: list[tuple[str, str]] = []
+        self.scores: list[float] = []
         self.texts: dict[str, list[str]] = {}
         self._open: list[str] = []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name == "href" and tag == "a"]
+        given = {name: value or "" for name, value in attrs}
+        if tag == "a":
+            self.links.append(given["href"])
+        if "data-fact" in given:
+            self.facts.append((given["data-fact"], given["value"]))
+        if "data-row" in given:
+            self.scores.append(float(given["value"]))
         if tag not in ("meta", "link", "br", "line", "rect"):
             self._open.append(tag)
             self.texts.setdefault(tag, []).append("")
@@ -180,8 +189,8 @@ def test_each_comparison_is_a_line_at_once() -> None:
     assert json.loads(first)["type"] == "difference"
     assert msgspec.json.decode(first, type=Difference) == Difference(
         recording="é.wav",
-        old_url="old/%E9.json",
-        new_url=None,
+        old_href="old/%E9.json",
+        new_href=None,
         cost_usd=0.1,
         comparison=comparison,
     )
@@ -203,29 +212,38 @@ def test_the_page_is_made_of_the_document() -> None:
 
 
 def test_numbers_of_the_page_are_those_of_the_document() -> None:
-    """Scores, counts, bars and cost on the page are the ones in the JSON, in the same order."""
+    """Figures, scores, counts and bars on the page are those in the JSON, in the same order."""
     comparisons = Comparisons(BytesIO(), run_id="run-2")
-    for at, text in enumerate(["a b c d e f g h", "a b c x e f g h", "x y"]):
-        comparison = changed("a b c d e f g h", text, (0.5 + at / 10, 0.75))
+    for at, text in enumerate(["a b c d e f g h", "a b c x e f g h", "x y"] * 4):
+        comparison = changed("a b c d e f g h", text, (0.5 + at / 100, 0.75))
         comparisons.add(f"call-{at}.wav", comparison, cost_usd=1.1)
     made = comparisons.differences()
     document = json.loads(as_json(made))
 
     page = Page(as_html(made))
 
-    cells = [cell for cell in page.words("td") if cell]
-    rows = [cell for cell in cells if cell.endswith("%")]
-    assert rows == ["100 %", "12 %", "0 %"]
-    assert [row["wer"] for row in document["worst"]] == [1, 1 / 8, 0]
-    assert [cell for cell in cells if "→" in cell] == ["0.70 → 0.75", "0.60 → 0.75", "0.50 → 0.75"]
-    assert [cell.split()[:4] for cell in cells if cell.startswith("call")] == [
-        [row["recording"], str(row["distance"]), "word" if row["distance"] == 1 else "words", "of"]
-        for row in document["worst"]
+    assert {name: document[name] for name, _ in page.facts} == {
+        name: json.loads(value) for name, value in page.facts
+    }
+    assert page.words("strong") == ["38 %", "12 %", "12", "$13.20"]
+    assert page.scores == [row["wer"] for row in document["worst"]]
+    cells = page.words("td")
+    assert [cell for cell in cells if cell.endswith("%")] == [
+        *["100 %"] * 4,
+        *["12 %"] * 4,
+        *["0 %"] * 4,
     ]
-    assert page.words("strong") == ["38 %", "12 %", "3", "$3.30"]
-    bars = " ".join(page.words("text"))
-    assert bars == "1 0 ≤1 ≤2 ≤5 ≤10 1 ≤20 ≤50 1 ≤100 more"
-    assert [bar["recordings"] for bar in document["scores"]] == [1, 0, 0, 0, 0, 1, 0, 1, 0]
+    assert [cell for cell in cells if "→" in cell] == [
+        f"{row['old']['confidence']:.2f} → 0.75" for row in document["worst"]
+    ]
+    names = [cell.split(" of ")[0] for cell in cells if cell.startswith("call")]
+    assert names == [
+        f"{row['recording']} {count(row['distance'], 'word')}" for row in document["worst"]
+    ]
+    bars = [title for title in page.words("title") if "recordings:" in title]
+    assert [int(title.split()[0]) for title in bars] == [
+        bar["recordings"] for bar in document["scores"]
+    ]
 
 
 def test_changes_are_read_without_colour() -> None:
