@@ -4,7 +4,7 @@ The `overnight` command: in, a command line; out, results, and an exit code for 
     overnight run FOLDER… -o OUTPUT     transcribe          overnight engine    serve the model
     overnight status|list -o OUTPUT     what has been done  overnight doctor    what is in place
     overnight verify -o OUTPUT          is it all there     overnight init      a settings file
-    overnight audit -o OUTPUT           what it came to
+    overnight audit -o OUTPUT           what it came to     overnight report    the morning after
 
 Data goes to stdout, everything else to stderr. Whatever a command imports it imports when it
 runs, so that `--help` is there at once. This is where errors end: each is reported once, with
@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter, validators
 
@@ -28,6 +28,8 @@ from pipeline import __version__
 from pipeline.errors import BatchError, ExitCode, SettingsError
 
 if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
     from rich.console import Console
 
     from pipeline.events import Emit
@@ -630,6 +632,62 @@ def doctor(
         _say(str(finding))
         worst = ExitCode.worst(worst, finding.exit_code)
     return worst
+
+
+@app.command
+def report(
+    *,
+    output: _Output = None,
+    state: Path | None = None,
+    config: Path | None = None,
+    run: str | None = None,
+    format: Literal["html", "json", "line"] = "html",  # noqa: A002 - what the flag is called
+    json: Annotated[bool, _Switch] = False,
+    zone: str | None = None,
+) -> int:
+    """
+    The morning after a run: what became of its recordings, what it cost, what is worth a look.
+
+    Parameters
+    ----------
+    output
+        Folder of the results.
+    state
+        Folder of ledger, lock and runs (OUTPUT/.overnight).
+    config
+        Settings file, instead of ./overnight.toml.
+    run
+        Id of the run, the name of its folder; the newest if not given.
+    format
+        html writes a page beside the run and prints its path; json, line: prints.
+    json
+        As one JSON object: the same as `--format json`.
+    zone
+        Time zone of the report, for example Europe/Berlin; that of this machine if not given.
+    """
+    from pipeline.report.morning import morning
+    from pipeline.report.page import as_json, as_line, save
+
+    settings = _settings(output, state, config, None, None, None)
+    found = morning(settings, run, zone=_zone(zone))
+    match "json" if json else format:
+        case "html":
+            _say(str(save(found, settings.state_dir / "runs" / found.run_id)))
+        case "json":
+            _say(as_json(found).decode())
+        case "line":
+            _say(as_line(found))
+    return ExitCode.DONE
+
+
+def _zone(name: str | None) -> "ZoneInfo | None":
+    """The zone of that name; None for that of the machine."""
+    from zoneinfo import ZoneInfo
+
+    try:
+        return None if name is None else ZoneInfo(name)
+    except (OSError, ValueError, LookupError) as error:
+        raise SettingsError(f"`{name}` is no time zone: write it as Europe/Berlin") from error
 
 
 @app.command

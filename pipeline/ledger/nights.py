@@ -96,7 +96,7 @@ def ended(db: Reader, run_id: str) -> Iterator[Ended]:
     )
 
 
-def saved(db: Reader, run_id: str) -> Iterator[list[Saved]]:
+def saved(db: Reader, run_id: str, page: int = _PAGE) -> Iterator[list[Saved]]:
     """The results that a run wrote and no later one replaced, some hundreds at a time."""
     last = 0
     while rows := db.execute(
@@ -104,7 +104,7 @@ def saved(db: Reader, run_id: str) -> Iterator[list[Saved]]:
         "FROM recordings r LEFT JOIN transcripts t"
         " ON t.request_key = r.result_key AND t.generation = r.result_generation "
         "WHERE r.written_run = ? AND r.recording_id > ? ORDER BY r.recording_id LIMIT ?",
-        (run_id, last, _PAGE),
+        (run_id, last, page),
     ).fetchall():
         yield [
             Saved(_name(root, path, result), result, options)

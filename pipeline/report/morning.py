@@ -200,17 +200,19 @@ def morning(
     `zone` is whose clocks, nights and months are meant; None is local time.
 
     Raises:
-        SettingsError: nothing was ever run there, or not under that id.
+        SettingsError: nothing was ever run there, or not under that id, or it cannot be read.
         LedgerUnusable: the ledger cannot be read.
-        OSError: the events of the run cannot be read.
     """
     state, output = settings.state_dir, settings.output
     if output is None:
         raise SettingsError("where are the results? Name their folder with `--output`")
     with opened(state) as db:
-        run_id, is_last = _run(state / "runs", run_id)
-        folder = state / "runs" / run_id
-        summary, went = _summary(folder), course(folder / "events.ndjson")
+        try:
+            run_id, is_last = _run(state / "runs", run_id)
+            folder = state / "runs" / run_id
+            summary, went = _summary(folder), course(folder / "events.ndjson")
+        except OSError as error:
+            raise SettingsError(f"cannot read {error.filename}: {error.strerror}") from error
         ended_at = local(went.ended_at or _begun(run_id), zone)
         if is_last:
             ends, counts, causes = _of_ledger(db, run_id, summary)
@@ -276,9 +278,10 @@ def _run(runs: Path, run_id: str | None) -> tuple[str, bool]:
     Raises:
         SettingsError: there is none, or not this one.
     """
-    there = [path.name for path in runs.iterdir()] if runs.is_dir() else []
-    begun = sorted(name for name in there if name.isascii())
-    told = [each for each in begun if (runs / each / "events.ndjson").is_file()]
+    begun = [path for path in runs.iterdir() if path.name.isascii()] if runs.is_dir() else []
+    # A run's folder is called by the second in which it began, and by chance.
+    begun.sort(key=lambda path: (path.name.partition("-")[0], _last_told(path)))
+    told = [path.name for path in begun if _last_told(path)]
     if run_id is None:
         # What mends a ledger leaves events as well, but neither a summary nor a recording found.
         run_id = next((each for each in reversed(told) if _is_run(runs / each)), None)
@@ -286,7 +289,13 @@ def _run(runs: Path, run_id: str | None) -> tuple[str, bool]:
             raise SettingsError(f"there is no run in {runs}: has anything been run there?")
     if run_id not in told:
         raise SettingsError(f"there is no run `{words.shown(words.cut(run_id, 80))}` in {runs}")
-    return run_id, run_id == begun[-1]
+    return run_id, run_id == begun[-1].name
+
+
+def _last_told(folder: Path) -> int:
+    """When its last event was written, ns; 0 where there are none."""
+    events = folder / "events.ndjson"
+    return events.stat().st_mtime_ns if events.is_file() else 0
 
 
 def _is_run(folder: Path) -> bool:

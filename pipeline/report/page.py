@@ -4,12 +4,17 @@ The morning, told: in, its facts; out, a page of HTML, one JSON object, or one l
 All three tell the same, under the same names; the page needs no other file and no network.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import msgspec
 from markupsafe import Markup
 
+from pipeline.errors import OutputNotWritable
+from pipeline.files import made, sync, write_all
+from pipeline.names import temporary
 from pipeline.report import words
 from pipeline.report.calendar import Night
 from pipeline.report.charts import Band, Bar, Tick, areas, bars
@@ -17,7 +22,7 @@ from pipeline.report.course import Moment
 from pipeline.report.morning import Morning
 from pipeline.report.templates import filled
 
-__all__ = ["as_html", "as_json", "as_line"]
+__all__ = ["as_html", "as_json", "as_line", "save"]
 
 _BANDS = (
     ("written", "written", "written"),
@@ -53,7 +58,7 @@ def as_html(morning: Morning) -> str:
     return filled(
         "morning.html",
         morning=morning,
-        headline=headline(morning),
+        headline=_headline(morning),
         columns=columns,
         bands=shown,
         course=_course(morning.moments),
@@ -84,7 +89,34 @@ def as_line(morning: Morning) -> str:
     return words.shown(f"{morning.run_id}: {'; '.join(parts)}; {ended}")
 
 
-def headline(morning: Morning) -> str:
+def save(morning: Morning, folder: Path) -> Path:
+    """
+    Put report.html and report.json into the folder of the run; the path of the page.
+
+    Each is whole, or as it was before. Blocks.
+
+    Raises:
+        OutputNotWritable: they cannot be written there.
+    """
+    page = folder / "report.html"
+    try:
+        _put(folder / "report.json", as_json(morning) + b"\n")
+        _put(page, as_html(morning).encode())
+    except OSError as error:
+        raise OutputNotWritable(f"cannot write the report to {folder}: {error.strerror}") from error
+    return page
+
+
+def _put(path: Path, body: bytes) -> None:
+    place = os.fsencode(path)
+    fresh = temporary(place)
+    with made(fresh) as file:
+        write_all(file, body)
+    sync(fresh)
+    os.replace(fresh, place)
+
+
+def _headline(morning: Morning) -> str:
     """How it went, in a few words."""
     if not morning.found:
         return "No recordings found"
