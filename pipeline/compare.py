@@ -252,24 +252,22 @@ def _completed(transcript: bytes, which: str) -> _Answer:
 
 def _words(answer: _Answer, spaced: bool) -> Iterator[_Word]:
     """What is compared, each with a letter, digit or sign in it; marks go with what they follow."""
-    last: _Word | None = None
-    opening = ""
-    for word in answer.words or [_AnswerWord(answer.text)]:
-        speaker = "" if word.speaker is None else str(word.speaker)
-        for text, start, is_first in _pieces(word, spaced):
-            lead = " " if spaced or (last and is_first and _are_ascii(last.text, text)) else ""
-            if not any(map(_is_said, text)):
-                if last:
-                    last = last._replace(text=last.text + lead + text)
-                else:
-                    opening += text + lead
-                continue
-            if last:
-                yield last
-            last = _Word(lead, opening + text, start, speaker)
-            opening = ""
-    if last:
-        yield last
+    word: _Word | None = None
+    texts: list[str] = []
+    before = ""
+    for said in answer.words or [_AnswerWord(answer.text)]:
+        speaker = "" if said.speaker is None else str(said.speaker)
+        for text, start, is_first in _pieces(said, spaced):
+            lead = " " if spaced or (before and is_first and _are_ascii(before, text)) else ""
+            before = text
+            if any(map(_is_said, text)):
+                if word:
+                    yield word._replace(text="".join(texts))
+                    texts.clear()
+                word = _Word(lead, "", start, speaker)
+            texts.append(lead + text if texts else text)
+    if word:
+        yield word._replace(text="".join(texts))
 
 
 def _pieces(word: _AnswerWord, spaced: bool) -> Iterator[tuple[str, int | None, bool]]:
@@ -296,7 +294,9 @@ def _are_ascii(left: str, right: str) -> bool:
 
 
 def _is_said(char: str) -> bool:
-    return char in _SPOKEN or unicodedata.category(char)[0] in "LNS"
+    category = unicodedata.category(char)
+    # `Sk` holds marks such as the backtick, which pass for an apostrophe.
+    return char in _SPOKEN or (category[0] in "LNS" and category != "Sk")
 
 
 def _counted(text: str) -> str:

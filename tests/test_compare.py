@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -79,6 +80,7 @@ def test_words_that_stand_against_words_are_one_edit() -> None:
     [
         ("Hello", "hello!", True),
         ("don't", "don’t", True),
+        ("don't", "don`t", True),
         ("straße", "STRASSE", True),
         ("caf\u00e9", "cafe\u0301", True),
         ("हिंदी", "हदी", False),
@@ -436,14 +438,23 @@ def test_any_document_is_compared_or_refused(document: dict[str, Any]) -> None:
     assert made.new.words == 1
 
 
-def test_a_huge_word_is_a_word() -> None:
+def test_comparisons_cross_processes() -> None:
+    """What a worker process found, or why it could not, comes back as it was."""
+    made = told("a b c", "a x c")
+
+    assert pickle.loads(pickle.dumps(made)) == made
+    with pytest.raises(AnswerUnusable) as refused:
+        compare(b"", b"")
+    assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
+
+
+@pytest.mark.parametrize("huge", ["x" * 2_000_000, "x" + " —" * 200_000], ids=["word", "marks"])
+def test_a_huge_word_is_a_word(huge: str) -> None:
     """A word of megabytes is compared like any other, and kept whole."""
-    huge = "x" * 2_000_000
+    made = compare(answer(text=f"a {huge} b"), answer(text=f"a y{huge} b"))
 
-    made = told(f"a {huge} b", f"a {huge}y b")
-
-    assert made.substitutions == 1
-    assert made.edits[1].new == f"{huge}y"
+    assert (made.old.words, made.substitutions) == (3, 1)
+    assert made.edits[1].new == f"y{huge}"
 
 
 @pytest.mark.parametrize(

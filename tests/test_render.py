@@ -23,6 +23,7 @@ from pipeline.render import (
     Turn,
     Word,
     captions,
+    is_spaced,
     render,
     render_file,
 )
@@ -164,6 +165,15 @@ def test_refusals_cross_processes() -> None:
 
 
 # ---------------------------------------------------------------- leniency
+
+
+@pytest.mark.parametrize(
+    ("code", "spaced"),
+    [("ja", False), ("zh_tw", False), ("TH-th", False), ("en_us", True), ("", True), (None, True)],
+)
+def test_languages_are_spaced_or_not(code: str | None, spaced: bool) -> None:
+    """Regions and case do not matter; a language that is not known has spaces."""
+    assert is_spaced(code) is spaced
 
 
 def test_missing_and_unknown_fields_do_no_harm() -> None:

@@ -19,9 +19,11 @@ from typing import Any, BinaryIO, Final, Literal
 from urllib.parse import quote
 
 import msgspec
+from markupsafe import Markup
 
 from pipeline.compare import Comparison, Edit, Version
 from pipeline.quality import language
+from pipeline.report import charts
 from pipeline.report.templates import filled
 from pipeline.report.words import count, cut, hours
 
@@ -40,9 +42,9 @@ __all__ = [
 
 _MOST_READ: Final = 200
 """Recordings whose changed passages are shown. Ours: more than anybody reads."""
-_MOST_ROWS: Final = 2_000
+_MOST_ROWS: Final = 1_000
 """Recordings that are shown at all. Ours: a page of about a megabyte."""
-_MOST_PASSAGES: Final = 12
+_MOST_PASSAGES: Final = 10
 """Of a recording, the longest changes first."""
 _PASSAGE_WORDS: Final = 60
 """From this length on a passage ends with the next words that are equal."""
@@ -50,8 +52,6 @@ _PIECE_CHARS: Final = 300
 
 _EDGES: Final = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Scores at which a bar ends; the last bar has no end."""
-_BAR_HEIGHT: Final = 80
-"""Of the highest bar, in units of the drawing."""
 _NOTABLE_CONFIDENCE: Final = 0.01
 """Ours: less is rounding."""
 _NOTABLE_SPEAKERS: Final = 0.05
@@ -63,9 +63,9 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True, tag="difference"):
 
     recording: str
     """As events call it."""
-    old_url: str | None
+    old_href: str | None
     """The old answer, relative to the folder of this file; null where it was not kept."""
-    new_url: str | None
+    new_href: str | None
     """The same of the new one."""
     cost_usd: float | None
     """Estimated, of the new one; null where its model has no price."""
@@ -99,9 +99,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     recording: str
     """As events call it."""
-    old_url: str | None
+    old_href: str | None
     """The old answer, relative to the folder of this file; null where it was not kept."""
-    new_url: str | None
+    new_href: str | None
     """The same of the new one."""
     wer: float
     """Insertions, deletions and substitutions, by words of the old transcript."""
@@ -191,7 +191,7 @@ class Differences(msgspec.Struct, frozen=True, kw_only=True, tag="differences"):
     scores: tuple[Bar, ...]
     """How the scores are spread."""
     worst: tuple[Row, ...]
-    """At most 2,000 recordings, the highest score first."""
+    """At most 1,000 recordings, the highest score first."""
 
 
 class Comparisons:
@@ -260,8 +260,8 @@ class Comparisons:
         """
         difference = Difference(
             recording=recording,
-            old_url=None if old_result is None else quote(old_result),
-            new_url=None if new_result is None else quote(new_result),
+            old_href=None if old_result is None else quote(old_result),
+            new_href=None if new_result is None else quote(new_result),
             cost_usd=cost_usd,
             comparison=comparison,
         )
@@ -375,14 +375,13 @@ def as_json(differences: Differences) -> bytes:
 
 def as_html(differences: Differences) -> str:
     """A page that says first what changed, then where, the worst first. It needs nothing else."""
-    highest = max((bar.recordings for bar in differences.scores), default=0)
     return filled(
         "differences.html",
         differences=differences,
         sentence=as_line(differences),
         models=[_models(differences.old_models), _models(differences.new_models)],
         options=_changed_options(differences),
-        heights=[_BAR_HEIGHT * bar.recordings / max(1, highest) for bar in differences.scores],
+        spread=_spread(differences.scores),
         percent=_percent,
         clock=_clock,
         notes=_notes,
@@ -422,8 +421,8 @@ def _row(difference: Difference) -> Row:
     ]
     return Row(
         recording=difference.recording,
-        old_url=difference.old_url,
-        new_url=difference.new_url,
+        old_href=difference.old_href,
+        new_href=difference.new_href,
         wer=comparison.wer,
         unit=comparison.unit,
         distance=comparison.distance,
@@ -484,6 +483,21 @@ def _is_other_language(old: Version, new: Version) -> bool:
 
 
 # ---------------------------------------------------------------- words of the page
+
+
+def _spread(scores: Sequence[Bar]) -> Markup:
+    ends = [f"≤{bar.up_to * 100:.0f}" if bar.up_to else "0" for bar in scores[:-1]]
+    return charts.bars(
+        "How many recordings differ by how many percent of their words",
+        [
+            charts.Bar(f"{count(bar.recordings, 'recording')}: {end} %", bar.recordings, "bar")
+            for bar, end in zip(scores, [*ends, "over 100"], strict=True)
+        ],
+        [
+            charts.Tick((place + 0.5) / len(scores), end)
+            for place, end in enumerate([*ends, "more"])
+        ],
+    )
 
 
 def _percent(share: float) -> str:
