@@ -72,7 +72,7 @@ async def asked_for_nothing(archive: Archive, **given: Any) -> None:
 def linked(page: Path) -> set[Path]:
     """The files that the differences beside a page lead to."""
     lines = map(json.loads, page.with_name("differences.ndjson").read_text().splitlines())
-    links = [line[name] for line in lines for name in ("old_url", "new_url")]
+    links = [line[name] for line in lines for name in ("old_href", "new_href")]
     return {(page.parent / unquote(link)).resolve() for link in links}
 
 
