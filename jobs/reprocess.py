@@ -166,7 +166,8 @@ async def _compare(
     old, aside = (kept_as(context, place)(digest) for digest in (each.digest, each.current_digest))
     try:
         found = await to_process.run_sync(_differences, old, place)
-    except (BrokenWorkerProcess, MemoryError) as error:
+    except (BrokenWorkerProcess, KeyboardInterrupt, MemoryError) as error:
+        # The worker's end, not ours: a Ctrl-C reaches it too.
         found = f"comparing them ended with {type(error).__name__}"
     verdict = await settle_one(context, each)
     seen.settled.count(verdict)

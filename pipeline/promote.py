@@ -71,8 +71,9 @@ async def settle_one(context: Context, each: Replaced) -> Verdict:
     try:
         if await _comes_back(context, each) and await _bring_back(context, each):
             return "back"
-    except (OSError, BrokenWorkerProcess) as error:
-        why = (isinstance(error, OSError) and error.strerror) or str(error)
+    except (OSError, BrokenWorkerProcess, KeyboardInterrupt, MemoryError) as error:
+        # The last three are the worker's end, not ours: a Ctrl-C reaches it too.
+        why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
         _warn(context, each, f"its older result is not back yet: {why}")
         return "left"
     await context.ledger.settle(each.version_id, comes_back=False)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from jobs.console import say
 from jobs.flags import WHERE, Switch, Where
-from pipeline.errors import ExitCode
+from pipeline.errors import ExitCode, SettingsError
 
 __all__ = ["list_recordings", "status"]
 
@@ -30,7 +30,11 @@ def status(*, where: Where = WHERE, json: Annotated[bool, Switch] = False) -> in
 
 
 def list_recordings(
-    *, where: Where = WHERE, only: str | None = None, json: Annotated[bool, Switch] = False
+    *,
+    where: Where = WHERE,
+    only: str | None = None,
+    versions: Annotated[bool, Switch] = False,
+    json: Annotated[bool, Switch] = False,
 ) -> int:
     """
     Every recording and what has become of it, one a line.
@@ -39,11 +43,20 @@ def list_recordings(
     ----------
     only
         Only those in this state, for example failed.
+    versions
+        The results that were replaced instead: their files, and what they were made with.
     json
         As one JSON object a line.
     """
-    from pipeline.report import list_lines
+    from pipeline.report import list_lines, version_lines
 
-    for line in list_lines(where.settings().state_dir, state_filter=only, as_json=json):
+    folder = where.settings().state_dir
+    if versions:
+        if only is not None:
+            raise SettingsError("`--versions` lists those of all recordings: leave out `--only`")
+        lines = version_lines(folder, as_json=json)
+    else:
+        lines = list_lines(folder, state_filter=only, as_json=json)
+    for line in lines:
         say(line)
     return ExitCode.DONE

@@ -7,6 +7,7 @@ those recordings only that nothing else has ruled out.
 """
 
 import re
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -237,19 +238,15 @@ def _prefix(path: bytes, result: bytes) -> bytes:
     return result.removesuffix(plain) if result.endswith(plain) else b""
 
 
-def versions(db: Reader, recordings: tuple[re.Pattern[str], ...] = ()) -> Iterator[dict[str, Any]]:
+def versions(db: Reader) -> Iterator[sqlite3.Row]:
     """Every replaced result by root, path and time: what it was, and what took its place."""
-    rows = db.execute(
-        "SELECT r.root, r.path, r.result, v.result_size, v.result_sha256, v.replaced_at, v.run_id,"
-        " v.written_run, v.promote, v.duration_s, m.options, a.model_used, a.confidence,"
-        " a.transcript_id FROM versions v JOIN recordings r USING (recording_id)"
+    yield from db.execute(
+        "SELECT r.root, r.path, r.result, v.result_sha256, v.replaced_at, v.run_id, v.written_run,"
+        " v.duration_s, m.options, a.model_used, a.confidence, a.transcript_id"
+        " FROM versions v JOIN recordings r USING (recording_id)"
         " LEFT JOIN transcripts m"
         "  ON m.request_key = v.result_key AND m.generation = v.result_generation"
         " LEFT JOIN attempts a ON a.request_key = v.result_key"
         "  AND a.generation = v.result_generation AND a.outcome = 'completed'"
         " ORDER BY r.root, r.path, v.version_id"
     )
-    for row in rows:
-        path = printable(row["path"])
-        if not recordings or any(pattern.fullmatch(path) for pattern in recordings):
-            yield dict(row)

@@ -9,6 +9,6 @@ What a run came to and what stands in the ledger, for people and for programs. R
 A page is a template beside these modules that extends base.html: its look is there.
 """
 
-from pipeline.report.standing import list_lines, status_json, status_text
+from pipeline.report.standing import list_lines, status_json, status_text, version_lines
 
-__all__ = ["list_lines", "status_json", "status_text"]
+__all__ = ["list_lines", "status_json", "status_text", "version_lines"]

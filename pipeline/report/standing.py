@@ -4,15 +4,18 @@ Ledger -> what stands in it, for people and for programs. Reads only, also besid
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SettingsError
 from pipeline.events import printable
 from pipeline.ledger.accounts import OUTCOMES, recordings, states
+from pipeline.ledger.archive import versions
 from pipeline.ledger.evidence import opened
+from pipeline.names import version
 
-__all__ = ["list_lines", "status_json", "status_text"]
+__all__ = ["list_lines", "status_json", "status_text", "version_lines"]
 
 
 def status_json(state: Path) -> dict[str, Any]:
@@ -76,6 +79,40 @@ def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Itera
             else:
                 what = facts["result"] or facts["reason"] or ""
                 line = f"{facts['state']:9}  {facts['path']}  {what}"
+                yield line.replace("\n", "\\n")
+
+
+def version_lines(state: Path, *, as_json: bool) -> Iterator[str]:
+    """
+    A line for each result that another one took the place of: where it is, and how it was made.
+
+    Raises:
+        SettingsError: there is no ledger in that folder.
+        LedgerUnusable: there is one that cannot be read.
+    """
+    with opened(state) as db:
+        for row in versions(db):
+            replaced_at = datetime.fromtimestamp(row["replaced_at"], UTC)
+            file = b"versions/" + version(row["result"], row["result_sha256"][:12])
+            facts = {
+                "type": "version",
+                "root": row["root"],
+                "path": printable(row["path"]),
+                "file": printable(file),
+                "options": row["options"] and json.loads(row["options"]),
+                "speech_model_used": row["model_used"],
+                "transcript_id": row["transcript_id"],
+                "confidence": row["confidence"],
+                "audio_duration": row["duration_s"],
+                "written_run": row["written_run"],
+                "replaced_at": f"{replaced_at:%Y-%m-%dT%H:%M:%SZ}",
+                "run_id": row["run_id"],
+            }
+            if as_json:
+                yield json.dumps(facts, ensure_ascii=False)
+            else:
+                made_with = f"{facts['speech_model_used'] or '?'} {row['options'] or ''}"
+                line = f"{facts['replaced_at']}  {facts['path']}  {facts['file']}  {made_with}"
                 yield line.replace("\n", "\\n")
 
 
