@@ -88,13 +88,12 @@ async def reprocess(
     settings: Settings,
     made: Plan,
     *,
-    only_sample: bool = False,
     promote: Promote = "always",
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
 ) -> Reprocessed:
     """
-    Do what a plan says, or its sample alone; compare the results, and let one of each two stay.
+    Do what a plan says, compare the results, and let one of each two stay.
 
     What has been done meanwhile, or is under way, is not paid for again.
 
@@ -108,7 +107,7 @@ async def reprocess(
         settings.model_copy(update={"limit": None}),
         sources,
         redo=Redo(force=settings.force, changed=True, failed=True, promote=promote),
-        listed=made.sample if only_sample else made.listed,
+        listed=made.listed,
         ended=partial(_compared, seen),
         emit=emit,
         environ=environ,
@@ -255,11 +254,12 @@ class RolledBack:
         }
 
     def __str__(self) -> str:
-        lines = [f"{count(self.settled.back, 'result')} are as before the run {self.run_id}"]
+        results = count(self.settled.back, "result")
+        lines = [f"{results} back to what was there before the run {self.run_id}"]
         if self.others:
             lines.append(f"{count(self.others, 'recording')} have a newer result, or wait for one")
         if self.settled.stayed:
-            lines.append(f"{count(self.settled.stayed, 'older result')} are lost: see above")
+            lines.append(f"{count(self.settled.stayed, 'older result')} lost: see above")
         if self.settled.left:
             lines.append(
                 f"{count(self.settled.left, 'result')} are left to the next run: see above"

@@ -196,7 +196,7 @@ async def session(
             output=printable(os.fsencode(settings.output or "")),
         )
         totals(started)
-        for address, count in await ledger.elsewhere():
+        for address, count in await ledger.elsewhere() if asks else ():
             totals(Warned(message=f"{count} transcripts are open at {address}, and stay there"))
         client = await stack.enter_async_context(
             (budgets or Budgets()).client(settings, service.url, service.key)

@@ -122,7 +122,7 @@ async def transcribe(
         ]
         settings_of = {root.name: each.settings for each in sources for root in each.roots}
         shared = replace(run.context, sources=settings_of, by_age=by_age)
-        rendered, due = 0, _Due()
+        rendered, due, summary = 0, _Due(), None
         async with _notified(shared) as context, _heeding_signals(context) as (stopped, work):
             with work:
                 if settings.dry_run:
@@ -130,9 +130,10 @@ async def transcribe(
                 else:
                     await _batch(context, scans, stopped)
                     rendered = await _render_lacking(context)
-                    if ended is not None:
+                    if ended is not None:  # what that changes is not what the run came to
+                        summary = await _summary(context, sources, scans, run.totals)
                         await ended(context, run.folder)
-            summary = await _summary(context, sources, scans, run.totals)
+            summary = summary or await _summary(context, sources, scans, run.totals)
             summary.run_id = run.run_id
             summary.rendered = rendered
             summary.due_hours, summary.due_cost_usd = round(due.hours, 4), due.cost_usd

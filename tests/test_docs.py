@@ -27,11 +27,14 @@ import pipeline
 from jobs import timer
 from jobs.cli import app
 from jobs.folder import sample_folder
+from jobs.planning import plan
+from jobs.reprocess import reprocess, roll_back
 from pipeline import compare
 from pipeline.errors import ExitCode
 from pipeline.events import Event
+from pipeline.ledger.archive import Selection
 from pipeline.models import AttemptState, RecordingState, TranscriptState
-from pipeline.report import differences, list_lines, status_json
+from pipeline.report import differences, list_lines, status_json, version_lines
 from pipeline.report.calendar import Night
 from pipeline.report.course import Mention, Moment, Stage
 from pipeline.report.looks import Result, Unread
@@ -414,6 +417,31 @@ def test_the_status_of_an_installation_says_what_is_documented(tmp_path: Path) -
     table = rows(section(OUTPUT, "`overnight nightly status --json`"))
 
     assert [row[0].strip("`") for row in table] == list(facts)
+
+
+@pytest.mark.anyio
+async def test_a_reprocess_says_what_is_documented(tmp_path: Path) -> None:
+    """Plan, what a reprocess came to, what was replaced, and a rollback have the page's fields."""
+    async with opened(tmp_path) as archive:
+        archive.add("a.wav", b"a")
+        await archive.run()
+        settings = archive.settings(transcript={"punctuate": False})
+        made = await to_thread.run_sync(plan, settings, Selection())
+        done = await reprocess(settings, made, emit=lambda _: None)
+        listed = await to_thread.run_sync(
+            lambda: [json.loads(line) for line in version_lines(archive.state, as_json=True)]
+        )
+        back = await roll_back(settings, done.summary.run_id, emit=lambda _: None)
+
+    told = [made.facts(), done.facts(), back.facts()]
+    for facts in told:
+        table = rows(section(OUTPUT, f"`{facts['type']}`"))
+        assert [row[0].strip("`") for row in table] == list(facts)
+    (listed_fields,) = [list(each) for each in listed]
+    table = rows(section(OUTPUT, "`overnight list --versions --json`"))
+    assert [row[0].strip("`") for row in table] == listed_fields
+    assert " ".join(made.facts()["left_out"]) in section(OUTPUT, "`plan`")
+    assert all(f"`{field}`" in section(OUTPUT, "`plan`") for field in made.facts()["changes"][0])
 
 
 @pytest.mark.anyio

@@ -5,7 +5,7 @@
 import os
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from time import time
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -100,6 +100,10 @@ def reprocess(
     if rollback is not None:
         if paths or which != WHICH or sample is not None:
             raise SettingsError("`--rollback` is for all that a run replaced: name nothing else")
+        if settings.dry_run:
+            raise SettingsError(
+                "`--rollback` has no dry run: it costs nothing, and can be rolled back"
+            )
         return _roll_back(settings, rollback)
     return _Work(
         settings, _selection(paths, which, settings.zone), which.limit, promote, seed, yes
@@ -117,6 +121,8 @@ class _Work:
     seed: int
     yes: int
     """Questions that are answered already."""
+    environ: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    """Where the API key may be, also for the second of two runs."""
 
     def run(self, sample: int | None) -> int:
         """The exit code."""
@@ -126,7 +132,7 @@ class _Work:
             return ExitCode.DONE
         if not made.recordings:
             return self._settle() if made.unsettled else ExitCode.DONE
-        if sample is None or len(made.sample) == made.recordings:
+        if len(made.sample) in (0, made.recordings):  # none was asked for, or there is no rest
             return self._do(made) if self._agreed(made) else self._not_agreed()
         drawn = self._plan(only=set(made.sample))
         if not self._agreed(drawn):
@@ -167,7 +173,7 @@ class _Work:
             teller(True)(made)
         elif self.settings.dry_run:
             say(str(made))
-        else:
+        elif not (self.settings.quiet and self.yes):
             tell(str(made))
 
     def _agreed(self, made: "Plan") -> bool:
@@ -198,10 +204,15 @@ class _Work:
         from jobs.reprocess import reprocess
         from pipeline.progress import render_summary
 
-        environ = dict(os.environ)
         with run_listeners(self.settings) as emit:
+            os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
             work = partial(
-                reprocess, self.settings, made, promote=self.promote, emit=emit, environ=environ
+                reprocess,
+                self.settings,
+                made,
+                promote=self.promote,
+                emit=emit,
+                environ=self.environ,
             )
             done = anyio.run(work)
         if self.settings.json_lines:

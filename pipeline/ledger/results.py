@@ -270,5 +270,6 @@ def _delivery(db: sqlite3.Connection, attempt_id: int) -> Delivery:
         "WHERE v.result_key = ? AND v.result_generation = ? LIMIT 1",
         (key, generation),
     ).fetchone()
-    copy = None if replaced is None else (replaced[0], replaced[1])
-    return Delivery(recipients, copy=copy, is_replaced=True)
+    if replaced is not None:
+        return Delivery(recipients, copy=(replaced[0], replaced[1]), is_replaced=True)
+    return Delivery(recipients)

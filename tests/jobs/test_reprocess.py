@@ -46,8 +46,7 @@ async def redone(
     archive: Archive, made: Plan | None = None, *, told: list[Event] | None = None, **given: Any
 ) -> Reprocessed:
     """The same done, by default with other options."""
-    names = ("promote", "only_sample")
-    of_job = {name: given.pop(name) for name in names if name in given}
+    of_job = {name: given.pop(name) for name in ("promote",) if name in given}
     given = given or OTHER
     made = made or await planned(archive, promote=of_job.get("promote", "always"), **given)
     emit = (lambda _: None) if told is None else told.append
@@ -152,9 +151,9 @@ async def test_a_sample_is_the_same_each_time(archive: Archive) -> None:
 async def test_a_sample_alone_is_transcribed(archive: Archive) -> None:
     """Only what was drawn is paid for; what is left then is the rest."""
     await archive.run()
-    made = await planned(archive, sample=1, **OTHER)
+    drawn = (await planned(archive, sample=1, **OTHER)).sample
 
-    done = await redone(archive, made, only_sample=True, **OTHER)
+    done = await redone(archive, await planned(archive, only=drawn, **OTHER), **OTHER)
 
     assert done.summary.transcripts == 1
     rest = await planned(archive, **OTHER)
@@ -258,6 +257,7 @@ async def test_never_puts_the_older_one_back(archive: Archive) -> None:
 
     done = await redone(archive, promote="never", formats=["srt"], **OTHER)
 
+    assert (done.summary.written, done.summary.kept) == (2, 0)
     assert archive.results() == before
     assert (done.settled.back, done.settled.stayed) == (2, 0)
     new = {archive.service.accepted(content)[1].id for content in (ONE, TWO)}

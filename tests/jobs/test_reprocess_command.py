@@ -146,6 +146,24 @@ async def test_a_sample_comes_before_the_rest(archive: Archive) -> None:
     assert twice.stdout.decode().count("differences.html") == 2
 
 
+async def test_what_was_replaced_can_be_listed(archive: Archive) -> None:
+    """`list --versions` says of each replaced result where it is and what it was made with."""
+    before = archive.results()
+    await archive.command(*line(archive, *OTHER, "--yes"))
+    list_versions = ("list", "--output", archive.output, "--versions")
+
+    listed = await archive.command(*list_versions, "--json")
+    told = await archive.command(*list_versions)
+
+    assert [each["options"] for each in listed.lines] == [{}, {}]
+    files = [archive.state / each["file"] for each in listed.lines]
+    assert [file.read_bytes() for file in files] == [*before.values()]
+    assert [text.split()[2] for text in told.stdout.decode().splitlines()] == [
+        each["file"] for each in listed.lines
+    ]
+    assert (await archive.command(*list_versions, "--only", "failed")).exit_code == ExitCode.USAGE
+
+
 async def test_programs_get_lines(archive: Archive) -> None:
     """With `--json` stdout has the plan, the events of the run, and what it came to."""
     ended = await archive.command(*line(archive, *OTHER, "--yes", "--promote", "never", "--json"))
@@ -165,6 +183,7 @@ async def test_programs_get_lines(archive: Archive) -> None:
         (("--option", "punctuate"), "KEY=VALUE"),
         (("--longer-than", "long"), "not a duration"),
         (("--rollback", "x", "--model", "y"), "name nothing else"),
+        (("--rollback", "x", "--dry-run"), "no dry run"),
     ],
 )
 async def test_what_cannot_be_meant(archive: Archive, wrong: tuple[str, ...], words: str) -> None:
