@@ -108,6 +108,7 @@ async def session(
     redo: Redo | None = None,
     ledger_path: Path | None = None,
     budgets: Budgets | None = None,
+    is_offline: bool = False,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
 ) -> AsyncIterator[Session]:
@@ -116,6 +117,7 @@ async def session(
 
     A dry run works on a copy of the ledger, and leaves no trace. `ledger_path` is another ledger to
     work with than that of the state folder. `budgets` are shared with sessions beside this one.
+    With `is_offline` there is no service, nor need of a key, though the ledger is the real one.
 
     Raises:
         SettingsError: nothing says where results go.
@@ -136,7 +138,7 @@ async def session(
                 copy_of, settings.state_dir / "ledger.sqlite3", state / "ledger.sqlite3"
             )
         else:
-            if settings.provider != "local":
+            if settings.provider != "local" and not is_offline:
                 key = await to_thread.run_sync(require_key, settings, environ)
             state = settings.state_dir
             started_at = await to_thread.run_sync(_prepare, settings, state)
@@ -150,13 +152,16 @@ async def session(
         await to_thread.run_sync(_make, folder)
         facts = await stack.enter_async_context(_beside(EventFile, folder / "events.ndjson"))
         totals = Totals(emit, facts)
-        service = await stack.enter_async_context(_service(settings, state, key))
+        has_service = not (settings.dry_run or is_offline)
+        service = await stack.enter_async_context(
+            _service(settings, state, key) if has_service else _nobody(settings)
+        )
         hide(service.key)
         run = Run(
             run_id=run_id,
             provider_kind=settings.provider_kind,
             base_url=service.name,
-            key_fingerprint=key_fingerprint(service.key),
+            key_fingerprint="" if is_offline else key_fingerprint(service.key),
             redo=redo or Redo(),
             deletes=settings.delete_remote,
         )
@@ -273,11 +278,15 @@ def _lost(ledger: Path) -> LedgerUnusable:
 
 
 @asynccontextmanager
+async def _nobody(settings: Settings) -> AsyncIterator[_Service]:
+    """Nobody to talk to, by the name of whom the settings name."""
+    yield _Service("http://127.0.0.1", settings.base_url or "local", "none")
+
+
+@asynccontextmanager
 async def _service(settings: Settings, state: Path, key: str) -> AsyncIterator[_Service]:
     """The provider, started for this run if it is the embedded engine."""
-    if settings.dry_run:
-        yield _Service("http://127.0.0.1", settings.base_url or "local", "none")
-    elif settings.base_url is not None:
+    if settings.base_url is not None:
         yield _Service(settings.base_url, settings.base_url, key)
     else:
         from pipeline.engine import EngineUnavailable, serve, stored_key

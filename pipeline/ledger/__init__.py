@@ -12,7 +12,7 @@ done again is a row that is due again. States are drawn in docs/design.md.
     attempts    uploaded, submitted, accepted or not
     results     completed, written              evidence     held against disk and account
     repairs     fetched again                   journal      accepted attempts, as files
-    remains     a lost ledger, made anew
+    remains     a lost ledger, made anew    adoptions    results of other programs
 
 What is awaited is one transition, durable when it returns, or one reading. Each transition keeps
 the promise that counts most by itself: of all attempts at one request key and generation, the
@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.ledger.accounts import STANDING_OF_SEEN
+from pipeline.ledger.adoptions import Adoptions
 from pipeline.ledger.attempts import Attempts
 from pipeline.ledger.books import Found, Reading, Redo, Run
 from pipeline.ledger.recordings import Recordings
@@ -48,7 +49,7 @@ _ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account ha
 _UNDER_WAY = "state IN ('uploading', 'uploaded', 'submitting', 'ambiguous')"
 
 
-class Ledger(Remains, Recordings, Attempts, Results, Repairs):
+class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Repairs):
     """The ledger of one state folder, for one run at a time."""
 
     @transition
@@ -74,7 +75,7 @@ class Ledger(Remains, Recordings, Attempts, Results, Repairs):
         self.db.execute(
             "UPDATE attempts SET state = 'not_accepted', reason = 'the upload is too old' "
             f"WHERE state = 'uploaded' AND {_UNDER_WAY} "
-            "AND (uploaded_at < ? OR base_url <> ? OR key_fingerprint <> ?)",
+            "AND (uploaded_at < ? OR base_url <> ? OR ? NOT IN ('', key_fingerprint))",
             (now - UPLOAD_LIFETIME_S, self.run.base_url, self.run.key_fingerprint),
         )
         self.db.execute(
@@ -117,7 +118,7 @@ class Ledger(Remains, Recordings, Attempts, Results, Repairs):
             "CROSS JOIN attempts a USING (request_key, generation) "
             "WHERE t.state IN ('open', 'submitted', 'completed') AND t.state <> 'open' "
             "AND a.state = 'accepted') "
-            "WHERE base_url = ? AND key_fingerprint <> ? GROUP BY 1",
+            "WHERE base_url = ? AND key_fingerprint NOT IN ('', ?) GROUP BY 1",
             (self.run.base_url, self.run.key_fingerprint),
         ).fetchall()
         ids = (
