@@ -5,6 +5,7 @@ The `overnight` command: in, a command line; out, results, and an exit code for 
     overnight status|list -o OUTPUT     what has been done  overnight doctor    what is in place
     overnight verify -o OUTPUT          is it all there     overnight init      a settings file
     overnight audit -o OUTPUT           what it came to
+    overnight reprocess -o OUTPUT       more made of it
 
 Data goes to stdout, everything else to stderr. This is where errors end: each is reported once,
 with what to do next, and becomes an exit code (`pipeline.errors.ExitCode`).
@@ -21,6 +22,7 @@ from cyclopts import App, CycloptsError, Parameter
 from jobs.commands.check import audit, verify
 from jobs.commands.engine import engine
 from jobs.commands.look import list_recordings, status
+from jobs.commands.reprocess import reprocess
 from jobs.commands.run import run
 from jobs.commands.setup import doctor, init
 from jobs.console import say, tell
@@ -44,6 +46,7 @@ app.command(status)
 app.command(list_recordings, name="list")
 app.command(verify)
 app.command(audit)
+app.command(reprocess)
 app.command(engine)
 app.command(doctor)
 app.command(init)

@@ -26,6 +26,7 @@ __all__ = [
     "Recipient",
     "RecordingState",
     "Root",
+    "Stored",
     "TranscriptState",
     "Unresolved",
     "Uploaded",
@@ -240,3 +241,16 @@ class Delivery:
     recipients: list[Recipient] = field(default_factory=list)
     copy: tuple[bytes, str] | None = None
     """An intact result of the same transcript: its path and sha256."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A result that is on disk."""
+
+    recording_id: int
+    result: bytes
+    """Path of its JSON file, relative to the output folder."""
+    size: int
+    """Bytes."""
+    digest: str
+    """sha256 of the file, hex."""

@@ -3,6 +3,8 @@ The commands: in, words of a command line that cyclopts has read; out, an exit c
 
     run          `overnight run`
     look         `overnight status`, `overnight list`
+    reprocess    `overnight reprocess`
+    archive      what of it costs nothing
     check        `overnight verify`, `overnight audit`
     engine       `overnight engine`
     setup        `overnight doctor`, `overnight init`
