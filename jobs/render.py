@@ -119,13 +119,15 @@ async def render_archive(
         output, state = os.fsencode(settings.output or ""), os.fsencode(settings.state_dir)
         shelf = Shelf(output, os.path.join(state, b"versions"))
 
-        async def work(batches: MemoryObjectReceiveStream[list[Stored]]) -> None:
-            async with batches:
-                async for batch in batches:
-                    done = await _derive(batch, wanted, shelf, settings.dry_run, limiter)
-                    rendered.add(len(batch), done, tell)
-
         async with _heeding_signals(rendered, run.totals) as (stopped, scope):
+
+            async def work(batches: MemoryObjectReceiveStream[list[Stored]]) -> None:
+                async with batches:
+                    async for batch in batches:
+                        if not stopped.is_set():
+                            done = await _derive(batch, wanted, shelf, settings.dry_run, limiter)
+                            rendered.add(len(batch), done, tell)
+
             with scope:
                 async with anyio.create_task_group() as group:
                     send, receive = anyio.create_memory_object_stream[list[Stored]](0)
