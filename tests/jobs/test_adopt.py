@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +20,7 @@ from jobs.rebuild import rebuild
 from jobs.verify import verify
 from pipeline.errors import ExitCode, Locked, SettingsError
 from pipeline.ledger.lock import lock
+from tests.support.machine import Ended, Point, machine
 from tests.support.runs import Archive, opened, watched
 from tests.support.service import Fault
 
@@ -331,19 +334,21 @@ async def test_bytes_and_lengths_that_speak_against_it_count(archive: Archive, l
 
 
 async def test_what_a_recording_has_stays(archive: Archive, left: Path) -> None:
-    """A recording that has a result, or waits for one at the service, takes no document."""
+    """A recording that has a result, or waits for one at the service, takes no other."""
     said = await answers(archive)
     await archive.run(archive.recordings / "a.wav")
-    archive.service.transcript_seconds = 3600
-    archive.recordings.joinpath("late.wav").write_bytes(b"late")
-    leave(left, {"a.wav.json": said["a.wav"]})
-    mine = archive.results()["a.wav.json"]
+    other = {"audio_url": "https://x.example/other"}
+    archive.service.faults.add(Fault(on="get", action="patch", patch=other, times=None))
+    await archive.run(archive.recordings / "c.mp3")
+    archive.service.faults.clear()
+    leave(left, {f"{name}.json": said[name] for name in ("a.wav", "c.mp3")})
+    mine = archive.results()
 
     done, told = await adopted(archive, left)
 
-    assert paths(told["taken"]) == ["a.wav.json"]
-    assert archive.results() == {"a.wav.json": mine}
-    assert done.adopted == 0
+    assert paths(told["taken"]) == ["a.wav.json", "c.mp3.json"]
+    assert archive.results() == mine
+    assert (done.adopted, done.without) == (0, 1)
 
 
 # --- sound ----------------------------------------------------------------------------------------
@@ -476,3 +481,38 @@ async def test_an_archive_that_is_none_is_said(archive: Archive, left: Path) -> 
         await adopted(archive, left / "nowhere")
 
     assert not archive.output.exists()
+
+
+async def test_killed_anywhere_it_is_finished_by_the_next_time(
+    archive: Archive, left: Path
+) -> None:
+    """Killed before any step and done again, all is adopted once, and a run has nothing to do."""
+    said = await answers(archive)
+    leave(left, {f"{name}.json": body for name, body in said.items()})
+    results = {f"{name}.json": body for name, body in said.items()}
+    requests = archive.service.requests.total()
+    line = ["reprocess", archive.recordings, "--adopt", left, "--provider", archive.service.url]
+    async with machine() as its:
+
+        async def done(die: Point | None = None) -> Ended:
+            arguments = [*line, "-o", archive.output, "--json"]
+            return await its.run(*arguments, environ={}, cwd=archive.root, die=die)
+
+        trace = (await done()).trace
+        nth: Counter[str] = Counter()
+        killed = 0
+        for name in trace:
+            nth[name] += 1
+            shutil.rmtree(archive.output)
+            ended = await done(Point(name, nth[name], "before"))
+            killed += ended.exit_code == -signal.SIGKILL
+            again = await done()
+
+            assert again.exit_code == ExitCode.DONE, (name, nth[name], again.stderr)
+            assert again.summary["adopted"] + again.summary["known"] == 3
+            assert archive.results() == results, (name, nth[name])
+            assert [str(path) for path in archive.output.rglob("*~overnight")] == []
+            assert await archive.rows("SELECT count(*) FROM attempts") == [(3,)]
+    assert killed > len(trace) // 2
+    assert archive.service.requests.total() == requests
+    await runs_for_nothing(archive, 3)
