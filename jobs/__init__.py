@@ -6,7 +6,9 @@ Programs made of the pipeline: one module a job, and the command line on top.
     commands     what can be typed: one function a command
     flags        the flags that commands take, and the settings they come to
     console      what a command says: stdout, stderr, terminal, log
+    transcribe   what run, nightly and reprocess have in common
     folder       `overnight run`: every recording under some folders gets its transcript
+    nightly      `overnight nightly`: the same every night, with nobody there
     verify       `overnight verify`: is everything that was paid for on disk, as it was saved
     audit        `overnight audit`: what was asked for, what it came to, and what nobody uses
     rebuild      `overnight verify --rebuild`: a lost ledger from all that is left of it
@@ -19,6 +21,7 @@ Programs made of the pipeline: one module a job, and the command line on top.
     matching     which document is of which recording
     finding      what a job that looks has found
     shelf        what lies in the folder of the results
+    notify       hooks and heartbeat: whom a run tells of its start and end
     session      what every job works with: state folder, ledger, service
 
 Beside them lie the recordings of `overnight run --sample`.

@@ -22,6 +22,7 @@ from cyclopts import App, CycloptsError, Parameter
 from jobs.commands.check import audit, verify
 from jobs.commands.engine import engine
 from jobs.commands.look import list_recordings, status
+from jobs.commands.nightly import nightly
 from jobs.commands.reprocess import reprocess
 from jobs.commands.run import run
 from jobs.commands.setup import doctor, init
@@ -42,6 +43,7 @@ app = App(
     result_action="return_value",
 )
 app.command(run)
+app.command(nightly)
 app.command(status)
 app.command(list_recordings, name="list")
 app.command(verify)

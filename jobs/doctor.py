@@ -82,11 +82,13 @@ def _settings(settings: Settings, origins: Mapping[str, str]) -> Iterator[Findin
     chosen = {name: origin for name, origin in origins.items() if origin != "default"}
     for name, origin in sorted(chosen.items()):
         key, _, entry = name.partition(".")
-        value = getattr(settings, key)
-        if entry:
-            value = value.get(entry) if isinstance(value, Mapping) else getattr(value, entry)
-        # A command line can hold a secret of its own.
-        shown = "(not shown)" if key == "api_key_command" else str(value)
+        value, field = getattr(settings, key), Settings.model_fields[key]
+        if isinstance(value, Mapping) and entry:
+            value = value.get(entry)
+        elif entry:
+            value, field = getattr(value, entry), type(value).model_fields[entry]
+        # A command line, or a URL, can hold a secret of its own.
+        shown = str(value) if field.repr else "(not shown)"
         yield Finding("setting", f"{name} = {shown}, from {origin}")
     yield Finding("setting", "all others have their defaults, which `overnight init` writes down")
 

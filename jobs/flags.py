@@ -6,6 +6,7 @@ The flags that commands take: in, a command line; out, settings.
     Flags        and everything else that `overnight run` takes
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,16 +47,18 @@ class Where:
         """Keys and values for `load_settings`, those not given among them as None."""
         return {key: value for key, value in asdict(self).items() if key != "config"}
 
-    def settings(self, **others: object) -> "Settings":
+    def settings(
+        self, *, defaults: Mapping[str, object] | None = None, **others: object
+    ) -> "Settings":
         """
-        The settings, of which `others` win over what was given.
+        The settings, of which `others` win over what was given; `defaults` are the command's own.
 
         Raises:
             SettingsError: as `load_settings`.
         """
         from pipeline.settings import load_settings
 
-        return load_settings(self.given() | others, config=self.config)
+        return load_settings(self.given() | others, config=self.config, defaults=defaults)
 
 
 @Parameter(name="*")
@@ -80,6 +83,8 @@ class Flags(Access):
     """An option of the request, KEY=VALUE; repeatable."""
     formats: Annotated[list[str] | None, Parameter(name=("--format", "-f"), group=_HOW)] = None
     """json, txt, srt, vtt, md, tsv, a comma list, or all; repeatable."""
+    speaker_names: Annotated[list[str] | None, Text, Parameter(group=_HOW)] = None
+    """Names of speakers in captions and texts: A=Ann,B=Ben; repeatable."""
     delete_remote: Annotated[bool | None, Switch, Parameter(group=_HOW)] = None
     """Delete the service's copy once the result is saved."""
     engine_model: Annotated[str | None, Parameter(group=_HOW)] = None
@@ -106,6 +111,17 @@ class Flags(Access):
     limit: Annotated[int | None, Parameter(group=_WHAT)] = None
     """Take in so many new recordings at most."""
 
+    max_hours: Annotated[
+        float | None, Parameter(name=("--max-hours", "--max-audio"), group=_WHAT)
+    ] = None
+    """Hours of audio to ask for, at most."""
+    max_cost: Annotated[float | None, Parameter(group=_WHAT)] = None
+    """USD to spend, at most, by the prices of the settings."""
+    max_hours_month: Annotated[float | None, Parameter(group=_WHAT)] = None
+    """Hours of audio in a calendar month, at most, over all runs."""
+    max_cost_month: Annotated[float | None, Parameter(group=_WHAT)] = None
+    """USD in a calendar month, at most, over all runs."""
+
     concurrency: Annotated[int | None, Parameter(group=_PACE)] = None
     """Transcripts that the account works on at once (200)."""
     uploads: Annotated[int | None, Parameter(group=_PACE)] = None
@@ -126,6 +142,15 @@ class Flags(Access):
     """Take notifications of the service at this HOST:PORT."""
     webhook_url: Annotated[str | None, Parameter(group=_PACE)] = None
     """URL under which the service reaches it."""
+
+    window: Annotated[str | None, Parameter(group=_PACE)] = None
+    """Part of the day in which to work: 22:00-06:00."""
+    time_zone: Annotated[str | None, Parameter(group=_PACE)] = None
+    """Where the clock of window and calendar hangs: Europe/Berlin."""
+    min_free: Annotated[str | None, Parameter(group=_PACE)] = None
+    """Bytes that have to stay free on the disks of results and ledger: 1GB."""
+    wait_network: Annotated[str | None, Parameter(group=_PACE)] = None
+    """How long to wait for the service to be reached when a run begins."""
 
     dry_run: Annotated[bool | None, Switch, Parameter(group=_AGAIN)] = None
     """Say what would be done, send nothing."""

@@ -10,6 +10,7 @@ there what happened.
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from anyio import to_thread
 
 from jobs.budget import Budgets
 from pipeline import __version__
+from pipeline.allowance import NOTHING, Allowance, Amount
 from pipeline.errors import BatchError, LedgerUnusable, OutputNotWritable, SettingsError
 from pipeline.events import (
     Completed,
@@ -96,6 +98,8 @@ class Session:
     totals: Totals
     folder: Path
     """`runs/ID` of the state folder."""
+    started: RunStarted
+    """What was told of it first."""
     started_at: float
     """The file system's own time before anything was written, Unix seconds."""
 
@@ -111,13 +115,15 @@ async def session(
     is_offline: bool = False,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
+    clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Session]:
     """
     Hold the state folder of these settings, with its ledger open and its service at hand.
 
     A dry run works on a copy of the ledger, and leaves no trace. `ledger_path` is another ledger to
-    work with than that of the state folder. `budgets` are shared with sessions beside this one.
-    With `is_offline` there is no service, nor need of a key, though the ledger is the real one.
+    work with than that of the state folder. `budgets` are shared with sessions beside this one;
+    `clock` tells the time, Unix seconds. With `is_offline` there is no service, nor need of a key,
+    though the ledger is the real one.
 
     Raises:
         SettingsError: nothing says where results go.
@@ -126,7 +132,8 @@ async def session(
         Locked: another run works in the same state folder.
         LedgerUnusable: the ledger is damaged, newer than this program, or lost.
     """
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    began_at = datetime.fromtimestamp(clock(), UTC)
+    run_id = f"{began_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     key, held, last = "", None, None
     if ledger_path is None:  # before a copy is made: a run beside may add to both
         last = await to_thread.run_sync(newest, settings.state_dir / "runs")
@@ -174,20 +181,20 @@ async def session(
                 run,
                 journal=folder / "attempts.ndjson",
                 still_held=held.check if held else None,
+                clock=clock,
             )
         )
         if last is not None and not await ledger.knows(last):
             raise _lost(path)
         await ledger.recover()
         await ledger.record_roots(roots)
-        totals(
-            RunStarted(
-                run_id=run_id,
-                version=__version__,
-                provider=settings.provider,
-                output=printable(os.fsencode(settings.output or "")),
-            )
+        started = RunStarted(
+            run_id=run_id,
+            version=__version__,
+            provider=settings.provider,
+            output=printable(os.fsencode(settings.output or "")),
         )
+        totals(started)
         for address, count in await ledger.elsewhere():
             totals(Warned(message=f"{count} transcripts are open at {address}, and stay there"))
         client = await stack.enter_async_context(
@@ -197,17 +204,27 @@ async def session(
         client.limiter.remember(
             await ledger.earlier_requests(window_s), await ledger.earlier_submits(window_s)
         )
+        spent = NOTHING
+        if settings.max_hours_month is not None or settings.max_cost_month is not None:
+            spent = Amount(*await ledger.spent(_month_began(clock(), settings)))
         context = Context(
             settings=settings,
             ledger=ledger,
             client=client,
-            intake=Intake(settings.in_flight, settings.uploads.max),
+            intake=Intake(settings.in_flight, settings.uploads.max, Allowance(settings, spent)),
             emit=totals,
             roots={root.name: root for root in roots},
         )
-        yield Session(run_id, context, totals, folder, started_at)
+        yield Session(run_id, context, totals, folder, started, started_at)
         with suppress(BatchError):  # said already, if the ledger cannot be written
             await ledger.record_requests(client.limiter.take_unrecorded(), window_s)
+
+
+def _month_began(now_s: float, settings: Settings) -> float:
+    """When the calendar month began that it is now, Unix seconds."""
+    now = datetime.fromtimestamp(now_s, settings.zone)
+    first = datetime(now.year, now.month, 1, tzinfo=settings.zone)
+    return first.timestamp()
 
 
 @asynccontextmanager

@@ -160,7 +160,7 @@ async def _set_right(run: Session, findings: list[_Fault]) -> None:
         [finding.transcript for finding in findings if finding.transcript],
     )
     listing = Listing(_output(context.settings), run.started_at)
-    await run_batch(context, Scan(context.settings, [], listing=listing), anyio.Event())
+    await run_batch(context, [Scan(context.settings, [], listing=listing)], anyio.Event())
 
 
 def _outcomes(db: Reader, settings: Settings, held: list[_Fault]) -> Iterator[Finding]:

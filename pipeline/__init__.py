@@ -9,15 +9,17 @@ Modules in the order in which they are best read. Each imports only from those b
 contracts in pyproject.toml hold that.
 
     batch        the stages wired top to bottom in one task group: a whole run on one screen
+    guard        what ends a run from outside: the clock on the wall, the room on the disks
     stages       scan, feed, upload, submit, poll, write: one coroutine a step
     webhooks     notifications of the service, taken over HTTP: hints to look
     reconcile    what became of requests whose answer was lost
-    report       what stands in the ledger, for people and programs
+    report       what a run came to and what stands in the ledger, for people and programs
     terminal     the live block on a terminal
     progress     who else listens while a run goes on: log, pipe, file
     client       the service over HTTP: one method a call, one request a method
     ledger       durable state and queue: SQLite, one writer thread, group commit
     render       a saved answer as txt, srt, vtt, md, tsv; pure
+    quality      how far a transcript can be trusted; pure
     spool        an answer on its way to disk: as it came, whole, durable
     schedule     what to ask next of all that is pending; pure
     wire         what is in the messages; no I/O
@@ -26,6 +28,8 @@ contracts in pyproject.toml hold that.
     retry        whether, when and how often a call is made again
     notices      what somebody says has finished: hints, never facts
     intake       how much may be under way, and whether more is taken in
+    allowance    what may still be asked for: hours and cost, reserved and settled
+    durations    how long a recording is, with nothing decoded
     places       how many transcripts at the service are worth having
     files        files that are whole or absent
     settings     every setting: unit, default, reason, and where its value comes from

@@ -24,6 +24,7 @@ from pipeline.errors import (
     ServiceUnusable,
     TranscriptUnknown,
 )
+from pipeline.guard import guarded
 from pipeline.models import Claim, Pending, Uploaded
 from pipeline.reconcile import Reconciler
 from pipeline.retry import retry
@@ -35,6 +36,7 @@ from pipeline.stages.scan import Scan
 from pipeline.stages.submit import submit
 from pipeline.stages.upload import upload
 from pipeline.stages.write import write
+from pipeline.wire import Row
 
 __all__ = ["run_batch"]
 
@@ -67,20 +69,20 @@ def start(
         end.close()
 
 
-async def run_batch(context: Context, scan: Scan, stopped: anyio.Event) -> None:
+async def run_batch(context: Context, scans: Sequence[Scan], stopped: anyio.Event) -> None:
     """
-    Transcribe what the scan finds and what earlier runs left, until nothing is open.
+    Transcribe what the scans find and what earlier runs left, until nothing is open.
 
-    Returns early when the intake ended; `context.intake` says why. `stopped` ends the scan: what
-    it has not come to is left to the next run.
+    Returns early when the intake ended; `context.intake` says why. `stopped` ends the scans:
+    what they have not come to is left to the next run.
     """
     settings, intake = context.settings, context.intake
     reconciler = Reconciler(context.ledger, context.client, intake, context.emit, settings.settle)
     scanned = anyio.Event()
     looking: set[str] = set()
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(_scan, context, scan, scanned, stopped)
+    async with guarded(context), anyio.create_task_group() as group:
+        group.start_soon(_scan, context, scans, scanned, stopped)
         if not await _has_work(context, scanned) or not await _may_begin(context, reconciler):
             return
         to_upload, claims = create_memory_object_stream[Claim](settings.uploads.max)
@@ -98,7 +100,9 @@ async def run_batch(context: Context, scan: Scan, stopped: anyio.Event) -> None:
         group.start_soon(reconciler.run)
 
 
-async def _scan(context: Context, scan: Scan, scanned: anyio.Event, stopped: anyio.Event) -> None:
+async def _scan(
+    context: Context, scans: Sequence[Scan], scanned: anyio.Event, stopped: anyio.Event
+) -> None:
     """Scan the roots; what is stopped or ended in the middle is left to the next run."""
     async with anyio.create_task_group() as group:
 
@@ -107,7 +111,8 @@ async def _scan(context: Context, scan: Scan, scanned: anyio.Event, stopped: any
             group.cancel_scope.cancel()
 
         group.start_soon(end_early)
-        await scan.run(context.ledger, context.emit, context.intake.changed)
+        for scan in scans:
+            await scan.run(context.ledger, context.emit, context.intake.changed)
         group.cancel_scope.cancel()
     scanned.set()
     context.intake.changed()
@@ -142,10 +147,10 @@ async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
 
     The newest row of the list is also the first anchor of the reconciler.
     """
-    ledger, client = context.ledger, context.client
+    ledger = context.ledger
     try:
         with context.intake.fetching():
-            rows = await retry(lambda: client.list(limit=1))
+            rows = await _reached(context)
             reconciler.seen(rows, is_newest=True)
             for fingerprint, ids, is_open in await ledger.foreign_ids():
                 if await _knows_one(context, ids):
@@ -157,6 +162,21 @@ async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
     except BatchError as error:
         context.intake.end(error)
     return context.intake.is_open
+
+
+async def _reached(context: Context) -> list[Row]:
+    """
+    The newest row of the list; waited for where the network may not be there yet.
+
+    Raises:
+        RecordingError: the service cannot be reached.
+        BatchError: as `Client.list` does.
+    """
+    wait_s = context.settings.wait_network
+    first = partial(context.client.list, limit=1)
+    if wait_s is None:
+        return await retry(first)
+    return await retry(first, attempts=None, timeout_s=wait_s)
 
 
 async def _knows_one(context: Context, ids: Sequence[str]) -> bool:

@@ -35,7 +35,7 @@ from pipeline.limiter import Limiter
 from pipeline.uplink import Uplink
 from pipeline.wire import Ambiguous, NotAccepted, Row, Submission
 
-__all__ = ["Client", "Handover", "Write"]
+__all__ = ["Client", "Handover", "Write", "once", "system_proxy"]
 
 Write = Callable[[bytes], Awaitable[object]]
 """Takes the next bytes of a body; what it raises comes through as it is."""
@@ -118,8 +118,8 @@ class Client:
                 total=None, connect=self._connect_s, sock_read=self._stall_s
             ),
             trace_configs=[*traces],
-            middlewares=[_once],
-            proxy=_system_proxy(self._base_url),
+            middlewares=[once],
+            proxy=system_proxy(self._base_url),
         )
 
     async def upload(self, content: bytes | AsyncIterator[bytes], size: int) -> str:
@@ -359,7 +359,7 @@ class Client:
             raise ConnectionLost(f"{call}: {_describe(error)}", connected=connected) from error
 
 
-async def _once(
+async def once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
     """Keeps aiohttp from sending a request that may be repeated a second time, uncounted."""
@@ -445,7 +445,7 @@ def _describe(error: BaseException) -> str:
     return wire.shown(str(error)) or type(error).__name__
 
 
-def _system_proxy(base_url: str) -> str | None:
+def system_proxy(base_url: str) -> str | None:
     """
     The proxy that the environment names for an address, as curl and requests read it.
 

@@ -12,9 +12,13 @@ The error tree: three families, one for each thing that a caller can do about an
     - OptionsRefused        exit 2   the service refuses options that all recordings share
     - ServiceUnusable       exit 5   the service is down, or asks us to stay away for long
     - DiskFull              exit 5   no room for another result
+    - RoomLow               exit 5   less room than `min_free` asks for
+    - CapReached            exit 8   what may be asked for is used up
+    - WindowClosed          exit 10  what is asked for now would not finish in the window
   + RecordingError        this recording is lost to this run, the others go on (exit 3)
     - RecordingUnreadable   it vanished, or cannot be opened or read
     - RecordingChanged      it changed while it was being read: still being written
+    - RecordingTooCostly    it alone is more than a cap allows
     - PlaceUnwritable       its result could not be saved where it belongs: nothing is asked for
     - RequestRejected       the service refused the request for good
       . TranscriptUnknown     it has no transcript of that id, or none for this key
@@ -35,6 +39,7 @@ __all__ = [
     "AttemptsExhausted",
     "BalanceNegative",
     "BatchError",
+    "CapReached",
     "ConnectionLost",
     "DiskFull",
     "ExitCode",
@@ -48,13 +53,16 @@ __all__ = [
     "RateLimited",
     "RecordingChanged",
     "RecordingError",
+    "RecordingTooCostly",
     "RecordingUnreadable",
     "RequestRejected",
+    "RoomLow",
     "ServiceUnavailable",
     "ServiceUnusable",
     "SettingsError",
     "TranscriptUnknown",
     "TransientError",
+    "WindowClosed",
     "leaves",
 ]
 
@@ -177,6 +185,24 @@ class DiskFull(BatchError):
     collect = False
 
 
+class RoomLow(BatchError):
+    """Raised when less is free than `min_free`, which is enough for what is already asked for."""
+
+    exit_code = ExitCode.TRY_LATER
+
+
+class CapReached(BatchError):
+    """Raised when a recording is more than what a cap on spending has left."""
+
+    exit_code = ExitCode.CAP_REACHED
+
+
+class WindowClosed(BatchError):
+    """Raised when what is asked for could not finish before the time window closes."""
+
+    exit_code = ExitCode.WINDOW_CLOSED
+
+
 class RecordingError(PipelineError):
     """Raised when one recording cannot be transcribed; the others go on."""
 
@@ -187,6 +213,10 @@ class RecordingUnreadable(RecordingError):
 
 class RecordingChanged(RecordingError):
     """Raised when a recording is not what it was when it was opened."""
+
+
+class RecordingTooCostly(RecordingError):
+    """Raised when a recording alone is more than a cap allows: it is left out, others go on."""
 
 
 class PlaceUnwritable(RecordingError):

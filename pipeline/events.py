@@ -21,6 +21,7 @@ __all__ = [
     "RecordingFound",
     "RunStarted",
     "Skipped",
+    "Standing",
     "Submitted",
     "Summary",
     "Uploaded",
@@ -135,6 +136,21 @@ class Warned(Event, tag="warning"):
     message: str
 
 
+class Standing(msgspec.Struct, kw_only=True):
+    """What became of the recordings of one source; its counts add up as those of `Summary` do."""
+
+    name: str
+    found: int = 0
+    written: int = 0
+    already_written: int = 0
+    kept: int = 0
+    failed: int = 0
+    skipped: int = 0
+    parked: int = 0
+    reason: str | None = None
+    """Why nothing was found, where the source is not there."""
+
+
 class Summary(Event, tag="summary"):
     """What a run came to: the last line, and the whole of `summary.json`.
 
@@ -172,11 +188,19 @@ class Summary(Event, tag="summary"):
     """Hours of audio in the transcripts that completed in this run."""
     cost_usd: float | None = None
     """Estimated cost of `audio_hours`; None when a model has no price."""
+    due_hours: float = 0.0
+    """For a dry run: hours of audio that would be asked for."""
+    due_cost_usd: float | None = None
+    """Estimated cost of `due_hours`; None when a model has no price."""
+    unprobed: int = 0
+    """Of what would be asked for: recordings whose length is estimated by their size."""
     elapsed_s: float = 0.0
     requests: dict[str, int] = msgspec.field(default_factory=dict)
     """Requests sent, by kind."""
     reasons: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     """For `failed`, `skipped` and `parked`: how many recordings by reason."""
+    sources: list[Standing] = []
+    """The same counts for each source, if there are several."""
 
 
 Emit = Callable[[Event], None]

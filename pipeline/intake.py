@@ -16,21 +16,29 @@ from contextlib import contextmanager
 
 import anyio
 
-from pipeline.errors import BatchError, ExitCode, ServiceUnusable
+from pipeline.allowance import Allowance
+from pipeline.errors import BatchError, ExitCode, ServiceUnusable, WindowClosed
 from pipeline.places import Places
+from pipeline.settings import Settings
 
 __all__ = ["Intake"]
 
 _LOST_IN_A_ROW = 8
 _REFUSED_ALIKE = 3
 _LEAST_APART_S = 2.0
+_USUAL_S = 45.0
+_USUAL_RTF = 0.012
+"""How long the service works. Source: AssemblyAI FAQ: most take less than 45 s, 195 minutes 133 s,
+and 501 minutes 300 s."""
 
 
 class Intake:
     """The gate of one run. Everything here is done between two awaits, so nothing is half done."""
 
-    def __init__(self, in_flight: int, uploads: int) -> None:
+    def __init__(self, in_flight: int, uploads: int, allowance: Allowance | None = None) -> None:
         self.in_flight = in_flight
+        self.allowance = allowance or Allowance(Settings())
+        """What may still be asked for."""
         self._places = Places(in_flight)
         self._observed_at = -math.inf
         self._was_full = False
@@ -57,6 +65,8 @@ class Intake:
         """Whether what the service has accepted is still fetched."""
         self.ended = anyio.Event()
         """Set once it is not fetched any more."""
+        self.closes_at = math.inf
+        """When the window of the run closes, Unix seconds."""
 
     # --- room ---------------------------------------------------------------------------------
 
@@ -172,6 +182,17 @@ class Intake:
         for scope in self._uploading if self.collects else self._uploading | self._fetching:
             scope.cancel()
         self.changed()
+
+    def require_time(self, attempt_id: int, now: float) -> None:
+        """
+        Leave to ask for a transcript that will take so long as is usual for its audio.
+
+        Raises:
+            WindowClosed: it would not be finished before the window closes.
+        """
+        takes_s = _USUAL_S + self.allowance.duration_s(attempt_id) * _USUAL_RTF
+        if now + takes_s > self.closes_at:
+            raise WindowClosed("the window closes before what is asked for now would be finished")
 
     def reached(self) -> None:
         """A request got through to the service."""

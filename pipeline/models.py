@@ -7,7 +7,7 @@ Words are the service's where it has them (`transcript_id`, `upload_url`, `audio
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from hashlib import sha256
 from typing import Any
 
@@ -28,6 +28,7 @@ __all__ = [
     "Root",
     "Stored",
     "TranscriptState",
+    "Turn",
     "Unresolved",
     "Uploaded",
     "request_key",
@@ -95,6 +96,21 @@ class AttemptState(StrEnum):
     """It never became a transcript: not listed, or its upload was not needed."""
 
 
+class Turn(IntEnum):
+    """When a recording has its turn in a run: the lower one first."""
+
+    TAKEN = 0
+    """This run has taken it before."""
+    NEW = 1
+    """This run has not come to it yet."""
+    FAILED_BEFORE = 2
+    """Nor to this one, which failed in an earlier run."""
+    BACKLOG = 3
+    """Nor to this one, which has been lying there for long."""
+    FAILED = 4
+    """It failed in this run, once; one more for each time."""
+
+
 def request_key(content: str, options: str, provider_kind: str) -> str:
     """
     The identity of what is paid for once, 64 hex digits.
@@ -137,6 +153,8 @@ class Entry(msgspec.Struct, frozen=True):
     """Where its JSON goes, relative to the output folder, unless the ledger says otherwise."""
     skip: str | None = None
     """Why it is not to be sent."""
+    turn: int = 1
+    """A `Turn`: `NEW` or `BACKLOG`."""
     place: int = 0
     """Before or behind others in the order that the user named; by its path among equals."""
 
@@ -168,10 +186,15 @@ class Claim:
     """What the user set for it."""
     result: bytes
     """Where its JSON goes, relative to the output folder."""
-    is_new: bool = True
-    """Whether this run takes it for the first time."""
+    turn: int = 1
+    """The `Turn` in which it was taken."""
     uploaded: Uploaded | None = None
     """An upload of an earlier run that is still good."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this run takes it for the first time."""
+        return Turn.NEW <= self.turn <= Turn.BACKLOG
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,7 @@ class Reconciler:
                 doubtful.setdefault(_NEVER_SETTLED, []).append(attempt)
             else:
                 await self._ledger.record_not_accepted(attempt.attempt_id, _TRIES)
+                self._intake.allowance.release(attempt.attempt_id)
                 absent += 1
         if absent:  # once for all: what was lost in one moment is one sign of trouble
             self._intake.lost("submits come to nothing")
@@ -248,3 +249,5 @@ class Reconciler:
     async def _park(self, attempts: Sequence[Unresolved], reason: str) -> None:
         if attempts:
             await self._ledger.park([each.attempt_id for each in attempts], reason)
+            for each in attempts:  # it may well be paid
+                self._intake.allowance.settle(each.attempt_id, None, None)

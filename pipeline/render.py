@@ -10,6 +10,7 @@ In: the bytes of a completed transcript as the service sent it. Out: the bytes o
 
 Turns are the service's utterances where it made any, else its words by speaker. A text that came
 without words is spread evenly over the recording, so that every format holds all that was said.
+Speakers have the names that the caller gives, else those that the service has found.
 Summaries, chapters and other results beside the words stay in the JSON.
 """
 
@@ -17,7 +18,8 @@ import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import msgspec
@@ -27,20 +29,32 @@ __all__ = ["FORMATS", "Caption", "RenderError", "Turn", "Word", "captions", "ren
 FORMATS: Final = ("txt", "srt", "vtt", "md", "tsv")
 """What `render` can make; each is also the suffix of the file."""
 
-# Source of the caption rules, where nothing else is said: Netflix Timed Text Style Guide, General
-# Requirements and English, https://partnerhelp.netflixstudios.com/hc/en-us/articles/215758617
+# Sources of the caption rules:
+# Netflix: Timed Text Style Guide, https://partnerhelp.netflixstudios.com/hc/en-us/articles/
+#   215758617 (General Requirements), 217350977 (English), 360051554394 (Subtitle Timing)
+# BBC: Subtitle Guidelines, https://www.bbc.co.uk/accessibility/forproducts/guides/subtitles/
 _LINE_WIDTH: Final = 42
-"""Characters in a line; one of a wide script (Chinese, Japanese, Korean) takes the room of two."""
+"""Characters in a line; one of a wide script (Chinese, Japanese, Korean) takes the room of two.
+Source: Netflix, English. The BBC (3.1) takes 37 for teletext, and online a width on the screen."""
 _LINES: Final = 2
+"""Source: Netflix, General Requirements 4; BBC 3.3."""
 _MIN_CAPTION_MS: Final = 833
+"""Source: Netflix, General Requirements 1: five sixths of a second."""
 _MAX_CAPTION_MS: Final = 7_000
+"""Source: Netflix, General Requirements 1."""
 _GAP_MS: Final = 80
-"""Between one caption and the next: two frames at 25 a second."""
+"""Between one caption and the next. Source: Netflix, Subtitle Timing: two frames, here of 40 ms."""
+_CHAIN_MS: Final = 500
+"""A gap this short would flicker, so the caption before it stays. Source: Netflix, Subtitle Timing:
+half a second. The BBC (4.5) wants none below a whole one."""
 _READING_CHARS_PER_S: Final = 17
+"""Source: BBC 4: 160 to 180 words a minute, which are 16 to 18 characters a second in English.
+Netflix allows 20 to adults and 17 to children."""
 _CAPTION_PAUSE_MS: Final = 800
 """A silence that no caption spans. Ours: about what a reader takes for the end of a thought."""
 _WAIT_MS: Final = 1_000
-"""How late a caption may come for the sake of one that is still being read. Ours."""
+"""How late a caption may come for the sake of one that is still being read. Ours; the BBC (5.4)
+bears two seconds."""
 _PARAGRAPH_PAUSE_MS: Final = 2_000
 """A silence that no paragraph spans. Ours."""
 _PARAGRAPH_CHARS: Final = 800
@@ -50,7 +64,28 @@ _UNSPACED: Final = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
 """Languages that write no space between words. Source: Unicode Standard Annex 14, section 3."""
 _SENTENCE_END: Final = re.compile(r"[.!?…。！？｡؟۔।॥။։።]['\"”’»)\]」』）]*$")
 _CLAUSE_END: Final = re.compile(r"[,;:–—،؛、，；：]['\"”’»)\]」』）]*$")
+_BINDING: Final = {
+    language: frozenset(words.split())
+    for language, words in {
+        "en": "a an the my your his its our their i he she we they will would could should must "
+        "and & or but nor if that because when while about after as at before by for from in into "
+        "of on over than through to under until with without",
+        "de": "der die das den dem des ein eine einen einem einer eines kein keine ich er wir "
+        "und oder aber denn dass weil wenn ob als wie an am auf aus bei bis für gegen im in mit "
+        "nach ohne über um unter vom von vor zu zum zur",
+        "fr": "le la les un une des du de au aux ce cet cette ces mon ma mes son sa ses notre nos "
+        "votre vos leur leurs je tu il ils et ou mais donc car que qui si comme quand à avec chez "
+        "dans en par pour sans sous sur",
+        "es": "el la los las un una unos unas mi mis su sus del al y e o u pero que si como cuando "
+        "porque a con de desde en entre hasta para por sin sobre",
+    }.items()
+}
+"""Articles, pronouns, auxiliaries, conjunctions, prepositions: a phrase begins with them, and is
+not torn after them. Source: Netflix, General Requirements 4; BBC 3.4."""
 _ABBREVIATION: Final = re.compile(r"(mr|mrs|ms|dr|prof|st|vs|e\.g|i\.e|[a-z])\.", re.IGNORECASE)
+
+
+_NAMELESS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class RenderError(ValueError):
@@ -67,6 +102,8 @@ class Word(NamedTuple):
     """ms from the start of the recording, never before the word before."""
     end: int
     """ms, not before `start`."""
+    binds: bool = False
+    """Whether it belongs with the word after it, as an article does."""
 
 
 class Turn(NamedTuple):
@@ -88,7 +125,12 @@ class Caption(NamedTuple):
     words: Sequence[Word]
 
 
-def render(transcript: bytes, file_format: str, title: str = "") -> bytes:
+def render(
+    transcript: bytes,
+    file_format: str,
+    title: str = "",
+    speaker_names: Mapping[str, str] = _NAMELESS,
+) -> bytes:
     """
     The transcript as a file of the format: UTF-8, ending in one newline.
 
@@ -99,6 +141,9 @@ def render(transcript: bytes, file_format: str, title: str = "") -> bytes:
         transcript: the service's JSON answer.
         file_format: one of `FORMATS`.
         title: the heading of `md`, which has none if empty; unused by the others.
+        speaker_names: names by what the service calls the speakers (`A`, `1`, `2B`, `Agent`), in
+            upper or lower case. Who is not there has the name that the service has found, if it
+            was asked to, or is `Speaker A`.
 
     Raises:
         RenderError: not JSON of a transcript, not completed, deleted at the service, without any
@@ -106,12 +151,17 @@ def render(transcript: bytes, file_format: str, title: str = "") -> bytes:
     """
     if file_format not in _WRITERS:
         raise RenderError(f"`{file_format}` is not a format; choose from {', '.join(FORMATS)}")
-    speech = _speech(_completed(transcript), title)
+    speech = _speech(_completed(transcript), title, speaker_names)
     text = _WRITERS[file_format](speech).rstrip("\n")
     return f"{text}\n".encode() if text else b""
 
 
-def render_file(result: bytes, file_format: str, title: str = "") -> bytes:
+def render_file(
+    result: bytes,
+    file_format: str,
+    title: str = "",
+    speaker_names: Mapping[str, str] = _NAMELESS,
+) -> bytes:
     """
     The same of a saved answer, by its path: what is large is not passed between processes.
 
@@ -120,25 +170,30 @@ def render_file(result: bytes, file_format: str, title: str = "") -> bytes:
         OSError: it cannot be read.
     """
     with open(result, "rb") as file:
-        return render(file.read(), file_format, title)
+        return render(file.read(), file_format, title, speaker_names)
 
 
-def captions(turns: Iterable[Turn]) -> list[Caption]:
+def captions(turns: Iterable[Turn], names: Mapping[str, str] = _NAMELESS) -> list[Caption]:
     """
     Captions for the turns, in order of time, none overlapping another.
 
     Every word stands in exactly one caption and those of a turn in their order. A caption fits
     two lines of 42 characters with the speaker's name before it, or is one word. It ends at a
-    pause or the end of a sentence where it can, then of a clause. It stays for 0.83 to 7 s, and
-    long enough to be read at 17 characters/s where what follows leaves the time. Where speakers
-    talk at once, the later caption waits for the earlier to be read, up to a second.
+    pause or the end of a sentence where it can, then of a clause, then of a phrase. It stays for
+    0.83 to 7 s, long enough to be read at 17 characters/s where what follows leaves the time, and
+    until 80 ms before the next one if that comes within half a second. Where speakers talk at
+    once, the later caption waits for the earlier to be read, up to a second.
 
-    Source: Netflix Timed Text Style Guide, General Requirements and English.
+    Args:
+        turns: in any order; their words in theirs.
+        names: of speakers who are shown by another name than theirs.
+
+    Source: Netflix Timed Text Style Guide; BBC Subtitle Guidelines.
     """
     spoken = [
         Caption(words[0].start, words[-1].end, turn.speaker, words)
         for turn in turns
-        for words in _cut(turn)
+        for words in _cut(turn.words, _label(turn.speaker, names))
     ]
     spoken.sort(key=lambda caption: caption.start)
 
@@ -147,10 +202,12 @@ def captions(turns: Iterable[Turn]) -> list[Caption]:
     timed = []
     for caption, start, limit in itertools.zip_longest(spoken, starts, starts[1:]):
         end = max(caption.end, start + _MIN_CAPTION_MS, start + _reading_ms(caption.words))
-        end = min(end, start + _MAX_CAPTION_MS)
         if limit is not None:
+            if limit - end < _CHAIN_MS:
+                end = limit
             # The gap gives way before the caption becomes too short to be seen.
             end = min(end, max(limit - _GAP_MS, min(limit, start + _MIN_CAPTION_MS)))
+        end = min(end, start + _MAX_CAPTION_MS)
         timed.append(caption._replace(start=start, end=end))
     return timed
 
@@ -169,6 +226,18 @@ class _AnswerUtterance(_AnswerWord):
     words: list[_AnswerWord] | None = None
 
 
+class _Identification(msgspec.Struct):
+    mapping: dict[str, str | None] | None = None
+
+
+class _Understood(msgspec.Struct):
+    speaker_identification: _Identification | None = None
+
+
+class _Understanding(msgspec.Struct):
+    response: _Understood | None = None
+
+
 class _Answer(msgspec.Struct):
     status: str
     text: str | None = None
@@ -177,6 +246,7 @@ class _Answer(msgspec.Struct):
     audio_url: str | None = None
     audio_duration: float | None = None
     language_code: str | None = None
+    speech_understanding: _Understanding | None = None
 
 
 class _Speech(NamedTuple):
@@ -184,6 +254,8 @@ class _Speech(NamedTuple):
     verbatim: str
     """The text of an answer that has no words, line breaks and all; else empty."""
     turns: Sequence[Turn]
+    names: Mapping[str, str]
+    """By the speakers of the turns, for those who have one."""
 
 
 _DECODER: Final = msgspec.json.Decoder(_Answer)
@@ -205,18 +277,44 @@ def _completed(transcript: bytes) -> _Answer:
     return answer
 
 
-def _speech(answer: _Answer, title: str) -> _Speech:
+def _speech(answer: _Answer, title: str, speaker_names: Mapping[str, str]) -> _Speech:
     language = re.split("[-_]", answer.language_code or "")[0].lower()
-    is_spaced = language not in _UNSPACED
     timed = _utterance_turns(answer) or _word_turns(answer)
     text = answer.text or ""
     spoken = timed or [(None, _spread(text, 0, (answer.audio_duration or 0) * 1000))]
     turns = [
-        Turn(_cleaned("" if speaker is None else str(speaker)), list(_words(words, is_spaced)))
+        Turn(_cleaned("" if speaker is None else str(speaker)), list(_words(words, language)))
         for speaker, words in spoken
         if words
     ]
-    return _Speech(_cleaned(title), "" if timed else text.strip(), turns)
+    known = _names(answer) | _by_label(speaker_names)
+    speakers = {turn.speaker for turn in turns}
+    names = {each: known[each.upper()] for each in speakers if each.upper() in known}
+    return _Speech(_cleaned(title), "" if timed else text.strip(), turns, names)
+
+
+def _names(answer: _Answer) -> dict[str, str]:
+    """
+    What the service found out when it was asked to identify speakers.
+
+    It names them in the utterances, and says which label each had: words keep theirs.
+
+    Source: AssemblyAI docs, "Speaker Identification", response;
+    openapi.yml, SpeakerIdentificationResponse.
+    """
+    understood = answer.speech_understanding and answer.speech_understanding.response
+    identified = understood and understood.speaker_identification
+    found = (identified and identified.mapping) or {}
+    # A name is itself, else a role of `QA` would be shown as a `Speaker QA`.
+    return _by_label({name: name for name in found.values() if name} | found)
+
+
+def _by_label(names: Mapping[str, str | None]) -> dict[str, str]:
+    return {
+        _cleaned(label).upper(): _cleaned(name)
+        for label, name in names.items()
+        if name and not name.isspace()
+    }
 
 
 _AnswerTurn = tuple[str | int | None, list[_AnswerWord]]
@@ -256,15 +354,18 @@ def _spread(text: str, start: float, end: float) -> list[_AnswerWord]:
     ]
 
 
-def _words(answer_words: Iterable[_AnswerWord], is_spaced: bool) -> Iterator[Word]:
+def _words(answer_words: Iterable[_AnswerWord], language: str) -> Iterator[Word]:
     """The words in their order, with times that never run back."""
+    is_spaced = language not in _UNSPACED
+    binding = _BINDING.get(language, ())
     before = ""
     at = 0
     for word in answer_words:
         text = _cleaned(word.text or "")
         at = max(at, round(word.start or 0))
         end = max(at, round(word.end or 0))
-        yield Word(" " if before and (is_spaced or _are_latin(before, text)) else "", text, at, end)
+        lead = " " if before and (is_spaced or _are_latin(before, text)) else ""
+        yield Word(lead, text, at, end, text.lower() in binding)
         before = text
 
 
@@ -303,16 +404,26 @@ def _is_pause(before: Word, after: Word, pause_ms: int) -> bool:
     return after.start - before.end >= pause_ms
 
 
-def _cut(turn: Turn) -> Iterator[Sequence[Word]]:
+def _strain(before: Word, after: Word) -> int:
+    """How much it hurts to break between two words: 0 after a sentence to 4 within a phrase."""
+    if _ends_sentence(before):
+        return 0
+    if _CLAUSE_END.search(before.text):
+        return 1
+    if before.binds:
+        return 4
+    return 2 if after.binds else 3
+
+
+def _cut(words: Sequence[Word], label: str) -> Iterator[Sequence[Word]]:
     """
     The words of a turn, cut into captions at the least cost.
 
     `costs[n]` is the least that the first n words can cost, `begins[n]` where the last caption of
     that cut begins. A caption holds a handful of words, so the time grows with their number only.
     """
-    words = turn.words
     widths = [_width(word.text) for word in words]
-    label_width = _width(f"{_label(turn.speaker)}: ") if turn.speaker else 0
+    label_width = _width(f"{label}: ") if label else 0
     costs = [0.0] + [math.inf] * len(words)
     begins = [0] * len(costs)
     for first, word in enumerate(words):
@@ -345,7 +456,7 @@ def _caption_cost(words: Sequence[Word], first: int, last: int, width: int) -> f
     What a caption of these words costs, in captions.
 
     One for being there, up to one more for being full (the square makes neighbours alike), and
-    what is lost by ending in the middle of a sentence or by passing too quickly.
+    what is lost by where it ends or by passing too quickly.
     """
     fullness = width / (_LINES * _LINE_WIDTH)
     cost = 1 + fullness * fullness
@@ -354,26 +465,25 @@ def _caption_cost(words: Sequence[Word], first: int, last: int, width: int) -> f
         return cost
     if words[last].end - words[first].start < _MIN_CAPTION_MS:
         cost += 2
-    if _ends_sentence(words[last]):
-        return cost
-    return cost + (1 if _CLAUSE_END.search(words[last].text) else 3)
+    return cost + _strain(words[last], words[last + 1])
 
 
 def _lines(words: Sequence[Word]) -> list[str]:
-    """One line if the words fit it, else two, after punctuation if they can, and of like length."""
+    """One line if the words fit it, else two, cut where it hurts least, and of like length."""
     whole = _joined(words)
     if _width(whole) <= _LINE_WIDTH or len(words) == 1:
         return [whole]
 
     def cost(at: int) -> tuple[bool, int]:
-        widths = [_width(_joined(part)) for part in (words[:at], words[at:])]
-        is_too_wide = (widths[0] > _LINE_WIDTH and at > 1) or (
-            widths[1] > _LINE_WIDTH and at + 1 < len(words)
+        top, bottom = (_width(_joined(part)) for part in (words[:at], words[at:]))
+        is_too_wide = (top > _LINE_WIDTH and at > 1) or (
+            bottom > _LINE_WIDTH and at + 1 < len(words)
         )
-        ends = words[at - 1].text
-        is_after_mark = _SENTENCE_END.search(ends) or _CLAUSE_END.search(ends)
-        # A break after a mark is worth lines that differ by half a line, no more.
-        return is_too_wide, abs(widths[0] - widths[1]) - bool(is_after_mark) * _LINE_WIDTH // 2
+        # A break after a clause is worth lines that differ by half a line more than after any
+        # word, and the longer line is rather the lower one.
+        # Source: BBC 3.4, sense before shape; Netflix, General Requirements 4.
+        unlike = abs(top - bottom) + 2 * (top > bottom)
+        return is_too_wide, unlike + _LINE_WIDTH // 4 * _strain(words[at - 1], words[at])
 
     at = min(range(1, len(words)), key=cost)
     return [_joined(words[:at]), _joined(words[at:])]
@@ -408,10 +518,10 @@ def _starts(spoken: Iterable[Caption]) -> Iterator[int]:
 # ---------------------------------------------------------------- the formats
 
 
-def _label(speaker: str) -> str:
-    """`Speaker A` for the letters and channel numbers of the service, a name or role as it is."""
-    if not speaker:
-        return ""
+def _label(speaker: str, names: Mapping[str, str]) -> str:
+    """A name if there is one, else `Speaker A` for the letters and channels of the service."""
+    if not speaker or speaker in names:
+        return names.get(speaker, "")
     return f"Speaker {speaker}" if re.fullmatch(r"\d*[A-Z]{0,2}", speaker) else speaker
 
 
@@ -431,7 +541,7 @@ def _txt(speech: _Speech) -> str:
     if speech.verbatim:
         return speech.verbatim
     return "\n\n".join(
-        f"{_label(speaker)}: {_joined(words)}" if speaker else _joined(words)
+        f"{_label(speaker, speech.names)}: {_joined(words)}" if speaker else _joined(words)
         for speaker, words in _paragraphs(speech.turns)
     )
 
@@ -444,7 +554,7 @@ def _md(speech: _Speech) -> str:
     """
     blocks = [f"# {_escaped_md(speech.title)}"] if speech.title else []
     for speaker, words in _paragraphs(speech.turns):
-        name = f"**{_escaped_md(_label(speaker))}:** " if speaker else ""
+        name = f"**{_escaped_md(_label(speaker, speech.names))}:** " if speaker else ""
         time = _hms(words[0].start // 1000)
         blocks.append(f"[{time}] {name}{_escaped_md(_joined(words))}")
     return "\n\n".join(blocks)
@@ -458,10 +568,11 @@ def _srt(speech: _Speech) -> str:
     """SubRip, with the speaker's name where another begins to speak."""
     blocks = []
     spoke = ""
-    for number, (start, end, speaker, words) in enumerate(captions(speech.turns), 1):
+    timed = captions(speech.turns, speech.names)
+    for number, (start, end, speaker, words) in enumerate(timed, 1):
         if speaker != spoke and speaker:
             first, *others = words
-            label = Word("", f"{_label(speaker)}:", start, start)
+            label = Word("", f"{_label(speaker, speech.names)}:", start, start)
             words = [label, first._replace(lead=" "), *others]
         spoke = speaker
         times = f"{_clock(start, ',')} --> {_clock(end, ',')}"
@@ -484,9 +595,9 @@ def _vtt(speech: _Speech) -> str:
     Source: https://www.w3.org/TR/webvtt1/#syntax
     """
     blocks = ["WEBVTT"]
-    for start, end, speaker, words in captions(speech.turns):
+    for start, end, speaker, words in captions(speech.turns, speech.names):
         times = f"{_clock(start, '.')} --> {_clock(end, '.')}"
-        voice = f"<v {_escaped_vtt(_label(speaker))}>" if speaker else ""
+        voice = f"<v {_escaped_vtt(_label(speaker, speech.names))}>" if speaker else ""
         text = _escaped_vtt("\n".join(_lines(words)))
         blocks.append(f"{times}\n{voice}{text}")
     return "\n\n".join(blocks)
@@ -505,7 +616,8 @@ def _tsv(speech: _Speech) -> str:
         else captions(speech.turns)
     )
     for start, end, speaker, words in pieces:
-        rows.append(f"{start}\t{end}\t{speaker}\t{_joined(words)}")
+        name = speech.names.get(speaker, speaker)
+        rows.append(f"{start}\t{end}\t{name}\t{_joined(words)}")
     return "\n".join(rows)
 
 

@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 async def retry(
-    call: Callable[[], Awaitable[R]], *, attempts: int = 5, timeout_s: float | None = 120.0
+    call: Callable[[], Awaitable[R]], *, attempts: int | None = 5, timeout_s: float | None = 120.0
 ) -> R:
     """
     The result of the first call that succeeds.
@@ -35,7 +35,7 @@ async def retry(
 
     Args:
         call: made anew for each attempt; must be safe to repeat.
-        attempts: how often it is made at the most.
+        attempts: how often it is made at the most; None for no such limit.
         timeout_s: a failure after so many seconds is the last; None for no such limit.
 
     Raises:
@@ -55,7 +55,7 @@ async def retry(
 async def _again(
     call: Callable[[], Awaitable[R]],
     failure: TransientError,
-    attempts: int,
+    attempts: int | None,
     timeout_s: float | None,
 ) -> R:
     """The same for a call whose first attempt came to this failure."""

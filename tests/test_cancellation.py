@@ -765,7 +765,7 @@ async def test_batch(everywhere: Everywhere) -> None:
 
     async def stage(cut: Cut, tick: Tick) -> None:
         with passing(cut.archive, Fault(on="submit", action="drop_after", match=digest(b"lost"))):
-            await tick.run(run_batch(cut.context, cut.scan, anyio.Event()))
+            await tick.run(run_batch(cut.context, [cut.scan], anyio.Event()))
 
     missed = await everywhere(
         "pipeline/batch.py",

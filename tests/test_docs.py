@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from anyio import to_thread
@@ -27,7 +27,7 @@ from pipeline.errors import ExitCode
 from pipeline.events import Event
 from pipeline.models import AttemptState, RecordingState, TranscriptState
 from pipeline.report import list_lines, status_json
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import HOOK_VARIABLES, Hooks, Settings, load_settings
 from pipeline.stages.scan import MEDIA_SUFFIXES
 from pipeline.wire import DELETED_AUDIO_URL
 from tests.support.runs import opened
@@ -181,9 +181,22 @@ def test_flags_that_are_named_exist(page: Path) -> None:
 
 @every_page
 def test_variables_that_are_named_exist(page: Path) -> None:
-    """A variable of ours that a page names is that of a setting."""
-    for name in re.findall(r"\bOVERNIGHT_(\w+)", page.read_text("utf-8")):
-        assert name.partition("__")[0].lower() in Settings.model_fields, name
+    """A variable of ours that a page names is that of a setting, or one that hooks are given."""
+    for name in re.findall(r"\bOVERNIGHT_\w+", page.read_text("utf-8")):
+        key = name.removeprefix("OVERNIGHT_").partition("__")[0].lower()
+        assert key in Settings.model_fields or name in HOOK_VARIABLES, name
+
+
+def test_variables_of_hooks_are_those_of_the_code() -> None:
+    """The table of what the command of a hook is given is whole, and in the order of the code."""
+    assert [row[0].strip("`") for row in rows(section(OUTPUT, "Hooks"))] == [*HOOK_VARIABLES]
+
+
+def test_hooks_are_those_of_the_settings() -> None:
+    """The README tells of each key of `[hooks]` but the timeout in a row of its own."""
+    table = [row[0].strip("`") for row in rows(section(README, "Tell someone"))]
+
+    assert [*table, "timeout"] == list(Hooks.model_fields)
 
 
 def test_two_commands_set_everything_up() -> None:
@@ -212,13 +225,13 @@ def test_shell_lines_are_shell(page: Path) -> None:
 
 def test_settings_that_are_shown_are_settings(tmp_path: Path) -> None:
     """What the README shows of a settings file is taken as it stands."""
-    (shown,) = fences(README, "toml")
-    (tmp_path / "overnight.toml").write_text(shown)
+    (tmp_path / "overnight.toml").write_text("\n".join(fences(README, "toml")))
 
     settings = load_settings({}, environ={}, cwd=tmp_path)
 
     assert settings.transcript
     assert settings.rules
+    assert settings.hooks.on_failure
 
 
 def test_the_output_tree_is_that_of_the_samples() -> None:
@@ -244,6 +257,8 @@ def json_type(annotation: Any) -> str:
     names = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
     if annotation in names:
         return names[annotation]
+    if get_origin(annotation) is list:
+        return "array"
     kinds = get_args(annotation)
     is_union = not hasattr(annotation, "__origin__")
     return " or ".join(map(json_type, kinds)) if kinds and is_union else "object"

@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 import pysubs2
@@ -15,7 +16,20 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.render import FORMATS, Caption, RenderError, Turn, Word, captions, render
+from pipeline.render import (
+    FORMATS,
+    Caption,
+    RenderError,
+    Turn,
+    Word,
+    captions,
+    render,
+    render_file,
+)
+from tests.engine import sounds
+from tests.engine.client import engine
+from tests.engine.scripted import ScriptedRecognizer
+from tests.engine.sounds import silence, tone
 
 GOLDEN = Path(__file__).parent / "golden"
 ANSWERS = sorted(path.stem for path in GOLDEN.glob("*.json"))
@@ -23,6 +37,53 @@ ANSWERS = sorted(path.stem for path in GOLDEN.glob("*.json"))
 LINE_WIDTH = 42
 MIN_CAPTION_MS = 833
 MAX_CAPTION_MS = 7_000
+GAP_MS = 80
+CHAIN_MS = 500
+
+NAMES = {"channels_and_speakers": {"1a": "Ann", "1B": "Sveinn & Sons", "2A": "Control"}}
+"""Who is named in the exact files."""
+
+
+# ---------------------------------------------------------------- what others read
+
+
+class Cue(NamedTuple):
+    """A caption as a parser reads it: ms, and text as it is shown."""
+
+    start: int
+    end: int
+    text: str
+
+
+def _webvtt(made: str, file_format: str) -> list[Cue]:
+    """The captions of a file as webvtt-py reads them."""
+    if not made:  # it takes no empty file
+        return []
+    read = webvtt.from_buffer(io.StringIO(made), format=file_format).captions
+    # It takes tags out of SubRip that no player takes for tags.
+    texts = [cue.text if file_format == "vtt" else cue.raw_text for cue in read]
+    return [
+        Cue(_ms(cue.start), _ms(cue.end), _shown(text, file_format))
+        for cue, text in zip(read, texts, strict=True)
+    ]
+
+
+def _pysubs2(made: str, file_format: str) -> list[Cue]:
+    """The captions of a file as pysubs2 reads them."""
+    if not made:
+        return []
+    read = pysubs2.SSAFile.from_string(made, file_format)
+    return [Cue(e.start, e.end, _shown(e.text.replace("\\N", "\n"), file_format)) for e in read]
+
+
+def _ms(clock: str) -> int:
+    hours, minutes, seconds = clock.replace(",", ".").split(":")
+    return round(1000 * (3600 * int(hours) + 60 * int(minutes) + float(seconds)))
+
+
+def _shown(text: str, file_format: str) -> str:
+    """What a player makes of it: neither parser resolves what is escaped."""
+    return html.unescape(text) if file_format == "vtt" else text.replace("\u2060", "")
 
 
 # ---------------------------------------------------------------- exact files
@@ -32,16 +93,36 @@ MAX_CAPTION_MS = 7_000
 @pytest.mark.parametrize("name", ANSWERS)
 def test_files_are_exact(name: str, file_format: str) -> None:
     """Each answer in `golden/` makes each format byte for byte as it is kept there."""
-    made = render((GOLDEN / f"{name}.json").read_bytes(), file_format, f"{name}.wav")
+    transcript = (GOLDEN / f"{name}.json").read_bytes()
+
+    made = render(transcript, file_format, f"{name}.wav", NAMES.get(name, {}))
 
     assert made == (GOLDEN / f"{name}.{file_format}").read_bytes()
 
 
 def test_every_kind_of_answer_is_kept() -> None:
-    """The exact files cover speakers, channels, no spaces, no words and nothing said."""
-    expected = ["dialogue", "japanese", "monologue", "silence", "text_only", "two_channels"]
+    """The exact files cover speakers, names, channels, no spaces, no words and nothing said."""
+    expected = [
+        *("channels_and_speakers", "dialogue", "identified", "japanese"),
+        *("monologue", "silence", "text_only", "two_channels"),
+    ]
 
     assert expected == ANSWERS
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_two_parsers_read_the_same_captions(name: str) -> None:
+    """Each kept `srt` and `vtt` is read alike by both parsers, with all words, in order of time."""
+    transcript = (GOLDEN / f"{name}.json").read_bytes()
+    srt, vtt = ((GOLDEN / f"{name}.{suffix}").read_text() for suffix in ("srt", "vtt"))
+
+    cues = _webvtt(vtt, "vtt")
+
+    assert cues == _pysubs2(vtt, "vtt")
+    assert _webvtt(srt, "srt") == _pysubs2(srt, "srt")
+    assert [cue[:2] for cue in _webvtt(srt, "srt")] == [cue[:2] for cue in cues]
+    assert cues == sorted(cues)
+    _assert_whole([cue.text.split("\n") for cue in cues], transcript)
 
 
 # ---------------------------------------------------------------- refusals
@@ -135,6 +216,57 @@ def test_speakers_are_named(speaker: str, label: str) -> None:
     transcript = _answer([{"text": "Hi.", "start": 0, "end": 900, "speaker": speaker}])
 
     assert render(transcript, "txt") == f"{label}: Hi.\n".encode()
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_speakers_have_the_names_that_are_given(tmp_path: Path, file_format: str) -> None:
+    """A name stands for a speaker in every format, whatever it is and in either case of letters."""
+    words = [
+        {"text": "First.", "start": 0, "end": 900, "speaker": "A"},
+        {"text": "Second.", "start": 1_000, "end": 1_900, "speaker": "1b"},
+        {"text": "Third.", "start": 2_000, "end": 2_900, "speaker": "C"},
+    ]
+    names = {"a": "JD", "1B": "Ben\nNevis", "D": "Nobody", "C": " "}
+
+    made = render(_answer(words), file_format, "", names).decode()
+
+    assert re.findall("Speaker|JD|Ben Nevis|Nobody", made) == [
+        *("JD", "Ben Nevis"),
+        *(["Speaker"] if file_format != "tsv" else []),
+    ]
+    saved = tmp_path / "a.wav.json"
+    saved.write_bytes(_answer(words))
+    assert render_file(saved.as_posix().encode(), file_format, "", names).decode() == made
+
+
+def test_given_names_win_over_those_that_were_found() -> None:
+    """The service's names stand in utterances or for labels, until the caller has another one."""
+    understood = {"speaker_identification": {"mapping": {"A": "Agent", "B": "QA", "C": None}}}
+    words = [
+        {"text": text, "start": start, "end": start + 900, "speaker": speaker}
+        for start, (text, speaker) in enumerate(zip("abcd", ("A", "B", "C", "QA"), strict=True))
+    ]
+    transcript = {
+        **json.loads(_answer(words)),
+        "speech_understanding": {"request": {}, "response": understood},
+    }
+
+    def speakers(names: dict[str, str]) -> list[str]:
+        made = render(json.dumps(transcript).encode(), "txt", "", names).decode()
+        return [paragraph.partition(":")[0] for paragraph in made.split("\n\n")]
+
+    assert speakers({}) == ["Agent", "QA", "Speaker C", "QA"]
+    assert speakers({"A": "Ann", "qa": "Quentin"}) == ["Ann", "QA", "Speaker C", "Quentin"]
+
+
+def test_a_long_name_takes_a_line_of_its_own() -> None:
+    """A name that leaves no room beside it is shown whole, with what is said below it."""
+    name = "The Keeper of the Light at the End of the Long Mole"
+    words = [{"text": "Who goes there?", "start": 0, "end": 900, "speaker": "A"}]
+
+    lines = render(_answer(words), "srt", "", {"A": name}).decode().splitlines()
+
+    assert lines[2:] == [f"{name}:", "Who goes there?"]
 
 
 def test_a_name_is_shown_when_the_speaker_changes() -> None:
@@ -240,6 +372,45 @@ def test_titles_before_names_end_no_sentence() -> None:
     assert _texts(f"{first} {second}") == [first, second]
 
 
+@pytest.mark.parametrize(
+    ("language", "lines"),
+    [
+        ("en_us", ["They carried the last of the oil", "to the lamp before dark."]),
+        ("de", ["Wir trugen den Rest des Öls noch", "vor der Nacht zu der Lampe hinauf."]),
+        ("fr", ["Nous avons porté le reste", "de cette huile à la lampe du phare."]),
+        ("es", ["Llevamos el resto del aceite", "para la lámpara antes de la noche."]),
+    ],
+)
+def test_lines_do_not_tear_phrases(language: str, lines: list[str]) -> None:
+    """A line breaks before an article or a preposition, never after one that another word needs."""
+    transcript = {"status": "completed", "language_code": language, "text": " ".join(lines)}
+
+    made = render(json.dumps(transcript).encode(), "srt").decode()
+
+    assert made.splitlines()[2:4] == lines
+
+
+def test_captions_do_not_tear_phrases() -> None:
+    """Where no mark helps, a caption too ends before an article or a preposition, not after it."""
+    text = "he climbed all two hundred steps of the tower every night with the oil for the lamp"
+    transcript = {"status": "completed", "language_code": "en", "text": text}
+
+    first, second = _webvtt(render(json.dumps(transcript).encode(), "srt").decode(), "srt")
+
+    assert first.text.split()[-1] not in ("the", "of", "with", "for")
+    assert second.text.split()[0] in ("of", "every", "with", "for")
+
+
+def test_the_longer_line_is_the_lower_one() -> None:
+    """Of two breaks that are about as good, the one that leaves more below is taken."""
+    texts = ["a" * 13, "b" * 14, "c" * 14]
+    words = [{"text": text, "start": 0, "end": 3_000} for text in texts]
+
+    lines = render(_answer(words), "vtt").decode().splitlines()
+
+    assert lines[3:] == [texts[0], " ".join(texts[1:])]
+
+
 def test_sentences_too_quick_to_read_join_another() -> None:
     """A sentence of less than 0.83 s shares a caption rather than pass unseen."""
     first = "Yes. When the wind turned north we all stayed,"
@@ -253,6 +424,17 @@ def test_no_caption_outlasts_seven_seconds() -> None:
     (caption,) = captions([Turn("", [Word("", "Om.", 1_000, 31_000)])])
 
     assert (caption.start, caption.end) == (1_000, 8_000)
+
+
+@pytest.mark.parametrize(
+    ("next_ms", "end_ms"), [(2_100, 2_020), (2_499, 2_419), (2_500, 2_000), (2_050, 1_970)]
+)
+def test_no_gap_is_a_flicker(next_ms: int, end_ms: int) -> None:
+    """A caption stays until 80 ms before the next if less than half a second would be empty."""
+    first = Turn("A", [Word("", "x" * 20, 0, 2_000)])
+    second = Turn("B", [Word("", "y" * 20, next_ms, next_ms + 2_000)])
+
+    assert captions([first, second])[0].end == end_ms
 
 
 def test_a_caption_waits_for_the_one_that_is_read() -> None:
@@ -325,6 +507,10 @@ def _said(caption: Caption) -> str:
     return "".join(word.lead + word.text for word in caption.words).strip()
 
 
+def _lasts_longest(caption: Caption) -> bool:
+    return caption.end - caption.start == MAX_CAPTION_MS
+
+
 def _letters(text: str) -> str:
     return "".join(text.split())
 
@@ -376,10 +562,11 @@ def test_captions_can_be_read(turns: list[Turn]) -> None:
     for caption, following in itertools.zip_longest(timed, timed[1:]):
         if following is None or following.start - caption.start >= MIN_CAPTION_MS:
             assert caption.end - caption.start >= MIN_CAPTION_MS
-        if following is None or following.start - caption.start >= MAX_CAPTION_MS + 80:
+        if following is None or following.start - caption.start >= MAX_CAPTION_MS + GAP_MS:
             assert caption.end - caption.start >= min(len(_said(caption)) / 17, 7) * 1_000
-        if following is not None and following.start - caption.start >= MIN_CAPTION_MS + 80:
-            assert following.start - caption.end >= 80
+        if following is not None and following.start - caption.start >= MIN_CAPTION_MS + GAP_MS:
+            gap_ms = following.start - caption.end
+            assert gap_ms == GAP_MS or gap_ms >= CHAIN_MS or _lasts_longest(caption)
 
 
 @given(_turns())
@@ -396,14 +583,16 @@ def test_speech_that_does_not_overlap_is_shown_when_it_is_heard(turns: list[Turn
 
 @given(_TRANSCRIPT)
 def test_webvtt_is_valid_whatever_is_said(transcript: bytes) -> None:
-    """A WebVTT parser reads back every caption, whole, with lines of at most 42 characters."""
+    """Two WebVTT parsers read back every caption, whole, in order, and in short lines."""
     made = render(transcript, "vtt").decode()
 
-    cues = webvtt.from_buffer(io.StringIO(made)).captions
-    bodies = [[html.unescape(line) for line in cue.text.split("\n")] for cue in cues]
+    cues = _webvtt(made, "vtt")
     assert made.startswith("WEBVTT\n")
     assert made.count("-->") == len(cues) == max(len(made.rstrip().split("\n\n")) - 1, 0)
-    _assert_whole(bodies, transcript)
+    assert cues == sorted(cues, key=lambda cue: cue.start)
+    _assert_whole([cue.text.split("\n") for cue in cues], transcript)
+    if not _confuses_pysubs2(made):
+        assert [_compared(cue) for cue in cues] == [_compared(cue) for cue in _pysubs2(made, "vtt")]
 
 
 @given(_TRANSCRIPT)
@@ -414,13 +603,11 @@ def test_subrip_is_valid_whatever_is_said(transcript: bytes) -> None:
 
     assert [block[0] for block in blocks] == [str(at) for at in range(1, len(blocks) + 1)]
     assert made.count("-->") == len(blocks)
-    # One parser takes any line with two times for the head of a caption.
-    if not any(len(pysubs2.time.TIMESTAMP.findall(line)) > 1 for b in blocks for line in b[2:]):
-        assert len(pysubs2.SSAFile.from_string(made, "srt") if blocks else []) == len(blocks)
-    if blocks:
-        cues = webvtt.from_buffer(io.StringIO(made), format="srt").captions
-        assert [cue.raw_text.split("\n") for cue in cues] == [block[2:] for block in blocks]
+    cues = _webvtt(made, "srt")
+    if not _confuses_pysubs2(made):
+        assert [_compared(cue) for cue in cues] == [_compared(cue) for cue in _pysubs2(made, "srt")]
     bodies = [[line.replace("\u2060", "") for line in block[2:]] for block in blocks]
+    assert bodies == [cue.text.split("\n") for cue in cues]
     _assert_whole([_without_label(body) for body in bodies], transcript)
 
 
@@ -455,6 +642,19 @@ def test_tables_have_four_columns(transcript: bytes) -> None:
         assert text
 
 
+def _confuses_pysubs2(made: str) -> bool:
+    """It takes any line with two times for the head of a caption."""
+    timestamp = pysubs2.time.TIMESTAMP
+    bodies = [line for line in made.split("\n") if "-->" not in line]
+    return any(len(timestamp.findall(line)) > 1 for line in bodies)
+
+
+def _compared(cue: Cue) -> tuple[int, int, str]:
+    """Times and letters, but for what only pysubs2 reads: breaks, overrides, numbers at the end."""
+    text = re.sub(r"\n+ *\d+ *$", "", cue.text.replace("\\N", "\n"))
+    return cue.start, cue.end, _letters(text)
+
+
 def _without_label(lines: list[str]) -> list[str]:
     labels = "Speaker A: |Speaker B: |Speaker 1A: |Michel Martin: |<v>: |a-->b: "
     whole = re.sub(f"^({labels})", "", "\n".join([f"{lines[0]} ", *lines[1:]])).split("\n")
@@ -470,3 +670,53 @@ def _assert_whole(bodies: list[list[str]], transcript: bytes) -> None:
             assert len(line) <= LINE_WIDTH or line in words
     shown = "".join(itertools.chain.from_iterable(bodies))
     assert sorted(_letters(shown)) == sorted(_letters("".join(words)))
+
+
+# ---------------------------------------------------------------- what the service exports
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("file_format", ["srt", "vtt"])
+@pytest.mark.parametrize("options", [{}, {"multichannel": True}], ids=["mono", "channels"])
+async def test_captions_say_what_the_exports_say(
+    tmp_path: Path, file_format: str, options: dict[str, Any]
+) -> None:
+    """
+    Ours hold what the service's own captions of the transcript hold: every word once, those of a
+    voice in their order, from the same first start to the same last end.
+
+    They differ where the rules do: the service fills captions by characters alone, takes them away
+    with the last word, lets those of channels overlap, and names nobody. So a last end of ours may
+    be later, by what it takes to read the caption.
+    """
+    spoken = ("The", "lamp", "was", "lit", "&", "burned,", "all", "night.", "Nobody", "slept.")
+    sound = sounds.after(silence(0.5), tone(4), silence(1.5), tone(4), silence(1))
+    if options:
+        sound = sounds.beside(sound, sounds.after(silence(3), tone(3)))
+    async with engine(tmp_path / "state", ScriptedRecognizer(*spoken)) as client:
+        transcript = await client.transcribed(sounds.write(tmp_path / "a.wav", sound), **options)
+        path = f"/v2/transcript/{transcript['id']}/{file_format}"
+        exported = {
+            limit: (await client.call("GET", f"{path}?chars_per_caption={limit}"))[1]
+            for limit in (16, 42, 84)
+        }
+    made = render(
+        json.dumps(transcript).encode(), file_format, "", {"1": "Ann", "2": "Ben"}
+    ).decode()
+    ours = _webvtt(made, file_format)
+
+    assert len(transcript["words"]) == len(spoken) * (3 if options else 2)
+    for text in exported.values():
+        theirs = _webvtt(text, file_format)
+        assert theirs == _pysubs2(text, file_format)
+        assert min(ours).start == min(theirs).start
+        last_ms = max(cue.end for cue in theirs)
+        assert last_ms <= max(cue.end for cue in ours) <= last_ms + 84 / 17 * 1_000
+        said, expected = (re.sub("Ann: |Ben: ", "", _text(cues)) for cues in (ours, theirs))
+        assert sorted(said.split()) == sorted(expected.split())
+        if not options:
+            assert said == expected == transcript["text"]
+
+
+def _text(cues: list[Cue]) -> str:
+    return " ".join(cue.text for cue in cues).replace("\n", " ")

@@ -2,6 +2,7 @@
 The commands: in, words of a command line that cyclopts has read; out, an exit code.
 
     run          `overnight run`
+    nightly      `overnight nightly`
     look         `overnight status`, `overnight list`
     reprocess    `overnight reprocess`
     archive      what of it costs nothing

@@ -30,8 +30,8 @@ def run(*folders: Path, sample: Annotated[bool, Switch] = False, flags: Flags = 
     """
     if sample and folders:
         raise SettingsError("`--sample` takes no folder: its recordings are in the program")
-    local = {"provider": flags.provider or "local"} if sample else {}
-    settings = flags.settings(**local)
+    provider = flags.provider or ("local" if sample else None)
+    settings = flags.settings(provider=provider)
     if not folders and not sample and settings.files_from is None:
         raise SettingsError(
             "which recordings? Name their folder\n"

@@ -31,9 +31,19 @@ from pipeline.ledger.remains import Remains
 from pipeline.ledger.repairs import Repairs
 from pipeline.ledger.results import Results
 from pipeline.ledger.store import copy_of, read_only, reading, transition
-from pipeline.models import Root
+from pipeline.models import Root, Turn
 
-__all__ = ["UPLOAD_LIFETIME_S", "Found", "Ledger", "Reading", "Redo", "Run", "copy_of", "read_only"]
+__all__ = [
+    "BACKLOG",
+    "UPLOAD_LIFETIME_S",
+    "Found",
+    "Ledger",
+    "Reading",
+    "Redo",
+    "Run",
+    "copy_of",
+    "read_only",
+]
 
 UPLOAD_LIFETIME_S = 20 * 3600
 """How long an `upload_url` is used, seconds.
@@ -41,6 +51,9 @@ UPLOAD_LIFETIME_S = 20 * 3600
 Source: https://www.assemblyai.com/docs, FAQ: an upload that is not transcribed is deleted after
 24 h; the rest is margin for a queue and for clocks.
 """
+
+BACKLOG = "backlog: left for the coming nights"
+"""Why a recording is parked that has been lying there for long, and had no turn."""
 
 _ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account has so many
 
@@ -172,25 +185,42 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Repairs):
         return [max(0.0, now - submitted_at) for (submitted_at,) in rows]
 
     @reading
-    def standing(self) -> Counter[tuple[str, str | None]]:
+    def standing(self) -> Counter[tuple[str, str, str | None]]:
         """
-        How every recording that this run found ends: how many of each outcome and reason.
+        How every recording that this run found ends: how many of each root, outcome and reason.
 
         Outcomes are `written`, `already_written`, `kept`, `failed`, `skipped` and `parked`; a
         parked one without a reason of its own is one that the run did not come to.
         """
-        counts = Counter[tuple[str, str | None]]()
-        for ended in ("already_written", "kept"):
-            query = "SELECT count(*) FROM seen WHERE ended = ?"
-            (count,) = self.ro.execute(query, (ended,)).fetchone()
-            if count:
-                counts[ended, None] = count
+        counts = Counter[tuple[str, str, str | None]]()
         # Counted here, one by one: grouped by SQLite, all of them would be sorted first.
-        for row in self.ro.execute(
-            f"SELECT outcome, why FROM ({STANDING_OF_SEEN})", {"run": self.run.run_id}
+        for root, ended in self.ro.execute(
+            "SELECT r.root, s.ended FROM seen s CROSS JOIN recordings r USING (recording_id)"
+            " WHERE s.ended IS NOT NULL"
         ):
-            counts[row[0], row[1]] += 1
+            counts[root, ended, None] += 1
+        for root, outcome, why, turn in self.ro.execute(
+            f"SELECT root, outcome, why, turn FROM ({STANDING_OF_SEEN})", {"run": self.run.run_id}
+        ):
+            is_backlog = outcome == "parked" and turn == Turn.BACKLOG
+            counts[root, outcome, why or (BACKLOG if is_backlog else None)] += 1
         return counts
+
+    @reading
+    def spent(self, since: float) -> tuple[float, float]:
+        """
+        Seconds of audio and USD that were asked for since a moment, Unix seconds.
+
+        What is not settled counts as it was expected, what the service failed at not at all.
+        """
+        row = self.ro.execute(
+            "SELECT coalesce(sum(coalesce(duration_s, expected_s)), 0),"
+            " coalesce(sum(coalesce(price_usd, expected_usd)), 0) FROM attempts"
+            " WHERE coalesce(submitted_at, accepted_at) >= ?"
+            " AND state IN ('submitting', 'ambiguous', 'accepted') AND outcome IS NOT 'error'",
+            (since,),
+        ).fetchone()
+        return row[0], row[1]
 
     @reading
     def parked(self, after: int, limit: int) -> list[tuple[int, str, bytes, str, str | None]]:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import msgspec
 
 from pipeline.errors import ServiceUnavailable
-from pipeline.ledger.books import Books, Reading
+from pipeline.ledger.books import INTERRUPTED, Books, Reading
 from pipeline.ledger.store import reading, transition
 from pipeline.models import (
     Claim,
+    Turn,
     Unresolved,
     Uploaded,
     request_key,
@@ -112,7 +113,7 @@ class Attempts(Books):
         """
         self._drop(claim.attempt_id, reason)
         (tried,) = self.db.execute(
-            "UPDATE recordings SET tries = tries + 1, turn = tries + 2 WHERE recording_id = ?"
+            "UPDATE recordings SET tries = tries + 1, turn = tries + 4 WHERE recording_id = ?"
             " RETURNING tries",
             (claim.recording_id,),
         ).fetchone()
@@ -130,7 +131,20 @@ class Attempts(Books):
     @transition
     def put_back(self, claim: Claim) -> None:
         """Give up a claim as if it had never been made."""
-        self._drop(claim.attempt_id, "interrupted")
+        self._drop(claim.attempt_id, INTERRUPTED)
+        if claim.turn == Turn.BACKLOG:  # not taken: what is left of it waits for other nights
+            self.db.execute(
+                "UPDATE recordings SET turn = ? WHERE recording_id = ?",
+                (claim.turn, claim.recording_id),
+            )
+
+    @transition
+    def expect(self, attempt_id: int, duration_s: float, price_usd: float | None) -> None:
+        """Note what an attempt will come to, as far as that can be known before it is asked for."""
+        self.db.execute(
+            "UPDATE attempts SET expected_s = ?, expected_usd = ? WHERE attempt_id = ?",
+            (duration_s, price_usd, attempt_id),
+        )
 
     def _attach(
         self, claim: Claim, read: Reading, upload_url: str | None = None

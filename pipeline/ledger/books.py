@@ -18,7 +18,10 @@ from pipeline.files import sync, write_all
 from pipeline.ledger.store import Store
 from pipeline.models import Entry
 
-__all__ = ["Books", "Found", "Known", "Reading", "Redo", "Run"]
+__all__ = ["INTERRUPTED", "Books", "Found", "Known", "Reading", "Redo", "Run"]
+
+INTERRUPTED = "interrupted"
+"""Why an attempt came to nothing that was given up as if it had never been made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,8 @@ class Redo:
     """All of them: a new generation."""
     changed: bool = False
     """Those written with other options or by another provider."""
-    failed: bool = False
-    """Those that failed for good."""
+    failed: int = False
+    """Those that failed for good: all, or those that failed in fewer runs than this number."""
     checksum: bool = False
     """None is taken for unchanged by its size and times."""
 
@@ -197,14 +200,29 @@ class Books(Store):
 
     def _may_retry(self, key: str, generation: int) -> bool:
         """Whether the user wants what failed before tried again, and this run has not done so."""
-        if not (self.run.redo.failed or self.run.redo.force):
+        redo = self.run.redo
+        if not (redo.failed or redo.force):
             return False
-        tried = self.db.execute(
-            "SELECT 1 FROM attempts WHERE request_key = ? AND generation = ? AND owner = ? "
-            "AND (state IN ('refused', 'not_accepted') OR outcome = 'error')",
-            (key, generation, self.run.run_id),
+        failed_in = {
+            row["owner"]
+            for row in self.db.execute(
+                "SELECT DISTINCT owner FROM attempts WHERE request_key = ? AND generation = ? "
+                "AND (state IN ('refused', 'not_accepted') OR outcome = 'error')"
+                " AND reason IS NOT ?",
+                (key, generation, INTERRUPTED),
+            )
+        }
+        is_for_all = redo.force or redo.failed is True
+        return self.run.run_id not in failed_in and (is_for_all or len(failed_in) < redo.failed)
+
+    def _failed_before(self, key: str, generation: int) -> bool:
+        """Whether a transcript came to nothing."""
+        row = self.db.execute(
+            "SELECT 1 FROM transcripts WHERE request_key = ? AND generation = ?"
+            " AND state = 'failed'",
+            (key, generation),
         ).fetchone()
-        return tried is None
+        return row is not None
 
     def _set_transcript(self, key: str, generation: int, state: str) -> None:
         self.db.execute(

@@ -3,7 +3,7 @@ Recordings: in, what a scan sees; out, which of it there is work with, and what 
 """
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from pipeline.models import (
     UNREADABLE,
     Claim,
     Entry,
+    Turn,
     Uploaded,
     request_key,
 )
@@ -129,12 +130,18 @@ class Recordings(Books):
             folded = fold(name)
         recording_id = self.db.execute(
             "INSERT INTO recordings (root, path, size, mtime_ns, ctime_ns, inode, settled, options,"
-            " result, result_fold, state, reason, run_id, place)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " result, result_fold, state, reason, run_id, turn, place)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 *(root, entry.path, entry.size, entry.mtime_ns, entry.ctime_ns, entry.inode),
                 *(entry.settled, entry.options, name, folded),
-                *("skipped" if entry.skip else "found", entry.skip, self.run.run_id, entry.place),
+                *(
+                    "skipped" if entry.skip else "found",
+                    entry.skip,
+                    self.run.run_id,
+                    entry.turn,
+                    entry.place,
+                ),
             ),
         ).lastrowid
         assert recording_id is not None
@@ -153,13 +160,13 @@ class Recordings(Books):
             "UPDATE recordings SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, settled = ?,"
             " options = ?, content = NULL, request_key = NULL, generation = 1, state = ?,"
             " reason = ?, result_size = ?, lacking = ?, kept = 0, redo = 0, tries = 0, due_at = 0,"
-            " turn = 1, place = ?, waits = 0, run_id = ? WHERE recording_id = ?",
+            " turn = ?, place = ?, waits = 0, run_id = ? WHERE recording_id = ?",
             (
                 *(entry.size, entry.mtime_ns, entry.ctime_ns, entry.inode, entry.settled),
                 *(entry.options, "skipped" if entry.skip else "found", entry.skip),
                 row["result_size"] if has_result else None,
                 _lacking(row, size_of, formats) if has_result else None,
-                *(entry.place, self.run.run_id, row["recording_id"]),
+                *(entry.turn, entry.place, self.run.run_id, row["recording_id"]),
             ),
         )
         return int(row["recording_id"])
@@ -188,9 +195,9 @@ class Recordings(Books):
                     return "kept" if kept else "already_written"
                 self.db.execute(
                     "UPDATE recordings SET run_id = ?, kept = ?, redo = ?, lacking = ?,"
-                    " options = ?, tries = 0, due_at = 0, reason = NULL, turn = 1, place = ?,"
+                    " options = ?, tries = 0, due_at = 0, reason = NULL, turn = ?, place = ?,"
                     " waits = 0 WHERE recording_id = ?",
-                    (*marks, entry.options, entry.place, recording_id),
+                    (*marks, entry.options, entry.turn, entry.place, recording_id),
                 )
                 return None
             # The result is gone or cut: what was paid is fetched again.
@@ -201,33 +208,37 @@ class Recordings(Books):
         else:
             same = key == row["request_key"] and not redo.force
             generation = row["generation"] if same else self._latest(key)
-        place, waits = entry.place, False
+        turn, place, waits = entry.turn, entry.place, False
         if key and not entry.skip:
+            if self._failed_before(key, generation):
+                turn = max(turn, Turn.FAILED_BEFORE)
             waits = self._wait_for(key, generation, content, entry.options) != "wanted"
             if self._waiting_upload(key, generation):
                 place = _FIRST
         self.db.execute(
             "UPDATE recordings SET run_id = ?, options = ?, request_key = ?, generation = ?,"
-            " state = ?, reason = ?, kept = 0, redo = 0, tries = 0, due_at = 0, turn = 1,"
+            " state = ?, reason = ?, kept = 0, redo = 0, tries = 0, due_at = 0, turn = ?,"
             " place = ?, waits = ? WHERE recording_id = ?",
             (
                 *(self.run.run_id, entry.options, key, generation),
-                *("skipped" if entry.skip else "found", entry.skip, place, waits, recording_id),
+                *("skipped" if entry.skip else "found", entry.skip, turn, place, waits),
+                recording_id,
             ),
         )
         return None
 
     @transition
-    def claim(self, limit: int, *, anew: bool = True) -> list[Claim]:
+    def claim(self, limit: int, *, anew: bool = True, backlog: bool = True) -> list[Claim]:
         """
         Take the next recordings to be uploaded; at most `limit`.
 
         First what this run has taken before, then uploads of earlier runs that are still good,
-        then all else in the order of its places, and what failed once those are through.
+        then all else in the order of its turns and places, and what failed once those are through.
         Each has an attempt of its own, `uploading`, or brings an upload that is still good.
-        Without `anew` only those are taken that this run has taken before.
+        Without `anew` only those are taken that this run has taken before, without `backlog` none
+        of that.
         """
-        for turn in _turns(anew):
+        for turn in _turns(anew, backlog):
             if claims := self._claim_of(turn, limit):
                 return claims
         return []
@@ -287,7 +298,7 @@ class Recordings(Books):
                 (recording_id, self.run.run_id, attempt_id),
             )
         self.db.execute(
-            "UPDATE recordings SET claim = ?, turn = iif(turn > 1, turn, 0) WHERE recording_id = ?",
+            "UPDATE recordings SET claim = ?, turn = iif(turn > 3, turn, 0) WHERE recording_id = ?",
             (self.run.run_id, recording_id),
         )
         options = msgspec.json.decode(row["options"])
@@ -301,7 +312,7 @@ class Recordings(Books):
             attempt_id=attempt_id,
             options=options,
             result=row["result"],
-            is_new=row["turn"] == 1,
+            turn=row["turn"],
             uploaded=None
             if waiting is None
             else Uploaded(
@@ -315,14 +326,15 @@ class Recordings(Books):
         )
 
     @reading
-    def next_due(self, *, anew: bool = True) -> float | None:
+    def next_due(self, *, anew: bool = True, backlog: bool = True) -> float | None:
         """
         Seconds until a recording is due, 0 or less for now, None when none ever will be.
 
-        Without `anew` only those count that this run has taken before.
+        Without `anew` only those count that this run has taken before, without `backlog` none of
+        that.
         """
         soonest = None
-        for turn in _turns(anew):
+        for turn in _turns(anew, backlog):
             query = f"{_DUE} AND {turn} AND {_IS_WANTED} LIMIT 1"
             if self.ro.execute(query, self._due()).fetchone():
                 return 0.0
@@ -372,9 +384,12 @@ def _lacking(
     return ",".join(f for f in formats if size_of(derived(row["result"], f)) is None) or None
 
 
-def _turns(anew: bool) -> tuple[str, ...]:
+def _turns(anew: bool, backlog: bool) -> Iterator[str]:
     """Which recordings have their turn, one after the other, as terms of a query."""
-    return ("r.turn = 0", "r.turn = 1", "r.turn > 1") if anew else ("r.turn = 0", "r.turn > 1")
+    yield f"r.turn = {Turn.TAKEN}"
+    if anew:
+        yield f"r.turn BETWEEN {Turn.NEW} AND {Turn.BACKLOG if backlog else Turn.FAILED_BEFORE}"
+    yield f"r.turn >= {Turn.FAILED}"
 
 
 _FIRST = -(2**63)

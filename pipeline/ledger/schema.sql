@@ -33,7 +33,7 @@ CREATE TABLE recordings (
   redo          INTEGER NOT NULL DEFAULT 0,  -- run_id may ask again; consent is given at the claim
   tries         INTEGER NOT NULL DEFAULT 0,
   due_at        REAL    NOT NULL DEFAULT 0,
-  turn          INTEGER NOT NULL DEFAULT 1,  -- in run_id: 0 taken before, 1 not yet, more: failed before
+  turn          INTEGER NOT NULL DEFAULT 1,  -- in run_id, see pipeline.models.Turn
   place         INTEGER NOT NULL DEFAULT 0,  -- within its turn, by the order that run_id was told
   waits         INTEGER NOT NULL DEFAULT 0,  -- until its transcript is wanted: set when it was not
   UNIQUE (root, path),

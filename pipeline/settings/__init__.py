@@ -6,8 +6,9 @@ Every setting, where its value comes from, and the API key.
 In go flags, variables and TOML files; out comes one frozen `Settings`, or one `SettingsError`
 that names everything wrong with them.
 
-    grammar   how values are written: durations, sizes, rates, limits by the hour, addresses, globs;
-              the name that was meant
+    grammar   how values are written: durations, sizes, rates, limits by the hour, addresses, globs,
+              names of speakers; the name that was meant
+    hooks     Hooks: whom a run tells of its start and end
     model     Settings: every key with its unit, default, range and reason
     sources   load_settings(flags, config=, environ=)  ->  Settings
               origins(flags, config=, environ=)        ->  {"poll_interval": "./overnight.toml", …}
@@ -18,32 +19,41 @@ from pipeline.settings.grammar import (
     Address,
     Rate,
     Timetable,
+    Window,
     glob_pattern,
     nearest,
     parse_duration,
+    parse_names,
     parse_size,
 )
+from pipeline.settings.hooks import HOOK_VARIABLES, Heartbeat, Hooks, is_url
 from pipeline.settings.key import key_fingerprint, read_api_key, require_key
 from pipeline.settings.model import FORMATS, PRICES, PROVIDERS, Rule, Settings, Timeouts, Uploads
 from pipeline.settings.sources import load_settings, origins
 
 __all__ = [
     "FORMATS",
+    "HOOK_VARIABLES",
     "PRICES",
     "PROVIDERS",
     "Address",
+    "Heartbeat",
+    "Hooks",
     "Rate",
     "Rule",
     "Settings",
     "Timeouts",
     "Timetable",
     "Uploads",
+    "Window",
     "glob_pattern",
+    "is_url",
     "key_fingerprint",
     "load_settings",
     "nearest",
     "origins",
     "parse_duration",
+    "parse_names",
     "parse_size",
     "read_api_key",
     "require_key",

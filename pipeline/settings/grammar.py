@@ -1,27 +1,35 @@
 """
-How values are written: durations, sizes, rates, timetables, addresses, globs; what name was meant.
+How values are written: durations, sizes, rates, times of a day, addresses, URLs, globs, lists of
+texts, names of speakers; what name was meant.
 
 In goes text from a flag, variable or file (or a number that TOML has already read), out comes the
 quantity in its unit, or a `ValueError` with words for the user. Nothing here knows of a setting.
 """
 
 import difflib
+import json
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, time, timedelta
 from typing import Self
+from urllib.parse import SplitResult, urlsplit
+from zoneinfo import ZoneInfo
 
 __all__ = [
     "Address",
     "Rate",
     "Timetable",
+    "Window",
     "glob_pattern",
     "nearest",
     "parse_duration",
+    "parse_names",
     "parse_size",
+    "parse_texts",
+    "parse_url",
 ]
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -84,6 +92,26 @@ def parse_size(value: str | float) -> int:
     if not (math.isfinite(size) and size >= 0):
         raise ValueError("a size is 0 bytes or more, and finite")
     return int(size)
+
+
+def parse_names(value: object) -> object:
+    """
+    Names by label from `A=Ann,B=Ben`, a list of such texts, or a table; anything else as it is.
+
+    Labels are in upper case, as the service writes them: a variable cannot be trusted to keep it.
+
+    Raises:
+        ValueError: a part of a text has no label or no name.
+    """
+    if isinstance(value, Mapping):
+        return {str(label).strip().upper(): name for label, name in value.items()}
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        return value
+    parts = [part.partition("=") for text in texts for part in str(text).split(",")]
+    if not all(label.strip() and name.strip() for label, _, name in parts):
+        raise ValueError("not names of speakers; write `A=Ann,B=Ben`")
+    return parse_names({label: name.strip() for label, _, name in parts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +237,84 @@ def _limit(value: str | float) -> int | None:
     if limit < _LEAST_BYTES_PER_S:
         raise ValueError("a limit is 1k per second or more; `off` is none")
     return limit
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of each day in which a run may work, by a clock on the wall."""
+
+    opens: time
+    closes: time
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """
+        The window written as `HH:MM-HH:MM`, for example `22:00-06:00`, which is over midnight.
+
+        Raises:
+            ValueError: it is not written so, or has no length.
+        """
+        form = r"([01]?\d|2[0-3]):([0-5]\d)-([01]?\d|2[0-3]):([0-5]\d)"
+        found = re.fullmatch(form, text.replace(" ", ""))
+        if not found:
+            raise ValueError("not a window; write `HH:MM-HH:MM`, for example `22:00-06:00`")
+        made = cls(time(int(found[1]), int(found[2])), time(int(found[3]), int(found[4])))
+        if made.opens == made.closes:
+            raise ValueError("a window that closes when it opens is never open")
+        return made
+
+    def closes_at(self, now_s: float, zone: ZoneInfo | None) -> float | None:
+        """
+        When the window closes that is open now, Unix seconds; None when none is open.
+
+        `zone` is where the clock hangs, None for this place. A window over a change to or from
+        daylight saving is an hour shorter or longer; 02:30, where that is left out, is
+        half an hour after the change. Source: PEP 495.
+        """
+        today = datetime.fromtimestamp(now_s, zone).date()
+        for days in (-1, 0):  # one that opened yesterday may still be open
+            first = today + timedelta(days)
+            last = first + timedelta(self.closes < self.opens)
+            opened, closed = _moment(first, self.opens, zone), _moment(last, self.closes, zone)
+            if opened <= now_s < closed:
+                return closed
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.opens:%H:%M}-{self.closes:%H:%M}"
+
+
+def _moment(day: date, at: time, zone: ZoneInfo | None) -> float:
+    """Unix seconds of a time on a wall: the first of two equal ones."""
+    return datetime.combine(day, at, zone).timestamp()
+
+
+def parse_texts(value: object) -> object:
+    """One or many: a text alone becomes a list of it, and one that is a JSON list that list."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return (value,)
+    return (value,) if isinstance(value, str) else value
+
+
+def parse_url(text: str) -> SplitResult:
+    """
+    The parts of a URL that begins with `http://` or `https://`, without the blanks around it.
+
+    Raises:
+        ValueError: it is none, or holds what no URL can. It is not repeated: it may hold a secret.
+    """
+    text = text.strip()
+    try:
+        url = urlsplit(text)
+        is_one = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # of its port or brackets, in words that repeat them
+        is_one = False
+    if not is_one or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("not a URL that begins with http:// or https://")
+    return url
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:

@@ -8,6 +8,7 @@ directly reads neither environment nor files.
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,31 +16,47 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from pipeline.errors import SettingsError
-from pipeline.options import merge
+from pipeline.options import DEFAULT_SPEECH_MODELS, merge
 from pipeline.settings.grammar import (
     Address,
     Rate,
     Timetable,
+    Window,
     glob_pattern,
     nearest,
     parse_duration,
+    parse_names,
     parse_size,
+    parse_texts,
+    parse_url,
 )
+from pipeline.settings.hooks import Hooks
 
 __all__ = [
     "FORMATS",
     "PRICES",
     "PROVIDERS",
+    "Backlog",
     "Bytes",
     "Globs",
     "HomePath",
     "Rule",
     "Seconds",
     "Settings",
+    "Source",
     "Texts",
     "Timeouts",
     "Uploads",
@@ -66,16 +83,6 @@ def _json_text(value: object) -> object:
         return json.loads(value)
     except ValueError:
         raise ValueError("not JSON") from None
-
-
-def _texts(value: object) -> object:
-    """One or many; a variable holds one, or a JSON list."""
-    if isinstance(value, str) and value.startswith("["):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return (value,)
-    return (value,) if isinstance(value, str) else value
 
 
 def _formats(value: Sequence[str]) -> tuple[str, ...]:
@@ -117,15 +124,8 @@ def _address(value: object) -> object:
 
 def _webhook_url(value: str) -> str:
     """A URL as the internet sees it, with the path that is listened at where it has none."""
-    text = value.strip()
-    try:
-        url = urlsplit(text)
-        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:  # of its port or brackets, in words that repeat them
-        is_url = False
-    if not is_url or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("not a URL that begins with http:// or https://")
-    if url.username or url.password or "#" in text:
+    url = parse_url(value)
+    if url.username or url.password or "#" in value:
         raise ValueError("a webhook URL has no user, password or `#`")
     return urlunsplit(url._replace(path=url.path if url.path not in ("", "/") else "/overnight"))
 
@@ -134,9 +134,29 @@ def _timetable(value: object) -> object:
     return Timetable.parse(value) if isinstance(value, str | int | float) else value
 
 
+def _window(value: object) -> object:
+    return Window.parse(value) if isinstance(value, str) else value
+
+
+def _zone_name(value: str) -> str:
+    """The name of a time zone that is known here."""
+    try:
+        ZoneInfo(value)
+    except (OSError, ValueError):  # not there, a folder, or no name at all
+        raise ValueError(
+            "not a time zone that is known here; write one as `Europe/Berlin`"
+        ) from None
+    return value
+
+
 def _at_most(value: object) -> object:
     """A number is the most; of a table that says it all, the least as well."""
     return value if isinstance(value, dict | Uploads) else {"max": value}
+
+
+def _on_failure(value: object) -> object:
+    """Whom to tell, without a word of when, is told of failures."""
+    return value if isinstance(value, dict | Hooks) else {"on_failure": value}
 
 
 def _settle(value: object) -> object:
@@ -152,7 +172,7 @@ def _globs(value: tuple[str, ...]) -> tuple[str, ...]:
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Bytes = Annotated[int, BeforeValidator(parse_size)]
 HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(parse_texts)]
 Globs = Annotated[Texts, AfterValidator(_globs)]
 
 
@@ -216,6 +236,80 @@ class Uploads(BaseModel):
         return self
 
 
+class Backlog(BaseModel):
+    """What of an archive a night takes on, beside what is new."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hours_per_night: Annotated[float, Field(ge=0)] | None = None
+    """Hours of audio of the backlog that one night begins; the recording that reaches it is the
+    last. No limit if not set."""
+    older_than: Seconds = 7 * 86400.0
+    """Seconds since the last change of a recording from which on it is backlog, and comes after
+    all that is newer."""
+
+
+class Source(BaseModel):
+    """One `[[source]]`: a folder that `overnight nightly` transcribes, and what is its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: HomePath
+    """Folder of recordings, or a single one."""
+    name: Annotated[str, Field(min_length=1)] | None = None
+    """What the ledger and reports call it; the name of the folder if not set. A source that moves
+    keeps its name."""
+    output: Path | None = None
+    """Folder for its results, in the output folder; its name if not set."""
+    formats: Annotated[Texts, AfterValidator(_formats)] | None = None
+    """As in the settings, instead of what stands there."""
+    transcript: dict[str, Any] = {}
+    """Options of its requests: added to those of the settings, key by key."""
+    rules: Annotated[tuple[Rule, ...], BeforeValidator(_rules)] = ()
+    """Options by path below its folder: after the rules of the settings."""
+    include: Globs | None = None
+    """As in the settings, instead of what stands there."""
+    exclude: Globs | None = None
+    """As in the settings, instead of what stands there."""
+    follow_links: bool | None = None
+    """As in the settings, instead of what stands there."""
+    min_age: Seconds | None = None
+    """As in the settings, instead of what stands there."""
+    max_age: Seconds | None = None
+    """As in the settings, instead of what stands there."""
+    min_size: Bytes | None = None
+    """As in the settings, instead of what stands there."""
+    max_size: Bytes | None = None
+    """As in the settings, instead of what stands there."""
+
+    @model_validator(mode="after")
+    def _contained(self) -> Self:
+        output = self.output
+        if output is not None and (output.is_absolute() or ".." in output.parts):
+            raise ValueError("`output` of a source is a folder in the output folder of them all")
+        if "/" in self.root_name or self.root_name.startswith("."):
+            raise ValueError("`name` of a source has no `/`, and no `.` at its beginning")
+        return self
+
+    @property
+    def root_name(self) -> str:
+        """What the ledger calls it."""
+        return self.name or Path(os.path.realpath(self.folder)).name or "root"
+
+    @property
+    def prefix(self) -> bytes:
+        """What the paths of its results begin with: nothing, or a folder with its `/`."""
+        folder = os.path.normpath(self.root_name if self.output is None else self.output)
+        return b"" if folder == "." else os.fsencode(folder) + b"/"
+
+
+_OF_A_SOURCE = (
+    *("formats", "include", "exclude", "follow_links"),
+    *("min_age", "max_age", "min_size", "max_size"),
+)
+"""Settings that a source may have for itself."""
+
+
 class Settings(BaseModel):
     """What a run is told; every attribute is a key of the TOML file."""
 
@@ -236,6 +330,12 @@ class Settings(BaseModel):
     formats: Annotated[Texts, AfterValidator(_formats)] = ("json",)
     """What to save: names, comma lists, or `all`. `json` always is, the others are made from it
     on this machine and can be added later at no cost."""
+    speaker_names: Annotated[
+        dict[str, Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]],
+        BeforeValidator(parse_names),
+    ] = {}
+    """Names of speakers in the files made from the JSON, by what the service calls them: `A`, `1`.
+    No part of what is asked for or paid."""
     transcript: Annotated[dict[str, Any], BeforeValidator(_json_text)] = {}
     """Options of the transcription request, by the service's own names."""
     rules: Annotated[tuple[Rule, ...], BeforeValidator(_rules), BeforeValidator(_json_text)] = ()
@@ -262,6 +362,31 @@ class Settings(BaseModel):
     `path` nothing new is sent before the scan is over."""
     limit: Annotated[int, Field(ge=0)] | None = None
     """New recordings taken in by one run, at most; 0 only collects what is under way."""
+    max_hours: Annotated[float, Field(ge=0)] | None = None
+    """Hours of audio that one run asks for, at most. What a recording comes to is estimated before
+    it is sent, and settled by what the service says."""
+    max_cost: Annotated[float, Field(ge=0)] | None = None
+    """USD that one run spends, at most, by the prices below: estimated and settled alike."""
+    max_hours_month: Annotated[float, Field(ge=0)] | None = None
+    """Hours of audio that all runs of a state folder ask for in a calendar month, at most."""
+    max_cost_month: Annotated[float, Field(ge=0)] | None = None
+    """USD that all runs of a state folder spend in a calendar month, at most."""
+    window: Annotated[Window | None, BeforeValidator(_window)] = None
+    """Part of the day in which a run may work, `22:00-06:00`. Nothing is asked for that could not
+    finish in it; what is not finished is fetched by the next run, at no cost."""
+    time_zone: Annotated[str, AfterValidator(_zone_name)] | None = None
+    """Where the clock of `window` and the calendar of months and nights hang, as `Europe/Berlin`;
+    this machine's own if not set."""
+    min_free: Bytes | None = None
+    """Bytes that have to be free where results and ledger are, or nothing more is asked for. 1 GB
+    in `nightly` if not set."""
+    wait_network: Seconds | None = None
+    """Seconds to wait for the service to be reached when a run begins: a machine that has just
+    woken has no network yet. 10 minutes in `nightly` if not set."""
+    source: Annotated[tuple[Source, ...], BeforeValidator(_json_text)] = ()
+    """Folders that `nightly` transcribes, each with what is its own."""
+    backlog: Annotated[Backlog, BeforeValidator(_json_text)] = Backlog()
+    """What of an archive `nightly` takes on, beside what is new."""
 
     concurrency: Annotated[int, Field(ge=1)] = 200
     """Transcripts that the account works on at once. Source: AssemblyAI docs, "Concurrency": 200
@@ -306,8 +431,9 @@ class Settings(BaseModel):
     """Ask for every recording anew, also for those written: pays again."""
     redo_changed: bool = False
     """Ask anew for what was written with other options or by another provider: pays again."""
-    retry_failed: bool = False
-    """Try again what failed in earlier runs; nothing of it was paid."""
+    retry_failed: bool | Annotated[int, Field(ge=1)] = False
+    """Try again what failed in earlier runs; nothing of it was paid. A number is for how many
+    runs it may fail and still be tried; 3 in `nightly` if not set."""
     checksum: bool = False
     """Read every recording to see if it changed, instead of going by size and times."""
     delete_remote: bool = False
@@ -327,6 +453,10 @@ class Settings(BaseModel):
     ] = PRICES
     """USD per hour of audio by model, for estimates; what is named here adds to the defaults."""
 
+    hooks: Annotated[Hooks, BeforeValidator(_on_failure), Field(repr=False)] = Hooks()
+    """Whom a run tells of its start and end. A command or URL, or a list of them, is told of
+    failures. No flag, since everybody on a machine sees its command lines."""
+
     json_lines: bool = False
     """Write one JSON object a line to stdout (`--json`) instead of the summary."""
     quiet: bool = False
@@ -342,6 +472,9 @@ class Settings(BaseModel):
             low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
             if low is not None and high is not None and low > high:
                 raise ValueError(f"`min_{unit}` is above `max_{unit}`: nothing would be taken")
+        names = [each.root_name for each in self.source]
+        for name in {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two sources are called `{name}`: give one another `name`")
         if (self.webhook_listen is None) != (self.webhook_url is None):
             raise ValueError("`webhook_listen` and `webhook_url` need each other: set both or none")
         if self.webhook_url is not None and self.provider == "local":
@@ -391,8 +524,43 @@ class Settings(BaseModel):
 
     def cost_usd(self, model: str | None, duration_s: float | None) -> float | None:
         """What so much audio comes to, USD; None when the model has no price, or it is not said."""
-        price = self.prices.get(model or "")
+        price = 0.0 if self.provider == "local" else self.prices.get(model or "")
         return None if price is None or duration_s is None else price * duration_s / 3600
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        """Where the clock hangs; None for this machine's own zone."""
+        return None if self.time_zone is None else ZoneInfo(self.time_zone)
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether what a recording comes to has to be known before it is sent."""
+        caps = self.max_hours, self.max_cost, self.max_hours_month, self.max_cost_month
+        return any(cap is not None for cap in caps)
+
+    def highest_price(self, options: Mapping[str, Any]) -> float | None:
+        """
+        USD per hour at the dearest of the models that may do the work; None where one has no price.
+
+        Source: AssemblyAI docs, "Models": the price is that of the model that was used.
+        """
+        if self.provider == "local":
+            return 0.0
+        models = options.get("speech_models", DEFAULT_SPEECH_MODELS)
+        prices = [self.prices.get(str(model)) for model in models]
+        known = [price for price in prices if price is not None]
+        return max(known) if prices and len(known) == len(prices) else None
+
+    def of_source(self, source: Source) -> "Settings":
+        """The same for one source: what it says itself stands in place of what all say."""
+        own = {key: getattr(source, key) for key in _OF_A_SOURCE}
+        return self.model_copy(
+            update={
+                **{key: value for key, value in own.items() if value is not None},
+                "transcript": merge(self.transcript, source.transcript),
+                "rules": (*self.rules, *source.rules),
+            }
+        )
 
     @property
     def ramps(self) -> bool:

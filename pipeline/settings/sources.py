@@ -22,8 +22,9 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import SettingsError
 from pipeline.options import OptionError, Problem, check_options, merge, parse_assignment
-from pipeline.settings.grammar import nearest
-from pipeline.settings.model import Settings, Timeouts, Uploads
+from pipeline.settings.grammar import nearest, parse_names
+from pipeline.settings.hooks import HOOK_VARIABLES, Hooks
+from pipeline.settings.model import Backlog, Settings, Timeouts, Uploads
 
 __all__ = ["load_settings", "origins"]
 
@@ -32,11 +33,19 @@ _PREFIX = "OVERNIGHT_"
 _FLAGS = {"formats": "--format", "json_lines": "--json", "verbose": "-v"}
 """Flags that are not called as their key is."""
 
-_TABLES = ("transcript", "timeouts", "uploads", "prices")
+_TABLES = ("transcript", "timeouts", "uploads", "prices", "backlog", "hooks", "speaker_names")
 """Merged key by key; every other value of a stronger source replaces the weaker one."""
 
-_MODELS: Mapping[str, type[BaseModel]] = {"timeouts": Timeouts, "uploads": Uploads}
+_MODELS: Mapping[str, type[BaseModel]] = {
+    "timeouts": Timeouts,
+    "uploads": Uploads,
+    "backlog": Backlog,
+    "hooks": Hooks,
+}
 """Tables whose keys are known."""
+
+_SHORT_FOR = {"uploads": "max", "hooks": "on_failure"}
+"""The key that is meant where a table is given one value."""
 
 _RIVALS = {"api_key_file": "api_key_command", "api_key_command": "api_key_file"}
 """Two ways to say one thing: the stronger source silences the weaker one's other way too."""
@@ -48,6 +57,7 @@ def load_settings(
     config: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     cwd: Path | None = None,
+    defaults: Mapping[str, object] | None = None,
 ) -> Settings:
     """
     The settings of a run.
@@ -58,6 +68,7 @@ def load_settings(
         config: a settings file instead of ./overnight.toml; it has to exist.
         environ: the variables to look at.
         cwd: where ./overnight.toml is looked for.
+        defaults: what a command takes where nobody says anything.
 
     Raises:
         SettingsError: anything is unknown or out of range, or `config` cannot be read; its
@@ -66,7 +77,7 @@ def load_settings(
     values, origin_of, problems = _gather(flags, config, environ, cwd or Path())
     settings = None
     try:
-        settings = Settings(**values)
+        settings = Settings(**{**(defaults or {}), **values})
     except ValidationError as error:
         for found in error.errors(include_url=False, include_input=False, include_context=False):
             key = ".".join(str(part) for part in found["loc"][:2])
@@ -102,11 +113,24 @@ def _unfit_options(settings: Settings, origin_of: Mapping[str, str]) -> list[str
     for problem in _option_problems(settings.transcript):
         origin = origin_of.get(f"transcript.{problem.key.partition('.')[0]}", "")
         problems.append(f"{problem.message}{origin and f' (from {origin})'}")
-    for rule in settings.rules:
-        for problem in _option_problems(merge(settings.transcript, rule.options)):
-            if problem not in _option_problems(settings.transcript):
-                problems.append(f"{problem.message} (in the rule for `{rule.match}`)")
+    known = _option_problems(settings.transcript)
+    problems += _unfit_rules(settings, known, "in the rule for `{}`")
+    for source in settings.source:
+        own = settings.of_source(source)
+        where = f"in the source `{source.root_name}`"
+        unfit = _option_problems(own.transcript)
+        problems += [f"{each.message} ({where})" for each in unfit if each not in known]
+        problems += _unfit_rules(own, [*known, *unfit], f"{where}, rule for `{{}}`")
     return problems
+
+
+def _unfit_rules(settings: Settings, known: Sequence[Problem], where: str) -> list[str]:
+    return [
+        f"{problem.message} ({where.format(rule.match)})"
+        for rule in settings.rules
+        for problem in _option_problems(merge(settings.transcript, rule.options))
+        if problem not in known
+    ]
 
 
 def _option_problems(options: Mapping[str, object]) -> Sequence[Problem]:
@@ -137,14 +161,17 @@ def _gather(
             if key not in Settings.model_fields:
                 problems.append(_unknown(key, layer.spelled(key), Settings.model_fields))
                 continue
+            if key == "speaker_names":
+                with suppress(ValueError):  # which the model then says
+                    value = parse_names(value)
             if key in _TABLES and isinstance(value, dict):
                 weaker = values.get(key)
                 values[key] = merge(weaker if isinstance(weaker, dict) else {}, value)
                 origin_of |= {f"{key}.{name}": layer.spelled(f"{key}.{name}") for name in value}
             else:
-                # A number of uploads is the most: a stronger source may add the least to it.
-                is_most = key == "uploads" and isinstance(value, int | str)
-                values[key] = {"max": value} if is_most else value
+                # As a table, so that a stronger source may add another key to it.
+                is_short = key in _SHORT_FOR and isinstance(value, int | str | list)
+                values[key] = {_SHORT_FOR[key]: value} if is_short else value
                 origin_of[key] = layer.spelled(key)
             if _RIVALS.get(key) in values.keys() - layer.values.keys():
                 del values[_RIVALS[key]], origin_of[_RIVALS[key]]
@@ -189,7 +216,8 @@ def _layers(
     layers.append(_Layer(_variables(environ), _as_variable))
     for name in sorted(environ):
         key = name.upper().removeprefix(_PREFIX).partition("__")[0].lower()
-        if name.upper().startswith(_PREFIX) and key not in Settings.model_fields:
+        is_known = key in Settings.model_fields or name in HOOK_VARIABLES
+        if name.upper().startswith(_PREFIX) and not is_known:
             alike = nearest(key, Settings.model_fields)
             problems.append(f"`{name}` in the environment is not a setting{alike}")
 
@@ -213,7 +241,7 @@ def _as_variable(key: str) -> str:
 
 
 def _as_flag(key: str) -> str:
-    return _FLAGS.get(key, "--" + key.replace("_", "-"))
+    return _FLAGS.get(key, "--" + key.partition(".")[0].replace("_", "-"))
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -236,6 +264,11 @@ def _variables(environ: Mapping[str, str]) -> dict[str, Any]:
         def _load_env_vars(self) -> Mapping[str, str | None]:
             return said
 
+    for table, key in _SHORT_FOR.items():
+        # Beside it, the variables of the table's keys would not count.
+        short, within = f"{_PREFIX}{table}".lower(), f"{_PREFIX}{table}__".lower()
+        if not said.get(short, "{").startswith("{") and any(n.startswith(within) for n in said):
+            said.setdefault(within + key, said.pop(short))
     values = Environment(Named)()
     for table in _TABLES:
         value = values.get(table)

@@ -40,10 +40,30 @@ class Context:
     intake: Intake
     emit: Emit
     roots: Mapping[str, Root]
+    sources: Mapping[str, Settings] = field(default_factory=dict)
+    """Settings of roots, by name, where they are others than those of the run."""
     webhook: Webhook | None = None
     """Where the service is to say what has finished, if it is to."""
+    by_age: bool = False
+    """Whether what has been lying there for long comes after all else."""
     notices: Notices = field(default_factory=Notices)
     """What somebody says has finished."""
+
+    def settings_of(self, root: str) -> Settings:
+        """What counts for the recordings of a root."""
+        return self.sources.get(root, self.settings)
+
+    @property
+    def has_own_options(self) -> bool:
+        """Whether recordings may differ in their options."""
+        return len(self.sources) > 1 or any(
+            each.rules for each in (self.settings, *self.sources.values())
+        )
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the first recording to be taken is known only when all are."""
+        return self.settings.order != "path" or self.by_age
 
     def label(self, root: str, path: bytes) -> str:
         """How a recording is called in events."""

@@ -2,8 +2,9 @@
 Ledger -> claims: what is due, as much as there is room for.
 
 First what this run has taken before, then uploads of earlier runs that are still good, then the
-rest in the order of the settings, and what failed once all others had their turn. In any order but
-that of paths the first recording is known when the scan is over, and nothing new begins before.
+rest by turns and in the order of the settings, and what failed once all others had theirs. In any
+order but that of paths the first recording is known when the scan is over, and nothing new begins
+before.
 
 Ends when the scan is done and no row is open: then nothing can become due any more. What fails
 and may be tried again, and what turned out not to be accepted, comes back this way.
@@ -30,22 +31,23 @@ async def feed(
     async with claims:
         while True:
             change, scan_is_done = intake.next_change, scanned.is_set()
-            may_begin = scan_is_done or context.settings.order == "path"
+            may_begin = scan_is_done or not context.in_order
             most, anew = intake.room, may_begin and (limit is None or begun < limit)
             if limit is not None and anew:
                 most = min(most, limit - begun)
-            if most and (taken := await ledger.claim(most, anew=anew)):
+            backlog = intake.allowance.takes_backlog
+            if most and (taken := await ledger.claim(most, anew=anew, backlog=backlog)):
                 for claim in taken:
                     intake.claim(claim.recording_id)
                 for claim in taken:
                     await claims.send(claim)
                 begun += sum(claim.is_new for claim in taken)
                 continue
-            due_in_s = await ledger.next_due(anew=anew) if most else None
+            due_in_s = await ledger.next_due(anew=anew, backlog=backlog) if most else None
             no_more = scan_is_done or not intake.is_open
             if no_more and due_in_s is None and not (intake.collects and await ledger.unfinished()):
                 # Asked once more: what was under way a moment ago may be due again.
-                if not intake.is_open or await ledger.next_due(anew=anew) is None:
+                if not intake.is_open or await _is_all(context, anew):
                     return
                 continue
             # Not left to signals alone: the clock makes rows due, too.
@@ -53,3 +55,9 @@ async def feed(
             with anyio.move_on_after(wait_s):
                 await change.wait()
                 await anyio.sleep(_TOGETHER_S)  # places that become free together are taken so
+
+
+async def _is_all(context: Context, anew: bool) -> bool:
+    """Whether nothing will ever be due again."""
+    backlog = context.intake.allowance.takes_backlog
+    return await context.ledger.next_due(anew=anew, backlog=backlog) is None

@@ -7,6 +7,7 @@ names; beside each input folder it lists the output folder that mirrors it, so t
 is gone or cut is noticed without a question for each.
 """
 
+import math
 import os
 import stat
 import time
@@ -19,7 +20,7 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 from pipeline.errors import SettingsError
 from pipeline.events import Emit, RecordingFound, Skipped, Warned, printable
 from pipeline.ledger import Ledger
-from pipeline.models import MAX_UPLOAD_BYTES, SETTLED_S, UNREADABLE, Entry, Root
+from pipeline.models import MAX_UPLOAD_BYTES, SETTLED_S, UNREADABLE, Entry, Root, Turn
 from pipeline.names import derived, is_temporary, result_name
 from pipeline.options import canonical
 from pipeline.settings import Settings, glob_pattern
@@ -162,10 +163,14 @@ class Scan:
         listing: Listing,
         leave_out: Iterable[bytes] = (),
         listed: Iterable[bytes] | None = None,
+        now: float | None = None,
+        by_age: bool = False,
     ) -> None:
         """
         `leave_out` are absolute folders that are never entered, unless they are a root;
-        `listed` are the absolute paths to take, instead of all that the roots hold.
+        `listed` are the absolute paths to take, instead of all that the roots hold; `now` is the
+        time, Unix seconds, by which ages count; with `by_age` what has been lying there for long
+        has its turn after all else.
         """
         self._settings = settings
         self._roots = roots
@@ -175,7 +180,8 @@ class Scan:
         self._include = [glob_pattern(glob) for glob in settings.include]
         self._exclude = [glob_pattern(glob) for glob in settings.exclude]
         self._common = None if settings.rules else canonical(settings.transcript)
-        self._now = time.time()
+        self._now = time.time() if now is None else now
+        self._fresh_since = self._now - settings.backlog.older_than if by_age else -math.inf
         self.ignored = 0
         """Files and links that are no recordings."""
         self.warnings: list[str] = []
@@ -336,6 +342,7 @@ class Scan:
             options=options,
             result=result_name(path, root.prefix),
             skip=self._reason_to_skip(found),
+            turn=Turn.NEW if found.st_mtime >= self._fresh_since else Turn.BACKLOG,
             place=self._place(found),
         )
 

@@ -51,7 +51,7 @@ async def _submit(context: Context, reconciler: Reconciler, uploaded: Uploaded) 
     """Whether the service has one more transcript of ours."""
     intake, attempt_id = context.intake, uploaded.attempt_id
     if not await intake.until_slot():
-        await context.ledger.set_aside(attempt_id)
+        await _set_aside(context, attempt_id)
         return False
     # Before anything else is awaited, so that nobody takes the same place; and kept until the
     # answer is there: a lost one may well be at the service, too.
@@ -65,13 +65,13 @@ async def _submit(context: Context, reconciler: Reconciler, uploaded: Uploaded) 
 
 async def _ask_if_open(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> bool:
     """The permit, the ledger's leave, and the request."""
-    ledger, intake, attempt_id = context.ledger, context.intake, uploaded.attempt_id
+    intake, attempt_id = context.intake, uploaded.attempt_id
     try:
         await context.client.limiter.permit("submit")
     except BatchError as error:
         intake.end(error)
-    if not intake.is_open:
-        await ledger.set_aside(attempt_id)
+    if not intake.is_open or not _finishes(context, uploaded):
+        await _set_aside(context, attempt_id)
         return False
     return await _ask(context, reconciler, uploaded)
 
@@ -86,12 +86,13 @@ async def _ask(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> 
     handover = Handover()
     try:
         if not await ledger.claim_submit(attempt_id, reconciler.newest_listed):
+            context.intake.allowance.release(attempt_id)
             return False
         outcome = await context.client.submit(uploaded.upload_url, body, handover)
     except BaseException:
         if not handover.begun:
             with anyio.CancelScope(shield=True):
-                await ledger.set_aside(attempt_id)
+                await _set_aside(context, attempt_id)
         raise
     # From here on the answer is known: a stop must not turn it into a lost one.
     with anyio.CancelScope(shield=True):
@@ -123,6 +124,7 @@ async def _lost(context: Context, uploaded: Uploaded, reason: str) -> None:
 
 async def _refused(context: Context, uploaded: Uploaded, error: PipelineError) -> None:
     ledger, intake = context.ledger, context.intake
+    intake.allowance.release(uploaded.attempt_id)
     if isinstance(error, TransientError):
         await ledger.set_aside(uploaded.attempt_id, _AGAIN_IN_S)
         if isinstance(error, ConnectionLost):
@@ -140,14 +142,30 @@ async def _refused(context: Context, uploaded: Uploaded, error: PipelineError) -
             _end_options(context, options, str(error))
 
 
+async def _set_aside(context: Context, attempt_id: int) -> None:
+    """Keep an upload for later: nothing was asked for."""
+    context.intake.allowance.release(attempt_id)
+    await context.ledger.set_aside(attempt_id)
+
+
+def _finishes(context: Context, uploaded: Uploaded) -> bool:
+    """Whether a transcript asked for now can finish in the window; if not, the intake ends."""
+    try:
+        context.intake.require_time(uploaded.attempt_id, context.ledger.now())
+    except BatchError as error:
+        context.intake.end(error)
+        return False
+    return True
+
+
 def _is_of_its_options(context: Context, error: BatchError) -> bool:
     """Whether other recordings, which have other options, may have more luck."""
-    return isinstance(error, OptionsRefused) and bool(context.settings.rules)
+    return isinstance(error, OptionsRefused) and context.has_own_options
 
 
 def _end_options(context: Context, options: str, said: str) -> None:
     """Send nothing more with options that the service refuses."""
-    if context.settings.rules:
+    if context.has_own_options:
         context.intake.refused_options[options] = said
     else:
         context.intake.end(OptionsRefused(f"the service refuses all alike: {said}"))

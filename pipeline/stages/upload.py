@@ -19,18 +19,20 @@ from typing import TYPE_CHECKING, Self
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from pipeline import events
+from pipeline.allowance import expected
 from pipeline.errors import (
     AttemptsExhausted,
     BatchError,
     PlaceUnwritable,
     RecordingChanged,
     RecordingError,
+    RecordingTooCostly,
     RecordingUnreadable,
     RequestRejected,
 )
 from pipeline.files import in_thread, why_not
 from pipeline.ledger import Reading
-from pipeline.models import SETTLED_S, Claim, Uploaded
+from pipeline.models import SETTLED_S, Claim, Turn, Uploaded
 from pipeline.options import canonical
 from pipeline.retry import retry
 from pipeline.stages import Context
@@ -60,13 +62,43 @@ async def upload(
                 if uploaded is None:
                     async with uplink.places:
                         uploaded = await _upload(context, claim)
+                elif not await _is_granted(context, claim):
+                    uploaded = None
             if scope.cancelled_caught:
                 await ledger.put_back(claim)
                 uploaded = None
             if uploaded is None:
+                intake.allowance.release(claim.attempt_id)
                 intake.release(claim.recording_id)
             else:
                 await uploads.send(uploaded)
+
+
+async def _is_granted(context: Context, claim: Claim) -> bool:
+    """Whether a recording may be asked for, what it comes to being set aside for it."""
+    settings, intake, ledger = context.settings, context.intake, context.ledger
+    is_rationed = settings.backlog.hours_per_night is not None and context.by_age
+    if not (settings.is_capped or settings.window or is_rationed):
+        return True
+    label = context.label(claim.root, claim.path)
+    try:
+        where = context.where(claim.root, claim.path)
+        amount = await expected(where, claim.size, claim.options, settings)
+        is_backlog = is_rationed and claim.turn == Turn.BACKLOG
+        if await intake.allowance.reserve(claim.attempt_id, amount, is_backlog=is_backlog):
+            intake.require_time(claim.attempt_id, ledger.now())
+            await ledger.expect(claim.attempt_id, amount.duration_s, amount.price_usd)
+            return True
+        await ledger.put_back(claim)
+    except BatchError as error:
+        intake.end(error)
+        await ledger.put_back(claim)
+    except RecordingTooCostly as error:
+        await ledger.skip(claim, str(error))
+        context.emit(events.Skipped(recording=label, reason=str(error)))
+    except OSError:
+        return True  # what is the matter with it, the upload says
+    return False
 
 
 async def _upload(context: Context, claim: Claim) -> Uploaded | None:
@@ -102,12 +134,14 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
     ledger, client, settings = context.ledger, context.client, context.settings
     async with await Source.open(
         context.where(claim.root, claim.path),
-        follow_links=settings.follow_links,
+        follow_links=context.settings_of(claim.root).follow_links,
         chunk_bytes=settings.upload_chunk,
         place=context.place(claim.result),
     ) as source:
         is_known = claim.content is None and await ledger.seen_before(source.size, source.edges)
         if is_known and not await ledger.recognise(claim, await source.read()):
+            return None
+        if not await _is_granted(context, claim):
             return None
 
         async def attempt() -> tuple[Uploaded | None, Reading]:

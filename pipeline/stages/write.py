@@ -79,6 +79,7 @@ async def _settle(context: Context, pending: Pending) -> None:
     """One look, and what it means for the others where it went wrong."""
     try:
         if await _look(context, pending):
+            context.intake.allowance.settle(pending.attempt_id, None, None)
             context.intake.left(pending.attempt_id)
         else:
             context.intake.entered(pending.attempt_id)
@@ -111,12 +112,16 @@ async def _look(context: Context, pending: Pending) -> bool:
             raise AnswerUnusable(f"the service says `{head.status}` of what it had completed")
         match head.status:
             case "error":
+                context.intake.allowance.release(pending.attempt_id)
                 await _failed(context, pending, head.error or "no reason given")
                 return True
             case "completed":
                 if head.text is None:
                     raise AnswerUnusable("the service says `completed` and sends no text")
                 completion = _completion(context, head)
+                context.intake.allowance.settle(
+                    pending.attempt_id, completion.duration_s, completion.price_usd
+                )
                 if suffix := head.redacted_suffix:
                     return await _save_with_audio(context, pending, spool, suffix, completion)
                 delivery = await context.ledger.delivery(pending.attempt_id)
@@ -215,6 +220,7 @@ async def _put_off(context: Context, pending: Pending, error: Exception) -> None
         context.intake.end(OutputNotWritable(f"{message}; what is paid is fetched by the next run"))
         return
     reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    context.intake.allowance.settle(pending.attempt_id, None, None)
     await context.ledger.park([pending.attempt_id], f"cannot be fetched or saved: {reason}")
     context.intake.left(pending.attempt_id)
     context.emit(events.Warned(message=f"transcript {pending.transcript_id}: {reason}"))
@@ -348,7 +354,6 @@ async def _deliver(
 
     `completion` is what it says of its cost, if the ledger has not been told yet.
     """
-    formats = context.settings.formats[1:]
     written, failure = dict[Recipient, bool](), None
     places = [(_place(context, pending, each), each) for each in delivery.recipients]
     # The one that the file lies beside comes last: it is renamed, the others get copies.
@@ -358,6 +363,7 @@ async def _deliver(
         try:
             replaced = await spool.put(place, kept_as)
             if recipient.current:
+                formats = context.settings_of(recipient.root).formats[1:]
                 await _render(context, place, formats)
         except OSError as error:
             failure = error
@@ -414,9 +420,10 @@ async def _render(context: Context, result: bytes, formats: Sequence[str]) -> in
     if not formats:
         return 0
     title = printable(os.path.basename(result).removesuffix(b".json"))
+    names = context.settings.speaker_names
     for suffix in formats:
         try:
-            made = await to_process.run_sync(render_file, result, suffix, title)
+            made = await to_process.run_sync(render_file, result, suffix, title, names)
         except RenderError as error:
             context.emit(events.Warned(message=f"cannot render {title} as {suffix}: {error}"))
         except (BrokenWorkerProcess, KeyboardInterrupt, MemoryError) as error:

@@ -119,8 +119,11 @@ def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_settings_are_shown_with_their_origin(tmp_path: Path) -> None:
-    """What is not a default is shown with where it comes from; a key command is not shown."""
-    (tmp_path / "overnight.toml").write_text("[timeouts]\nstall = 9\n[prices]\nmine = 1\n")
+    """What is not a default is shown with where it comes from, but for key commands and hooks."""
+    (tmp_path / "overnight.toml").write_text(
+        "[timeouts]\nstall = 9\n[prices]\nmine = 1\n"
+        "[hooks]\non_start = 'hunter22'\nheartbeat = 'http://a/hunter22'\ntimeout = 9\n"
+    )
     flags = {"api_key_command": "echo hunter22", "set": ["punctuate=true"], "provider": "local"}
     settings = load_settings(flags, environ={}, cwd=tmp_path)
     lines = [
@@ -133,6 +136,9 @@ def test_settings_are_shown_with_their_origin(tmp_path: Path) -> None:
     for shown in (
         f"timeouts.stall = 9.0, from {file}",
         f"prices.mine = 1.0, from {file}",
+        f"hooks.on_start = (not shown), from {file}",
+        f"hooks.heartbeat = (not shown), from {file}",
+        f"hooks.timeout = 9.0, from {file}",
         "transcript.punctuate = True, from --set",
         "provider = local, from --provider",
         "api_key_command = (not shown), from --api-key-command",

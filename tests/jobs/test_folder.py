@@ -499,6 +499,28 @@ async def test_a_format_added_later_asks_for_nothing(archive: Archive) -> None:
     assert {"a.wav.srt", "b.wav.txt"} <= archive.results().keys()
 
 
+async def test_names_of_speakers_cost_nothing(archive: Archive) -> None:
+    """
+    Named speakers show in what is made from then on: a file that is there stays as it is, one that
+    was deleted is made with the names, and nothing is asked for.
+    """
+    archive.add("a.wav", ONE)
+    options = {"speaker_labels": True}
+    await archive.run(formats=["txt", "srt"], transcript=options, speaker_names="A=Ann")
+    before = archive.results()
+    (archive.output / "a.wav.txt").unlink()
+    await asked(archive)
+
+    await archive.run(formats=["txt", "srt"], transcript=options, speaker_names={"A": "Ann & Co"})
+
+    after = archive.results()
+    assert before["a.wav.txt"].startswith(b"Ann: ")
+    assert after["a.wav.txt"] == before["a.wav.txt"].replace(b"Ann: ", b"Ann & Co: ")
+    assert after["a.wav.srt"] == before["a.wav.srt"]
+    assert after["a.wav.json"] == before["a.wav.json"]
+    assert await asked(archive) == {}
+
+
 async def test_a_derived_file_that_is_gone_is_made_again(archive: Archive) -> None:
     """Also what was deleted by hand is made again from the JSON, as it was."""
     archive.add("a.wav", ONE)

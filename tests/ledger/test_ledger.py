@@ -305,7 +305,7 @@ async def test_parking_lasts_for_one_run(tmp_path: Path) -> None:
 
         assert await ledger.unresolved() == []
         assert await ledger.unfinished() == 0
-        assert list(await ledger.standing()) == [("parked", "the list is down")]
+        assert list(await ledger.standing()) == [("root", "parked", "the list is down")]
     async with ledger_at(tmp_path, LATER) as ledger:
         assert len(await ledger.unresolved()) == 1
 
@@ -503,7 +503,7 @@ async def test_consent_is_kept_for_what_was_claimed(tmp_path: Path) -> None:
     async with ledger_at(tmp_path, replace(HERE, run_id="run-3")) as ledger:
         await find_written(ledger, changed)
         assert await ledger.claim(10) == []
-        assert list(await ledger.standing()) == [("kept", None)]
+        assert list(await ledger.standing()) == [("root", "kept", None)]
     async with ledger_at(tmp_path, replace(redoing, run_id="run-4")) as ledger:
         await find_written(ledger, changed)
         assert len(await ledger.claim(10)) == 1
@@ -523,7 +523,7 @@ async def test_missing_is_asked_for_with_force_only(tmp_path: Path) -> None:
         async with ledger_at(tmp_path, again) as ledger:
             await Steps(ledger).find()
             assert await ledger.claim(10) == []
-            assert list(await ledger.standing()) == [("failed", "gone")]
+            assert list(await ledger.standing()) == [("root", "failed", "gone")]
     async with ledger_at(tmp_path, replace(LATER, redo=Redo(force=True))) as ledger:
         await Steps(ledger).find()
         claims = await ledger.claim(10)
@@ -658,4 +658,4 @@ async def test_a_result_is_only_noted_where_it_is_still_waited_for(tmp_path: Pat
 
         assert recipients
         assert await ledger.next_due() is not None
-        assert (await ledger.standing())["parked", None] == 1
+        assert (await ledger.standing())["root", "parked", None] == 1

@@ -144,4 +144,7 @@ async def test_what_failed_is_no_obstacle(tmp_path: Path) -> None:
 
         assert names(await ledger.claim(1)) == "good"
         assert await ledger.next_due() is None
-        assert await ledger.standing() == {("failed", "no"): 30, ("parked", None): 1}
+        assert await ledger.standing() == {
+            ("root", "failed", "no"): 30,
+            ("root", "parked", None): 1,
+        }

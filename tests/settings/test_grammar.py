@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -12,10 +13,28 @@ from pipeline.settings import (
     Address,
     Rate,
     Timetable,
+    Window,
     glob_pattern,
     parse_duration,
+    parse_names,
     parse_size,
 )
+from pipeline.settings.grammar import parse_texts, parse_url
+
+_LABEL = st.text("ABC123", min_size=1)
+_NAME = st.text(st.characters(exclude_characters=",", exclude_categories=("Cs", "Cc"))).filter(
+    lambda name: name.strip() != ""
+)
+
+
+@given(st.dictionaries(_LABEL, _NAME, min_size=1))
+def test_names_of_speakers_mean_the_same_in_every_form(names: dict[str, str]) -> None:
+    """A text, several texts and a table with the same names are the same table."""
+    parts = [f" {label.lower()} ={name}" for label, name in names.items()]
+    expected = {label: name.strip() for label, name in names.items()}
+
+    assert parse_names(",".join(parts)) == parse_names(parts) == expected
+    assert parse_names(expected) == expected
 
 
 @given(
@@ -232,3 +251,106 @@ def test_a_timetable_is_whole_or_refused(value: str | float) -> None:
         return
     limit = table.limit_at(MONDAY)
     assert limit is None or limit >= 1000
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("a,b", ("a,b",)),
+        ('["a", "b"]', ["a", "b"]),
+        ("[a-z]*", ("[a-z]*",)),
+        (["a"], ["a"]),
+        (7, 7),
+    ],
+)
+def test_texts_are_one_or_a_list(given: object, expected: object) -> None:
+    """A text is a list of itself, unless it is a JSON list; what is no text is left for others."""
+    assert parse_texts(given) == expected
+
+
+@pytest.mark.parametrize("text", ["http://h", " https://u:p@h.example:1/p?q#f ", "HTTP://[::1]/"])
+def test_urls_are_taken_apart(text: str) -> None:
+    """A URL of the web is one with blanks around it, too."""
+    assert parse_url(text) == urlsplit(text.strip())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "s3cret", "ftp://s3cret", "http:s3cret", "http:///s3cret", "http://h:s3cret/"),
+        *("http://h:0/s3cret", "http://[s3cret", "http://h/s3cret\n/x", "http://h/ s3cret"),
+        *("http://h/\u00fcs3cret", "s3cret http://h"),
+    ],
+)
+def test_what_is_no_url_is_not_repeated(text: str) -> None:
+    """Anything else is refused, in words that hold nothing of it."""
+    with pytest.raises(ValueError, match=r"not a URL that begins with http:// or https://") as said:
+        parse_url(text)
+    assert "s3cret" not in str(said.value)
+
+
+# ---------------------------------------------------------------- windows
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def at(text: str, zone: ZoneInfo = BERLIN) -> float:
+    """Unix seconds of a time on a wall."""
+    return datetime.fromisoformat(text).replace(tzinfo=zone).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("window", "now", "closes"),
+    [
+        ("22:00-06:00", "2026-03-10T21:59:59", None),
+        ("22:00-06:00", "2026-03-10T22:00", "2026-03-11T06:00"),
+        ("22:00-06:00", "2026-03-11T05:59:59", "2026-03-11T06:00"),
+        ("22:00-06:00", "2026-03-11T06:00", None),
+        ("08:30-17:00", "2026-03-11T12:00", "2026-03-11T17:00"),
+        ("08:30-17:00", "2026-03-11T18:00", None),
+        ("0:00-23:59", "2026-03-11T23:58", "2026-03-11T23:59"),
+        ("20:00-00:00", "2026-03-11T23:59", "2026-03-12T00:00"),
+    ],
+)
+def test_windows_are_read_off_a_wall(window: str, now: str, closes: str | None) -> None:
+    """A window is open from its first minute until its last, also over midnight."""
+    closes_at = Window.parse(window).closes_at(at(now), BERLIN)
+
+    assert closes_at == (closes and at(closes))
+
+
+@pytest.mark.parametrize(("day", "length_h"), [("2026-03-28", 7), ("2026-10-24", 9)])
+def test_a_night_of_change_is_an_hour_shorter_or_longer(day: str, length_h: int) -> None:
+    """Where clocks change the window keeps to the wall, and its length changes."""
+    opened = at(f"{day}T22:00")
+
+    assert Window.parse("22:00-06:00").closes_at(opened, BERLIN) == opened + length_h * 3600
+
+
+def test_a_time_that_is_left_out_still_ends_a_window() -> None:
+    """02:30 in the night to summer time, which no clock shows, is 03:30 there."""
+    window = Window.parse("22:00-02:30")
+
+    assert window.closes_at(at("2026-03-29T01:59"), BERLIN) == at("2026-03-29T03:30")
+    assert window.closes_at(at("2026-03-29T03:30"), BERLIN) is None
+
+
+@given(st.integers(0, 1439), st.integers(0, 1439), st.integers(1_700_000_000, 1_900_000_000))
+def test_a_window_that_is_open_closes_within_a_day(opens: int, closes: int, now: int) -> None:
+    """Whenever one looks, a window is closed or closes within 25 hours, and the other one not."""
+    if opens == closes:
+        return
+    first, last = (f"{minute // 60:02}:{minute % 60:02}" for minute in (opens, closes))
+    one, other = Window.parse(f"{first}-{last}"), Window.parse(f"{last}-{first}")
+    ends = [window.closes_at(now, ZoneInfo("UTC")) for window in (one, other)]
+
+    assert ends.count(None) == 1
+    assert all(end is None or now < end <= now + 25 * 3600 for end in ends)
+    assert Window.parse(str(one)) == one
+
+
+@pytest.mark.parametrize("text", ["", "22:00", "22-06", "22:00-22:00", "24:00-06:00", "1:60-2:00"])
+def test_what_is_no_window_is_refused(text: str) -> None:
+    """A window that is not written as one, or is never open, is an error."""
+    with pytest.raises(ValueError, match="window"):
+        Window.parse(text)

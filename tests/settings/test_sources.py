@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ExitCode, SettingsError
-from pipeline.settings import PRICES, Settings, Timeouts, load_settings, origins
+from pipeline.settings import PRICES, Hooks, Settings, Timeouts, load_settings, origins
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 
@@ -104,6 +104,34 @@ def test_tables_merge_key_by_key(folder: Path) -> None:
         "speakers_expected": 2,
         "language_detection": True,
     }
+
+
+def test_names_of_speakers_merge_by_label(folder: Path) -> None:
+    """Each speaker has the name of the strongest source, however that spells names and labels."""
+    (folder / "overnight.toml").write_text("[speaker_names]\nA = 'One'\nb = 'Two'\n1a = 'Three'\n")
+    environ = {"OVERNIGHT_SPEAKER_NAMES__A": "Ann, Dr."}
+    flags = {"speaker_names": ["B=Ben, 2 = Control ", "Agent=Zoë"]}
+
+    named = load_settings(flags, environ=environ, cwd=folder).speaker_names
+    found = origins(flags, environ=environ, cwd=folder)
+    in_one = load_settings({}, environ={"OVERNIGHT_SPEAKER_NAMES": "a=Ann"}, cwd=folder)
+    as_json = load_settings({}, environ={"OVERNIGHT_SPEAKER_NAMES": '{"a": "Ann"}'}, cwd=folder)
+
+    assert named == {"A": "Ann, Dr.", "B": "Ben", "1A": "Three", "2": "Control", "AGENT": "Zoë"}
+    assert found["speaker_names.A"] == "OVERNIGHT_SPEAKER_NAMES__A"
+    assert found["speaker_names.B"] == "--speaker-names"
+    assert found["speaker_names.1A"] == str(folder / "overnight.toml")
+    assert in_one == as_json
+    assert in_one.speaker_names == {"A": "Ann", "B": "Two", "1A": "Three"}
+
+
+@pytest.mark.parametrize("given", ["Ann", "A=", "=Ann", "A=Ann,", ""])
+def test_what_is_no_name_of_a_speaker_is_refused(folder: Path, given: str) -> None:
+    """A flag without a label or a name says how names are written."""
+    with pytest.raises(
+        SettingsError, match=r"`speaker_names` from --speaker-names: .*`A=Ann,B=Ben`"
+    ):
+        load_settings({"speaker_names": [given]}, environ={}, cwd=folder)
 
 
 def test_config_is_read_instead_of_the_local_file(folder: Path) -> None:
@@ -282,7 +310,9 @@ def test_example_shows_every_key_with_its_default() -> None:
 
     assert set(Settings.model_fields) == set(example)
     assert set(Timeouts.model_fields) == set(example["timeouts"])
-    shown_only = {"transcript", "rules", "ramp"}  # an example of what has no default
+    assert set(Hooks.model_fields) == set(example["hooks"])
+    # Examples of what has no default.
+    shown_only = {"transcript", "rules", "ramp", "source", "speaker_names"}
     shown_only |= {name for name in example if getattr(defaults, name) is None}
     for name in set(example) - shown_only:
         assert getattr(defaults, name) == getattr(Settings(**{name: example[name]}), name), name

@@ -464,7 +464,7 @@ async def test_an_unchanged_archive_is_not_written_to(eye: Eye) -> None:
         looked = await Eye(eye.root, ledger).look()
 
         assert looked.events == []
-        assert await ledger.standing() == {("already_written", None): 3}
+        assert await ledger.standing() == {("in", "already_written", None): 3}
         assert await to_thread.run_sync(rows, eye.root) == before
 
 

@@ -19,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from struct import unpack_from
 from typing import Any
 from urllib.parse import urlencode
 
@@ -57,7 +58,8 @@ class Script:
     error: str = ""
     """`ERROR:sentence`: the transcript ends in `error` with this sentence."""
     audio_seconds: int | None = None
-    """`SECONDS:n`: its `audio_duration`; else one second for each 32,000 bytes, rounded up."""
+    """`SECONDS:n`: its `audio_duration`; else that of a WAV file; else one second for each 32,000
+    bytes, rounded up."""
     words: int = 12
     """`WORDS:n`: how many words are said in it; 0 is a silent recording."""
     transcript_seconds: float | None = None
@@ -66,6 +68,13 @@ class Script:
     @classmethod
     def read(cls, beginning: bytes) -> Script:
         script = cls()
+        if beginning.startswith(b"RIFF") and len(beginning) >= 44:
+            (bytes_per_s,), (size,) = (
+                unpack_from("<I", beginning, 28),
+                unpack_from("<I", beginning, 40),
+            )
+            script.audio_seconds = -(-size // bytes_per_s)
+            return script
         for line in beginning.decode("utf-8", "replace").splitlines():
             key, colon, value = line.partition(":")
             if not colon:

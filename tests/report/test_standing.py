@@ -9,7 +9,7 @@ import pytest
 from anyio import to_thread
 
 from pipeline.errors import LedgerUnusable, SettingsError
-from pipeline.report import list_lines, status_json, status_text
+from pipeline.report.standing import list_lines, status_json, status_text
 from tests.support.runs import Archive, opened
 from tests.support.service import Fault
 

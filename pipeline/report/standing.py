@@ -4,14 +4,13 @@ Ledger -> what stands in it, for people and for programs. Reads only, also besid
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SettingsError
 from pipeline.events import printable
-from pipeline.ledger import read_only
-from pipeline.ledger.accounts import Reader, recordings, states
+from pipeline.ledger.accounts import recordings, states
+from pipeline.ledger.evidence import opened
 
 __all__ = ["list_lines", "status_json", "status_text"]
 
@@ -26,7 +25,7 @@ def status_json(state: Path) -> dict[str, Any]:
         SettingsError: there is no ledger in that folder.
         LedgerUnusable: there is one that cannot be read.
     """
-    with _opened(state) as db:
+    with opened(state) as db:
         counts = states(db)
     runs = (state / "runs").glob("*/summary.json")
     newest = max(runs, key=lambda summary: summary.stat().st_mtime_ns, default=None)
@@ -61,7 +60,7 @@ def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Itera
     """
     if state_filter not in (None, *_STATES):
         raise SettingsError(f"`{state_filter}` is no state: they are {', '.join(_STATES)}")
-    with _opened(state) as db:
+    with opened(state) as db:
         for row in recordings(db):
             facts = {
                 "type": "recording",
@@ -85,12 +84,3 @@ def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Itera
 
 def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
-
-
-@contextmanager
-def _opened(state: Path) -> Iterator[Reader]:
-    path = state / "ledger.sqlite3"
-    if not path.is_file():
-        raise SettingsError(f"there is no ledger in {state}: has anything been run there?")
-    with closing(read_only(path)) as db:
-        yield db

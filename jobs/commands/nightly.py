@@ -1,0 +1,41 @@
+"""
+`overnight nightly`: in, sources of the settings; out, their transcripts, a report, and one line.
+"""
+
+import os
+from pathlib import Path
+
+from jobs.console import run_listeners, say
+from jobs.flags import FLAGS, Flags
+from pipeline.errors import SettingsError
+
+__all__ = ["nightly"]
+
+
+def nightly(*folders: Path, flags: Flags = FLAGS) -> int:
+    """
+    Transcribe what is new in every source, unattended, and report in the morning.
+
+    Parameters
+    ----------
+    folders
+        Folders of recordings, instead of the sources of the settings.
+    """
+    from functools import partial
+
+    import anyio
+
+    from jobs.nightly import NIGHTLY, run_nightly
+
+    settings = flags.settings(defaults=NIGHTLY)
+    if settings.output is None:
+        raise SettingsError("where should results go? Name a folder with `--output`")
+    environ = dict(os.environ)
+    with run_listeners(settings) as emit:
+        os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
+        summary, line = anyio.run(
+            partial(run_nightly, folders, settings, emit=emit, environ=environ)
+        )
+    if not (settings.json_lines or settings.quiet):
+        say(line)
+    return summary.exit_code

@@ -1,0 +1,155 @@
+"""
+`overnight nightly`: the same every night, with nobody there.
+
+    sources -> hooks: start -> transcribe -> morning report -> hooks: success or failure
+
+In: settings with their sources, or folders. Out: results, a summary for schedulers, a page for
+people, and word to whoever the hooks name.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+
+from jobs.notify import Moment, moment_of, notify
+from jobs.transcribe import Source, transcribe
+from pipeline.errors import BatchError, ExitCode, Locked, SettingsError
+from pipeline.events import Emit, Event, RunStarted, Summary, Warned, encode
+from pipeline.report.morning import morning
+from pipeline.report.page import as_html, as_json, as_line
+from pipeline.settings import Settings
+from pipeline.stages.scan import find_roots
+
+__all__ = ["NIGHTLY", "run_nightly"]
+
+NIGHTLY: Mapping[str, object] = {
+    "min_age": 60.0,
+    "min_free": 1_000_000_000,
+    "wait_network": 600.0,
+    "retry_failed": 3,
+}
+"""What counts at night where nobody says otherwise."""
+
+
+async def run_nightly(
+    folders: Sequence[Path],
+    settings: Settings,
+    *,
+    emit: Emit,
+    environ: Mapping[str, str] = os.environ,
+    clock: Callable[[], float] = time.time,
+) -> tuple[Summary, str]:
+    """
+    One night: its summary, and the same as one line.
+
+    `folders` are taken instead of the sources of the settings. `environ` is where the API key may
+    be and what hooks inherit, `clock` tells the time, Unix seconds. A run that another one keeps
+    from starting tells no hook of it: the other one does.
+
+    Raises:
+        BatchError: as `transcribe` does, and where no source is there; hooks have been told.
+    """
+    ends = list[Summary]()
+
+    def hear(event: Event) -> None:
+        # The summary is the last that is told: hooks and the report may have something to say.
+        if isinstance(event, Summary):
+            ends.append(event)
+        else:
+            emit(event)
+
+    try:
+        return await _night(folders, settings, hear, environ, clock)
+    finally:
+        for summary in ends:
+            emit(summary)
+
+
+async def _night(
+    folders: Sequence[Path],
+    settings: Settings,
+    emit: Emit,
+    environ: Mapping[str, str],
+    clock: Callable[[], float],
+) -> tuple[Summary, str]:
+    tell = partial(notify, settings.hooks, environ=environ, emit=emit)
+
+    async def began(started: RunStarted) -> None:
+        await tell(Moment.START, encode(started))
+
+    try:
+        summary = await transcribe(
+            settings,
+            await to_thread.run_sync(_sources, folders, settings),
+            by_age=True,
+            began=None if settings.dry_run else began,
+            emit=emit,
+            environ=environ,
+            clock=clock,
+        )
+    except Exception as error:  # a bug as well: nobody is there to see it
+        if not (settings.dry_run or isinstance(error, Locked)):
+            code = error.exit_code if isinstance(error, BatchError) else ExitCode.UNEXPECTED
+            summary = Summary(run_id="", exit_code=code, reason=str(error))
+            await tell(Moment.FAILURE, encode(summary))
+        raise
+    if settings.dry_run:
+        return summary, f"{summary.parked} to be sent, {summary.due_hours:.2f} h of audio"
+    folder = settings.state_dir / "runs" / summary.run_id
+    try:
+        line = await to_thread.run_sync(_report, settings, summary.run_id, folder)
+    except (BatchError, OSError) as error:
+        emit(Warned(message=f"there is no report of this run: {error}"))
+        line = f"run {summary.run_id} ended with exit code {summary.exit_code}"
+    # A stop leaves time for no more than what is bounded: hooks are, and whoever waits hears of it.
+    with anyio.CancelScope(shield=True):
+        await tell(
+            moment_of(ExitCode(summary.exit_code)), encode(summary), report=folder / "report.html"
+        )
+    return summary, line
+
+
+def _sources(folders: Sequence[Path], settings: Settings) -> list[Source]:
+    """
+    What is to be transcribed; a source that is not there takes no other along.
+
+    Raises:
+        SettingsError: there is none, or none that is there.
+    """
+    if folders or not settings.source:
+        if not folders:
+            raise SettingsError(
+                "which recordings? Name their folder, or give the settings a `[[source]]`"
+            )
+        roots = find_roots([str(folder) for folder in folders])
+        return [Source(root.name, [root], settings) for root in roots]
+    found, problems = [], []
+    for source in settings.source:
+        own = settings.of_source(source)
+        try:
+            roots = [
+                replace(root, name=source.root_name, prefix=source.prefix)
+                for root in find_roots([str(source.folder)])
+            ]
+        except SettingsError as error:
+            problems.append(str(error))
+            found.append(Source(source.root_name, [], own, problem=str(error)))
+        else:
+            found.append(Source(source.root_name, roots, own))
+    if len(problems) == len(found):
+        raise SettingsError("\n  ".join(["no source is there", *problems]))
+    return found
+
+
+def _report(settings: Settings, run_id: str, folder: Path) -> str:
+    """Write the report of a run, as a page and for programs; the line of it."""
+    facts = morning(settings, run_id, zone=settings.zone)
+    (folder / "report.json").write_bytes(as_json(facts))
+    (folder / "report.html").write_text(as_html(facts), "utf-8")
+    return as_line(facts)

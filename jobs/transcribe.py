@@ -1,0 +1,349 @@
+"""
+What `run`, `nightly` and `reprocess` have in common: in, sources; out, their transcripts.
+
+    sources -> state folder, lock -> service -> ledger -> batch -> derived files -> summary
+
+A source is roots and the settings that count for what is below them. All of a run goes through one
+batch, so that what is new in any of them comes before the backlog of all, under one set of caps.
+"""
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+from anyio import BrokenResourceError, to_thread
+
+from jobs.budget import Budgets
+from jobs.session import Totals, session
+from pipeline.allowance import expected
+from pipeline.batch import run_batch
+from pipeline.errors import BatchError, ExitCode, SettingsError
+from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode
+from pipeline.ledger import BACKLOG, Redo
+from pipeline.lines import hide
+from pipeline.models import Claim, Root
+from pipeline.notices import Notices
+from pipeline.settings import Settings
+from pipeline.stages import Context
+from pipeline.stages.scan import Listing, Scan
+from pipeline.stages.write import render_lacking
+from pipeline.wire import Webhook
+
+__all__ = ["Source", "transcribe"]
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Folders, and the settings that count for what is in them."""
+
+    name: str
+    roots: Sequence[Root]
+    settings: Settings
+    problem: str | None = None
+    """Why there are no roots, where it is not there."""
+
+
+async def transcribe(
+    settings: Settings,
+    sources: Sequence[Source],
+    *,
+    redo: Redo | None = None,
+    listed: Sequence[bytes] | None = None,
+    by_age: bool = False,
+    began: Callable[[RunStarted], Awaitable[None]] | None = None,
+    budgets: Budgets | None = None,
+    emit: Emit,
+    environ: Mapping[str, str] = os.environ,
+    clock: Callable[[], float] = time.time,
+) -> Summary:
+    """
+    Transcribe the recordings of these sources, and tell how it went.
+
+    Every fact goes to `emit` as it happens. `listed` are the absolute paths to take instead of all;
+    with `by_age` the backlog of the settings comes last, and its ration is kept to. `began` is
+    awaited once the run holds its lock, before anything is sent. `environ` is where the API key
+    may be, `clock` tells the time, Unix seconds.
+
+    SIGINT and SIGTERM stop the intake and leave within `stop_grace`; a second one leaves now.
+
+    Raises:
+        SettingsError: nothing says where results go, or a cap on cost knows no price.
+        OutputNotWritable: results could not be saved there.
+        KeyRefused: there is no API key, and the provider needs one.
+        Locked: another run works in the same state folder.
+        LedgerUnusable: the ledger is damaged, or newer than this program.
+    """
+    began_at = time.monotonic()
+    _require_prices(settings, sources)
+    sources = [replace(each, settings=_with_model(each.settings)) for each in sources]
+    redo = redo or Redo(
+        force=settings.force,
+        changed=settings.redo_changed,
+        failed=settings.retry_failed,
+        checksum=settings.checksum,
+    )
+    roots = [root for source in sources for root in source.roots]
+    async with session(
+        settings, roots=roots, redo=redo, budgets=budgets, emit=emit, environ=environ, clock=clock
+    ) as run:
+        ledger = run.context.ledger
+        await ledger.require_claimed()
+        for source in sources:
+            if source.problem is not None:
+                run.totals(Warned(message=f"source {source.name}: {source.problem}"))
+        if began is not None:
+            await began(run.started)
+        scans = [
+            Scan(
+                source.settings,
+                source.roots,
+                listing=Listing(os.fsencode(str(settings.output)), run.started_at),
+                leave_out=[
+                    *(os.fsencode(settings.output or ""), os.fsencode(settings.state_dir)),
+                    # A folder within another source's is that one's own.
+                    *(r.folder for r in roots if r.only is None and r not in source.roots),
+                ],
+                listed=listed,
+                now=clock(),
+                by_age=by_age,
+            )
+            for source in sources
+        ]
+        settings_of = {root.name: each.settings for each in sources for root in each.roots}
+        shared = replace(run.context, sources=settings_of, by_age=by_age)
+        rendered, due = 0, _Due()
+        async with _notified(shared) as context, _heeding_signals(context) as (stopped, work):
+            with work:
+                if settings.dry_run:
+                    due = await _would_be_sent(context, scans)
+                else:
+                    await _batch(context, scans, stopped)
+                    rendered = await _render_lacking(context)
+            summary = await _summary(context, sources, scans, run.totals)
+            summary.run_id = run.run_id
+            summary.rendered = rendered
+            summary.due_hours, summary.due_cost_usd = round(due.hours, 4), due.cost_usd
+            summary.unprobed = due.unprobed
+            summary.elapsed_s = round(time.monotonic() - began_at, 3)
+            run.totals(summary)
+            line = encode(summary) + b"\n"
+            with suppress(OSError):  # a full disk is said in the summary, which went to stdout
+                await to_thread.run_sync((run.folder / "summary.json").write_bytes, line)
+    return summary
+
+
+def _require_prices(settings: Settings, sources: Sequence[Source]) -> None:
+    """
+    What a cap on cost needs to be held.
+
+    Raises:
+        SettingsError: there is one, and a model that may be asked for has no price.
+    """
+    if settings.max_cost is None and settings.max_cost_month is None:
+        return
+    for source in sources:
+        asked = [source.settings.transcript, *(rule.options for rule in source.settings.rules)]
+        for options in asked:
+            if source.settings.highest_price(options) is None:
+                raise SettingsError(
+                    "a cap on cost needs prices, and one of the models asked for has none:"
+                    " add it to `[prices]`"
+                )
+
+
+@dataclass(slots=True)
+class _Due:
+    """What a run would ask for."""
+
+    hours: float = 0.0
+    cost_usd: float | None = 0.0
+    unprobed: int = 0
+
+
+async def _would_be_sent(context: Context, scans: Sequence[Scan]) -> _Due:
+    """What a dry run finds, all of it claimed in the copy: so a redo is counted as such."""
+    due, ledger = _Due(), context.ledger
+    for scan in scans:
+        await scan.run(ledger, context.emit)
+    while (due_in_s := await ledger.next_due()) is not None and due_in_s <= 0:
+        for claim in await ledger.claim(_PAGE):
+            await _add(context, claim, due)
+    return due
+
+
+async def _add(context: Context, claim: Claim, due: _Due) -> None:
+    with suppress(OSError):  # it would fail, at no cost
+        where = context.where(claim.root, claim.path)
+        amount = await expected(where, claim.size, claim.options, context.settings)
+        due.hours += amount.duration_s / 3600
+        due.unprobed += not amount.is_probed
+        is_known = amount.price_usd is not None and due.cost_usd is not None
+        due.cost_usd = (due.cost_usd or 0.0) + (amount.price_usd or 0.0) if is_known else None
+
+
+@asynccontextmanager
+async def _heeding_signals(
+    context: Context,
+) -> AsyncIterator[tuple[anyio.Event, anyio.CancelScope]]:
+    """
+    Whether a signal has come, and a scope for the work, which ends a grace later or at the second.
+
+    Signals do no more until the block is left: what the work came to is told all the same.
+    """
+    stopped, work = anyio.Event(), anyio.CancelScope()
+    async with anyio.create_task_group() as group:
+
+        async def heed() -> None:
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for number in signals:
+                    if stopped.is_set() or context.settings.dry_run:
+                        work.cancel()
+                    if stopped.is_set():
+                        continue
+                    name = signal.Signals(number).name
+                    context.emit(Warned(message=f"{name}: finishing what is being submitted"))
+                    code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+                    context.intake.stop(code, f"stopped by {name}")
+                    stopped.set()
+                    work.deadline = anyio.current_time() + context.settings.stop_grace
+
+        group.start_soon(heed)
+        yield stopped, work
+        group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _notified(context: Context) -> AsyncIterator[Context]:
+    """The same, and notices in it where the service is to send notifications."""
+    settings = context.settings
+    if settings.webhook_listen is None or settings.webhook_url is None or settings.dry_run:
+        yield context
+        return
+    from pipeline.webhooks import receive, stored_secret
+
+    secret = await to_thread.run_sync(stored_secret, settings.state_dir)
+    hide(secret)
+    context.client.hide(secret)
+    notices = Notices(expected=True)
+    async with receive(settings.webhook_listen, secret, notices):
+        yield replace(context, webhook=Webhook(settings.webhook_url, secret), notices=notices)
+
+
+async def _batch(context: Context, scans: Sequence[Scan], stopped: anyio.Event) -> None:
+    """The batch; what ends it as a whole is a reason of its intake."""
+    try:
+        await run_batch(context, scans, stopped)
+    except BaseExceptionGroup as failures:
+        # What ends a stage itself, a full disk under the ledger say, is summed up as well; its
+        # neighbours then found that nobody receives any more.
+        ended, neighbours = failures.split(BatchError)
+        if ended is None or (neighbours and neighbours.split(BrokenResourceError)[1]):
+            raise
+        for error in _each(ended):
+            context.intake.end(error)
+
+
+async def _render_lacking(context: Context) -> int:
+    """How many derived files were made for results that were there."""
+    try:
+        return await render_lacking(context)
+    except BatchError as error:
+        context.intake.end(error)
+        return 0
+
+
+def _each(errors: BaseExceptionGroup[BatchError]) -> Iterator[BatchError]:
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _each(error)
+        else:
+            yield error
+
+
+async def _summary(
+    context: Context, sources: Sequence[Source], scans: Sequence[Scan], totals: Totals
+) -> Summary:
+    """What became of every recording that this run found."""
+    intake, settings, ledger = context.intake, context.settings, context.ledger
+    counts: Counter[str] = Counter()
+    by_root: dict[str, Counter[str]] = {}
+    reasons: dict[str, dict[str, int]] = {}
+    by_default = "left by `--limit`" if settings.limit is not None else "left for the next run"
+    would_be_sent = "to be sent without `--dry-run`"
+    not_come_to = would_be_sent if settings.dry_run else intake.reason or by_default
+    for (root, outcome, reason), count in (await ledger.standing()).items():
+        counts[outcome] += count
+        by_root.setdefault(root, Counter())[outcome] += count
+        if outcome in ("failed", "skipped", "parked"):
+            named = reasons.setdefault(outcome, {})
+            named[reason or not_come_to] = named.get(reason or not_come_to, 0) + count
+    last = 0
+    while parked := await ledger.parked(last, _PAGE):
+        for _, root, path, why, transcript_id in parked:
+            label = context.label(root, path)
+            context.emit(Parked(recording=label, reason=why, transcript_id=transcript_id))
+        last = parked[-1][0]
+    kept_hours = await ledger.kept_hours()
+    price = settings.highest_price(settings.transcript)
+    code = intake.exit_code
+    # What of a backlog is left to the coming nights is as it is meant to be.
+    is_cut_short = counts["parked"] > reasons.get("parked", {}).get(BACKLOG, 0)
+    is_left = not settings.dry_run and (is_cut_short or await ledger.deletions(1))
+    if code is ExitCode.WINDOW_CLOSED and not is_cut_short:
+        code = ExitCode.DONE
+    is_incomplete = any(scan.incomplete for scan in scans) or any(each.problem for each in sources)
+    if counts["failed"] or is_incomplete or is_left:
+        code = ExitCode.worst(code, ExitCode.PARTIAL)
+    if not counts:
+        context.emit(Warned(message="no recordings found"))
+    return Summary(
+        run_id="",
+        exit_code=code,
+        reason=intake.reason,
+        dry_run=settings.dry_run,
+        found=counts.total(),
+        **_outcomes(counts),
+        kept_hours=round(kept_hours, 4),
+        kept_cost_usd=None if price is None else round(kept_hours * price, 2),
+        ignored=sum(scan.ignored for scan in scans),
+        collected=await ledger.collected(),
+        transcripts=totals.transcripts,
+        deleted=totals.deleted,
+        audio_hours=round(totals.audio_s / 3600, 6),
+        cost_usd=None if totals.cost_usd is None else round(totals.cost_usd, 6),
+        requests=dict(context.client.sent),
+        reasons=reasons,
+        sources=[_standing(each, by_root) for each in sources] if len(sources) > 1 else [],
+    )
+
+
+def _standing(source: Source, by_root: Mapping[str, Counter[str]]) -> Standing:
+    """What became of the recordings of one source."""
+    counts: Counter[str] = Counter()
+    for root in source.roots:
+        counts += by_root.get(root.name, Counter())
+    return Standing(
+        name=source.name, found=counts.total(), reason=source.problem, **_outcomes(counts)
+    )
+
+
+def _outcomes(counts: Counter[str]) -> dict[str, Any]:
+    ends = ("written", "already_written", "kept", "failed", "skipped", "parked")
+    return {outcome: counts[outcome] for outcome in ends}
+
+
+def _with_model(settings: Settings) -> Settings:
+    """With a chosen engine model among the options: other words come out, other identity."""
+    chosen = {"speech_models": [settings.engine_model], **settings.transcript}
+    is_default = settings.engine_model == Settings.model_fields["engine_model"].default
+    if settings.provider != "local" or is_default:
+        return settings
+    return settings.model_copy(update={"transcript": chosen})

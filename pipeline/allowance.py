@@ -1,0 +1,177 @@
+"""
+What a run may still ask for: in, what a recording is expected to come to; out, leave to ask.
+
+An amount is reserved before anything is sent, settled by what the service says it was, and given
+back where nothing was asked for after all. So a cap holds at any instant, also while answers are
+out. Reservations are made in the order in which recordings come; one that fits no more waits for
+those before it to be settled, since they may come to less than was expected of them.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from pipeline.durations import duration_of
+from pipeline.errors import CapReached, RecordingTooCostly, SettingsError
+from pipeline.settings import Settings
+
+__all__ = ["NOTHING", "Allowance", "Amount", "expected"]
+
+_TOLERANCE = 1e-9
+"""What sums of floats may be off by: far below a cent, and a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """What is asked for."""
+
+    duration_s: float
+    """Seconds of audio."""
+    price_usd: float | None
+    """None where no price is known."""
+    is_probed: bool = True
+    """Whether the recording itself told its length; else it is estimated by size."""
+
+
+NOTHING = Amount(0.0, 0.0)
+
+
+async def expected(
+    path: bytes, size: int, options: Mapping[str, Any], settings: Settings
+) -> Amount:
+    """
+    What a recording will come to at the most, with these options.
+
+    Raises:
+        OSError: it cannot be read.
+
+    Source: AssemblyAI docs: charged to the second, by the model used. Whether channels are charged
+    one by one is not said: they are taken to be.
+    """
+    duration = await duration_of(path, size)
+    seconds = math.ceil(duration.seconds)
+    if options.get("multichannel"):
+        seconds *= duration.channels or 1
+    price = settings.highest_price(options)
+    return Amount(seconds, None if price is None else price * seconds / 3600, duration.is_probed)
+
+
+@dataclass(slots=True)
+class _Cap:
+    """One limit, and what counts against it."""
+
+    setting: str
+    limit: float
+    unit: str
+    of: Callable[[Amount], float]
+    settled: float
+
+    def __str__(self) -> str:
+        return f"`{self.setting}` of {self.shown(self.limit)}"
+
+    def shown(self, amount: float) -> str:
+        """An amount as people write it."""
+        return f"${amount:.2f}" if self.unit == "USD" else f"{amount:.2f} h"
+
+
+class Allowance:
+    """The caps of one run, and the ration of its backlog."""
+
+    def __init__(self, settings: Settings, spent_this_month: Amount = NOTHING) -> None:
+        self._caps = [
+            _Cap(setting, limit, unit, of, of(spent))
+            for setting, limit, unit, of, spent in (
+                ("max_hours", settings.max_hours, "h", _hours, NOTHING),
+                ("max_cost", settings.max_cost, "USD", _usd, NOTHING),
+                ("max_hours_month", settings.max_hours_month, "h", _hours, spent_this_month),
+                ("max_cost_month", settings.max_cost_month, "USD", _usd, spent_this_month),
+            )
+            if limit is not None
+        ]
+        self._ration_h = settings.backlog.hours_per_night
+        self._backlog_h = 0.0
+        self._reserved: dict[int, Amount] = {}
+        self._changed = anyio.Event()
+
+    @property
+    def takes_backlog(self) -> bool:
+        """Whether the ration of the backlog is not used up."""
+        return self._ration_h is None or self._backlog_h < self._ration_h
+
+    async def reserve(self, attempt_id: int, amount: Amount, *, is_backlog: bool = False) -> bool:
+        """
+        Set an amount aside for an attempt, when it certainly fits; False if its ration is used up.
+
+        Raises:
+            RecordingTooCostly: it alone is more than a cap.
+            CapReached: it is more than what is left of one.
+            SettingsError: there is a cap on cost, and no price for what is asked for.
+        """
+        for cap in self._caps:
+            if cap.of(amount) > cap.limit + _TOLERANCE:
+                raise RecordingTooCostly(
+                    f"it alone comes to {cap.shown(cap.of(amount))}, more than {cap}"
+                )
+        while True:
+            changed = self._changed
+            if is_backlog and not self.takes_backlog:
+                return False
+            for cap in self._caps:
+                if cap.settled + cap.of(amount) > cap.limit + _TOLERANCE:
+                    raise CapReached(
+                        f"{cap} is reached: {cap.shown(cap.settled)} are asked for, and the next"
+                        f" recording comes to {cap.shown(cap.of(amount))}"
+                    )
+            if all(
+                self._held(cap) + cap.of(amount) <= cap.limit + _TOLERANCE for cap in self._caps
+            ):
+                break
+            await changed.wait()
+        self._reserved[attempt_id] = amount
+        if is_backlog:
+            self._backlog_h += _hours(amount)
+        return True
+
+    def duration_s(self, attempt_id: int) -> float:
+        """Seconds of audio that are reserved for an attempt, 0 if none are."""
+        return self._reserved.get(attempt_id, NOTHING).duration_s
+
+    def settle(self, attempt_id: int, duration_s: float | None, price_usd: float | None) -> None:
+        """What an attempt came to; what the service does not say is as it was expected."""
+        expected = self._reserved.pop(attempt_id, None)
+        if expected is not None:
+            amount = Amount(
+                expected.duration_s if duration_s is None else duration_s,
+                expected.price_usd if price_usd is None else price_usd,
+            )
+            for cap in self._caps:
+                cap.settled += cap.of(amount)
+            self._change()
+
+    def release(self, attempt_id: int) -> None:
+        """An attempt asked for nothing, or came to nothing."""
+        if self._reserved.pop(attempt_id, None) is not None:
+            self._change()
+
+    def _held(self, cap: _Cap) -> float:
+        return cap.settled + sum(cap.of(amount) for amount in self._reserved.values())
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+def _hours(amount: Amount) -> float:
+    return amount.duration_s / 3600
+
+
+def _usd(amount: Amount) -> float:
+    if amount.price_usd is None:
+        raise SettingsError(
+            "a cap on cost needs prices, and one of the models asked for has none:"
+            " add it to `[prices]`"
+        )
+    return amount.price_usd

@@ -1,0 +1,330 @@
+"""
+How long recordings are: in, a path and a size; out, seconds and channels, with nothing decoded.
+
+What a recording says of itself is read in another process: anybody may have written it, and a
+parser that hangs or dies of it takes nothing else along. What cannot be read is counted by size.
+Wherever one has to choose, the longer is taken, since caps on spending are held by these figures.
+"""
+
+import errno
+import io
+import os
+import stat
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
+from anyio.lowlevel import RunVar
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+
+__all__ = ["LONGEST_S", "Duration", "by_size", "duration_of"]
+
+LONGEST_S = 10 * 3600
+"""What the service transcribes at most; longer recordings are refused, and cost nothing.
+
+Source: AssemblyAI FAQ, are there any limits on file size or file duration.
+"""
+
+_TRIES = 2
+_WITHIN_S = 30.0
+"""Most take 1 ms; with what anyio grants a new process to start, 20 s."""
+
+_READ_BYTES = 256 << 20
+_READ_PACKETS = 500_000
+"""Three hours of AAC, in 5 s. More is not read of recordings that do not tell their length."""
+
+_LEAST_BYTES_PER_S = 8
+"""Silence in FLAC or Opus takes more: a header that claims less is wrong."""
+
+_MOST_BYTES_PER_S = 1_500_000
+"""Two channels with 192,000 samples of 32 bits a second: what tinytag finds less in is no sound."""
+
+_PLAUSIBLE_S = 100 * 3600
+
+_BYTES_PER_S = {
+    # One channel at 8 kHz and 8 bits, the least of what is in use.
+    8000: "aif aifc aiff au caf snd voc w64 wav",
+    # AMR at 4.75 kbit/s, and others made for the telephone. Source: RFC 4867, 3.1.
+    600: "3g2 3ga 3gp amr dss gsm qcp spx",
+}
+_COMPRESSED_BYTES_PER_S = 2000
+"""Speech at 16 kbit/s, the least that is usual in MP3, AAC and Opus."""
+
+_PLAIN = frozenset({"aiff", "au", "caf", "wav", "w64"})
+"""Containers of nothing but samples, as FFmpeg calls them."""
+
+_UNTOLD = frozenset(
+    ("aac", "ac3", "amr", "amrnb", "amrwb", "dts", "dtshd", "eac3", "gsm", "loas", "truehd")
+)
+"""Formats without a length, which FFmpeg guesses from the first bit rate: 31 s for 61 s of AAC."""
+
+_LAST_PACK_S = 0.5
+"""Of a program stream FFmpeg tells when the last pack begins, not how long it is."""
+
+_HEADER_BYTES = 512
+"""What usually stands beside the samples of a WAV, and is no sound."""
+
+_FIRST_FRAME_BYTES = 4096
+_PAGE_BYTES = 65_307
+
+_limiter: RunVar[CapacityLimiter] = RunVar("_durations_limiter")
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """How long a recording is, and how that is known."""
+
+    seconds: float
+    """Not rounded; the longest of several sound tracks. 0 only for what is empty."""
+    channels: int | None
+    """At least 1; None where it is not known."""
+    is_probed: bool
+    """It was read from the recording; otherwise it is counted by size, and too much on purpose."""
+
+
+async def duration_of(path: bytes, size: int, *, within_s: float = _WITHIN_S) -> Duration:
+    """
+    How long a recording is, whatever is in it: what cannot be read is counted by size.
+
+    One recording is looked at at a time, in a process that is kept for the next one, and replaced
+    when it dies or takes too long. May be called by several at once.
+
+    Args:
+        path: Where it lies.
+        size: Its bytes, as the scan has noted them.
+        within_s: Seconds after which it is counted by size; waiting for others is not in them.
+
+    Raises:
+        OSError: It cannot be opened or read, or is no regular file.
+    """
+    async with _one_at_a_time():
+        for _ in range(_TRIES):
+            with anyio.move_on_after(within_s):
+                try:
+                    # A limiter nobody waits for: the time of others is not this recording's.
+                    probed = await to_process.run_sync(
+                        _probe, path, cancellable=True, limiter=CapacityLimiter(1)
+                    )
+                except (BrokenWorkerProcess, KeyboardInterrupt):
+                    continue  # the worker's end, and perhaps not by this recording
+                return probed or by_size(path, size)
+            break
+    return by_size(path, size)
+
+
+def by_size(path: bytes, size: int) -> Duration:
+    """
+    The longest that a recording of so many bytes usually is, at most what the service takes.
+
+    Args:
+        path: Its suffix tells what is usual.
+        size: In bytes.
+    """
+    suffix = os.fsdecode(os.path.splitext(path)[1][1:].lower())
+    usual = (rate for rate, suffixes in _BYTES_PER_S.items() if suffix in suffixes.split())
+    seconds = size / next(usual, _COMPRESSED_BYTES_PER_S)
+    return Duration(min(seconds, LONGEST_S), None, is_probed=False)
+
+
+def _one_at_a_time() -> CapacityLimiter:
+    try:
+        return _limiter.get()
+    except LookupError:
+        limiter = CapacityLimiter(1)
+        _limiter.set(limiter)
+        return limiter
+
+
+# --- in the other process -------------------------------------------------------------------------
+
+
+def _probe(path: bytes) -> Duration | None:
+    """What a recording says of itself; None if that is nothing, or cannot be."""
+    # Nobody may ever write to a pipe that somebody called a recording.
+    with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        try:
+            probed = _read(file, found.st_size)
+        except OSError:
+            raise
+        except Exception:  # of a parser that was led astray: there is no list of them
+            return None
+    return probed if probed and _is_plausible(probed.seconds, found.st_size) else None
+
+
+def _read(file: io.FileIO, size: int) -> Duration | None:
+    try:
+        import av
+    except ImportError:
+        return _by_tags(file, size)
+    try:
+        return _by_container(file, size)
+    except av.FFmpegError:  # some of these are OSErrors, too
+        return None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _is_plausible(seconds: float, size: int) -> bool:
+    return 0 < seconds <= min(size / _LEAST_BYTES_PER_S, _PLAUSIBLE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A file as FFmpeg reads it: a seek to nowhere is an answer, not an exception."""
+
+    file: io.FileIO
+
+    def read(self, size: int) -> bytes:
+        return self.file.read(size)
+
+    def seek(self, offset: int, whence: int) -> int:
+        try:
+            return self.file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -1
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def _by_container(file: io.FileIO, size: int) -> Duration | None:
+    """By FFmpeg: from the header, or from the packets where no header tells."""
+    import av
+
+    with av.open(
+        _Source(file),
+        "r",
+        metadata_errors="ignore",
+        container_options={
+            # A playlist must not make FFmpeg open other files or addresses.
+            "protocol_whitelist": "none",
+            # Else it looks for other codecs in the samples of each WAV, which takes 3 ms.
+            "max_probe_packets": "1",
+        },
+    ) as container:
+        # Pictures without a sound are refused for free, but who knows what was overlooked.
+        streams = container.streams.audio or container.streams.video
+        if not streams:
+            return None
+        seconds = _told(container, streams, file, size)
+        if not _is_plausible(seconds, size) and size <= _READ_BYTES:
+            seconds = _by_packets(container, streams)
+        counts = [sound.codec_context.channels or 1 for sound in container.streams.audio]
+        return Duration(seconds, max(counts, default=None), is_probed=True)
+
+
+def _told(
+    container: "InputContainer",
+    streams: "Iterable[av.AudioStream | av.VideoStream]",
+    file: io.FileIO,
+    size: int,
+) -> float:
+    """What the header says; 0 if it says nothing that can be relied on."""
+    name = container.format.name
+    if (
+        name in _UNTOLD
+        or (name == "mp3" and not _counts_frames(file, size))
+        or (name == "ogg" and not _ends_as_it_begins(file, size))
+    ):
+        return 0
+    whole_s = (container.duration or 0) / 1e6
+    told_s = max(
+        float(stream.duration * stream.time_base)
+        if stream.duration and stream.time_base
+        else whole_s
+        for stream in streams
+    )
+    if name == "mpeg":
+        return told_s + _LAST_PACK_S
+    (first, *others) = streams
+    codec = first.codec_context
+    if name in _PLAIN and not others and codec.name.startswith("pcm_") and codec.bit_rate:
+        # The length of a recording that was written to a pipe, or cut, is any number.
+        real_s = size * 8 / codec.bit_rate
+        of_header_s = max(1.0, _HEADER_BYTES * 8 / codec.bit_rate)
+        return min(told_s, real_s) if abs(told_s - real_s) < of_header_s else real_s
+    return told_s
+
+
+def _counts_frames(file: io.FileIO, size: int) -> bool:
+    """
+    Whether an MP3 says in its first frame how many there are, and goes on for no longer.
+
+    Source: the tag that LAME and others write, `Xing` or `Info`, flags, frames, bytes.
+    """
+    head = os.pread(file.fileno(), 10, 0)
+    start = 0
+    if head[:3] == b"ID3":  # four times seven bits. Source: ID3v2.4.0, 3.1
+        start = 10 + sum((byte & 0x7F) << 7 * place for place, byte in enumerate(head[:5:-1]))
+    frame = os.pread(file.fileno(), _FIRST_FRAME_BYTES, start)
+    at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if at < 0:
+        return False
+    flags: int
+    counted_bytes: int
+    _, flags, _, counted_bytes = struct.unpack_from(">4sIII", frame, at)
+    # What comes after what was counted are tags at most; FFmpeg draws the line there, too.
+    return flags & 3 == 3 and size - start <= counted_bytes * 17 / 16
+
+
+def _ends_as_it_begins(file: io.FileIO, size: int) -> bool:
+    """
+    Whether an Ogg ends with the stream that it begins with: FFmpeg tells the length of the last.
+
+    Source: RFC 3533, 4 (one stream after another), 6 (a page: its stream, its length).
+    """
+    head = os.pread(file.fileno(), 18, 0)
+    end = os.pread(file.fileno(), _PAGE_BYTES, max(0, size - _PAGE_BYTES))
+    last = end.rpartition(head[:4])[2]
+    return last[10:14] == head[14:18]
+
+
+def _by_packets(
+    container: "InputContainer", streams: "Iterable[av.AudioStream | av.VideoStream]"
+) -> float:
+    """All packets, one after another, of the longest stream; 0 if there are too many."""
+    lengths: dict[int, float] = {}
+    starts: dict[int, float] = {}
+    longest_s = 0.0
+    for number, packet in enumerate(container.demux(*streams)):
+        if number >= _READ_PACKETS:
+            return 0.0
+        unit, index = packet.time_base, packet.stream_index
+        if not unit:
+            continue
+        duration_s = float((packet.duration or 0) * unit)
+        lengths[index] = lengths.get(index, 0.0) + duration_s
+        longest_s = max(longest_s, lengths[index])
+        if packet.pts is not None:
+            begins_s = float(packet.pts * unit)
+            start_s = starts.setdefault(index, begins_s)
+            longest_s = max(longest_s, begins_s + duration_s - start_s)
+    return longest_s
+
+
+def _by_tags(file: io.FileIO, size: int) -> Duration | None:
+    """By tinytag, which knows fewer formats, and is installed with everything."""
+    from tinytag import TinyTag
+
+    head = os.pread(file.fileno(), 4, 0)
+    if head[:1] == b"\xff" and head[1:2] in (b"\xf0", b"\xf1", b"\xf8", b"\xf9"):
+        return None  # raw AAC, which it takes for MP3 of a third of a second
+    with io.BufferedReader(file) as buffered:
+        tag = TinyTag.get(file_obj=buffered, tags=False)
+    seconds = tag.duration or 0.0
+    if head in (b"RIFF", b"FORM") and tag.bitrate:
+        seconds = min(seconds, size / (tag.bitrate * 125))  # a header may say anything
+    if not size / _MOST_BYTES_PER_S <= seconds:
+        return None
+    return Duration(seconds, tag.channels, is_probed=True)

@@ -1,0 +1,163 @@
+"""
+The morning, told: in, its facts; out, a page of HTML, one JSON object, or one line.
+
+All three tell the same, under the same names; the page needs no other file and no network.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+import msgspec
+from markupsafe import Markup
+
+from pipeline.report import words
+from pipeline.report.calendar import Night
+from pipeline.report.charts import Band, Bar, Tick, areas, bars
+from pipeline.report.course import Moment
+from pipeline.report.morning import Morning
+from pipeline.report.templates import filled
+
+__all__ = ["as_html", "as_json", "as_line"]
+
+_BANDS = (
+    ("written", "written", "written"),
+    ("failed", "failed", "failed"),
+    ("saving", "saving", "saving"),
+    ("at_service", "at the service", "service"),
+    ("uploaded", "uploaded, not asked for yet", "uploaded"),
+)
+"""Field of a moment, what it is called, and its colour; from the bottom of the chart to its top."""
+
+_COLUMNS = (
+    ("found", "Found", ""),
+    ("done", "Done", ""),
+    ("failed", "Failed", "is-bad"),
+    ("skipped", "Skipped", ""),
+    ("parked", "Left", "is-late"),
+)
+"""Field of a source, the head of its column, and the class of a number above 0."""
+
+_BETWEEN_TICKS_S = (60, 300, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+_MOST_TICKS = 5
+_WEEK = 7
+
+
+def as_html(morning: Morning) -> str:
+    """The page: UTF-8, one file; its links to results work from the folder of the run."""
+    columns = [
+        column
+        for column in _COLUMNS
+        if column[0] == "found" or any(getattr(each, column[0]) for each in morning.sources)
+    ]
+    shown = [band for band in _BANDS if any(getattr(each, band[0]) for each in morning.moments)]
+    return filled(
+        "morning.html",
+        morning=morning,
+        headline=headline(morning),
+        columns=columns,
+        bands=shown,
+        course=_course(morning.moments),
+        nights=_nights(morning.nights),
+    )
+
+
+def as_json(morning: Morning) -> bytes:
+    """The same as one JSON object on one line, without the newline; its `type` is `report`."""
+    return msgspec.json.encode(morning)
+
+
+def as_line(morning: Morning) -> str:
+    """The same as one line of text, for a message or a log."""
+    parts = [
+        f"{morning.done:,} done, {morning.failed:,} failed, {morning.skipped:,} skipped,"
+        f" {morning.parked:,} parked",
+        f"{words.hours(morning.audio_hours)} of audio, cost {words.usd(morning.cost_usd)}"
+        f" ({words.usd(morning.month_cost_usd)} this month)",
+    ]
+    if morning.suspicious:
+        parts.append(f"{morning.suspicious:,} suspicious")
+    if morning.unreadable:
+        parts.append(f"{morning.unreadable:,} unreadable")
+    if morning.slowest:
+        parts.append(f"slowest: {morning.slowest}")
+    ended = "not finished" if morning.exit_code is None else f"exit code {morning.exit_code}"
+    return words.shown(f"{morning.run_id}: {'; '.join(parts)}; {ended}")
+
+
+def headline(morning: Morning) -> str:
+    """How it went, in a few words."""
+    if not morning.found:
+        return "No recordings found"
+    if morning.done < morning.found:
+        return f"{morning.done:,} of {words.count(morning.found, 'recording')} done"
+    return "The one recording is done" if morning.found == 1 else f"All {morning.found:,} done"
+
+
+def _course(moments: Sequence[Moment]) -> Markup | None:
+    """The chart of how far recordings were; None where there is nothing to be seen."""
+    if len(moments) < 2:
+        return None
+    first, last = moments[0].at, moments[-1].at
+    lasted_s = (last - first).total_seconds()
+    if lasted_s <= 0:
+        return None
+    title = (
+        f"Recordings by state from {words.clock(first)} to {words.clock(last)}:"
+        f" {words.count(moments[-1].written, 'result')} written in the end"
+    )
+    return areas(
+        title,
+        [(moment.at - first).total_seconds() / lasted_s for moment in moments],
+        [
+            Band(name, colour, [getattr(moment, field) for moment in moments])
+            for field, name, colour in _BANDS
+        ],
+        list(_clock_ticks(first, last)),
+    )
+
+
+def _clock_ticks(first: datetime, last: datetime) -> Iterator[Tick]:
+    """Round times of day; of a run that is too short for them, its beginning and end."""
+    begins, ends = first.timestamp(), last.timestamp()
+    ahead = first.utcoffset()
+    offset_s = 0.0 if ahead is None else ahead.total_seconds()
+    step = next(
+        (step for step in _BETWEEN_TICKS_S if (ends - begins) / step <= _MOST_TICKS),
+        _BETWEEN_TICKS_S[-1],
+    )
+    at = ((begins + offset_s) // step + 1) * step - offset_s
+    if at + step > ends:
+        yield Tick(0.0, f"{first:%H:%M:%S}")
+        yield Tick(1.0, f"{last:%H:%M:%S}")
+    else:
+        while at <= ends:
+            when = datetime.fromtimestamp(at, first.tzinfo)
+            yield Tick((at - begins) / (ends - begins), words.clock(when))
+            at += step
+
+
+def _nights(nights: Sequence[Night]) -> Markup | None:
+    """The chart of hours a night; None where there were none."""
+    if not any(each.transcripts for each in nights):
+        return None
+    longest = max(nights, key=lambda each: each.audio_hours)
+    total_hours = sum(each.audio_hours for each in nights)
+    title = (
+        f"Hours of audio a night over {len(nights)} nights: {words.hours(total_hours)} in all,"
+        f" at the most {words.hours(longest.audio_hours)} on {words.day(longest.night)}"
+    )
+    given = [
+        Bar(
+            f"{words.day(each.night)}: {words.hours(each.audio_hours)},"
+            f" {words.count(each.transcripts, 'transcript')}, {words.usd(each.cost_usd)}",
+            each.audio_hours,
+            "bar-now" if each is nights[-1] else "bar",
+        )
+        for each in nights
+    ]
+    ticks = [
+        Tick((place + 0.5) / len(nights), words.short_day(each.night))
+        for place, each in enumerate(nights)
+        if (len(nights) - 1 - place) % _WEEK == 0
+    ]
+    return bars(title, given, ticks, " h")
