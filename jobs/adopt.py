@@ -27,6 +27,7 @@ from jobs.finding import Finding, Tell
 from jobs.matching import Document, Match, Names, decided
 from jobs.session import Session, session
 from jobs.shelf import files_below
+from pipeline.durations import duration_of
 from pipeline.errors import AnswerUnusable, ExitCode, RecordingError, SettingsError
 from pipeline.events import Emit, Warned, printable
 from pipeline.files import in_thread, put_whole, sha256_of
@@ -40,7 +41,7 @@ from pipeline.settings import Settings
 from pipeline.stages.scan import Listing, Scan, find_roots
 from pipeline.stages.upload import Source
 
-__all__ = ["Adopted", "Seconds", "adopt"]
+__all__ = ["Adopted", "adopt"]
 
 T = TypeVar("T")
 
@@ -55,9 +56,6 @@ _TOLERANCE = 0.02
 
 _OF_A_STATE = (b"engine/", b"runs/", b"versions/")
 """What an old state folder of ours holds besides: nothing of it is the result of a recording."""
-
-Seconds = Callable[[bytes, int], Awaitable[float | None]]
-"""How long a recording of this path and size is; None where it does not say."""
 
 
 @dataclass(slots=True)
@@ -113,14 +111,11 @@ async def adopt(
     archive: Path,
     tell: Tell,
     *,
-    seconds_of: Seconds | None = None,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
 ) -> Adopted:
     """
     Take what lies in the archive for results of ours; each, and what is left, goes to `tell`.
-
-    `seconds_of` is how long a recording is, to be held against what its document says.
 
     Raises:
         SettingsError: the archive or a folder cannot be read, or nothing says where results go.
@@ -130,7 +125,7 @@ async def adopt(
         raise SettingsError(f"the archive `{archive}` is no folder that can be read")
     roots = await to_thread.run_sync(find_roots, [str(folder) for folder in folders])
     async with session(settings, roots=roots, is_offline=True, emit=emit, environ=environ) as run:
-        work = _Work(run, os.fsencode(archive), tell, seconds_of)
+        work = _Work(run, os.fsencode(archive), tell)
         scan = Scan(
             settings,
             roots,
@@ -150,15 +145,12 @@ def _only_warnings(emit: Emit) -> Emit:
 class _Work:
     """One adoption: what it holds in memory are names, ids and digests."""
 
-    def __init__(
-        self, run: Session, archive: bytes, tell: Tell, seconds_of: Seconds | None
-    ) -> None:
+    def __init__(self, run: Session, archive: bytes, tell: Tell) -> None:
         self.adopted = Adopted(dry_run=run.context.settings.dry_run)
         self._context = run.context
         self._settings = run.context.settings
         self._archive = archive
         self._tell = tell
-        self._seconds_of = seconds_of
         self._recordings: dict[int, Adoptive] = {}
         self._noted: dict[str, Line] = {}
         self._readings: dict[int, Reading] = {}
@@ -377,7 +369,8 @@ class _Work:
         head, noted = answer.head, self._noted.get(document.transcript_id)
         asked = json.loads(recording.options)
         options = bytes(noted.options).decode() if noted else canonical(made_with(asked, answer))
-        if not json.loads(options).keys() & {"audio_start_from", "audio_end_at"}:
+        is_whole = not json.loads(options).keys() & {"audio_start_from", "audio_end_at"}
+        if is_whole and head.audio_duration is not None:
             await self._check_seconds(match, head.audio_duration)
         if not self._settings.dry_run:
             await self._save(recording.result, answer.body, digest)
@@ -402,16 +395,18 @@ class _Work:
             digest=digest,
         )
 
-    async def _check_seconds(self, match: Match, said_s: float | None) -> None:
-        if self._seconds_of is None or said_s is None:
-            return
+    async def _check_seconds(self, match: Match, said_s: float) -> None:
         recording = self._recordings[match.recording_id]
         where = self._context.where(recording.root, recording.path)
-        seconds = await self._seconds_of(where, self._readings[match.recording_id].size)
-        if seconds is not None and abs(seconds - said_s) > max(_TOLERANCE_S, _TOLERANCE * seconds):
+        try:
+            duration = await duration_of(where, self._readings[match.recording_id].size)
+        except OSError as error:
+            raise AnswerUnusable(f"its recording cannot be read: {error.strerror}") from error
+        apart_s = abs(duration.seconds - said_s)
+        if duration.is_probed and apart_s > max(_TOLERANCE_S, _TOLERANCE * duration.seconds):
             raise AnswerUnusable(
                 f"it is of {said_s:.0f} s of audio, and {self._label(match.recording_id)} has"
-                f" {seconds:.0f} s"
+                f" {duration.seconds:.0f} s"
             )
 
     async def _save(self, result: bytes, body: bytes, digest: str) -> None:

@@ -117,7 +117,7 @@ async def render_archive(
     limiter, rendered = CapacityLimiter(count), Rendered(settings.dry_run)
     async with session(settings, is_offline=True, emit=emit) as run:
         output, state = os.fsencode(settings.output or ""), os.fsencode(settings.state_dir)
-        shelf = Shelf(output, os.path.join(state, b"versions"))
+        shelf = Shelf(output, os.path.join(state, b"versions"), dict(settings.speaker_names))
 
         async with _heeding_signals(rendered, run.totals) as (stopped, scope):
 

@@ -6,7 +6,7 @@ interpreter. So only names and counts travel between processes, never what was s
 """
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -21,11 +21,13 @@ __all__ = ["Derived", "Shelf", "derive", "derive_apart"]
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """Where results lie; both are absolute."""
+    """Where results lie, and how they are rendered; both folders are absolute."""
 
     output: bytes
     versions: bytes
     """Where files go that others take the place of."""
+    speaker_names: Mapping[str, str] = field(default_factory=dict)
+    """As `render` takes them."""
 
 
 @dataclass(slots=True)
@@ -81,7 +83,8 @@ def _derive(
     result: bytes, body: bytes, suffix: str, shelf: Shelf, done: Derived, *, dry_run: bool
 ) -> None:
     title = printable(result.rpartition(b"/")[2].removesuffix(b".json"))
-    made, name = render(body, suffix, title), derived(result, suffix)
+    made = render(body, suffix, title, shelf.speaker_names)
+    name = derived(result, suffix)
     place = shelf.output + b"/" + name
     standing = _standing(place)
     if standing == made:

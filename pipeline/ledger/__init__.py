@@ -211,12 +211,13 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Repairs):
         """
         Seconds of audio and USD that were asked for since a moment, Unix seconds.
 
-        What is not settled counts as it was expected, what the service failed at not at all.
+        What is not settled counts as it was expected; what the service failed at does not at all,
+        nor what other programs asked for.
         """
         row = self.ro.execute(
             "SELECT coalesce(sum(coalesce(duration_s, expected_s)), 0),"
             " coalesce(sum(coalesce(price_usd, expected_usd)), 0) FROM attempts"
-            " WHERE coalesce(submitted_at, accepted_at) >= ?"
+            " WHERE submitted_at >= ?"
             " AND state IN ('submitting', 'ambiguous', 'accepted') AND outcome IS NOT 'error'",
             (since,),
         ).fetchone()
