@@ -10,6 +10,7 @@ would have put them, and a ledger that knows them. Nothing is sent. Cut off anyw
 by doing it again: a result is durable before the ledger hears of it, and known once it has.
 """
 
+import errno
 import json
 import os
 from collections import Counter, defaultdict
@@ -28,14 +29,22 @@ from jobs.matching import Document, Match, Names, decided
 from jobs.session import Session, session
 from jobs.shelf import files_below
 from pipeline.durations import duration_of
-from pipeline.errors import AnswerUnusable, ExitCode, RecordingError, SettingsError
+from pipeline.errors import AnswerUnusable, DiskFull, ExitCode, RecordingError, SettingsError
 from pipeline.events import Emit, Warned, printable
-from pipeline.files import in_thread, put_whole, sha256_of
+from pipeline.files import (
+    copy_whole,
+    in_thread,
+    keep_standing,
+    put_in_place,
+    put_whole,
+    remove,
+    sha256_of,
+)
 from pipeline.ledger import Reading
 from pipeline.ledger.adoptions import Adoption, Adoptive
 from pipeline.ledger.journal import Line, parse_line
 from pipeline.models import Completion
-from pipeline.names import temporary, version
+from pipeline.names import derived, temporary, version
 from pipeline.options import canonical
 from pipeline.settings import Settings
 from pipeline.stages.scan import Listing, Scan, find_roots
@@ -50,6 +59,7 @@ _BATCH = 100
 """Results noted in one transition."""
 _AT_ONCE = 8
 _CHUNK_BYTES = 1 << 20
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TOLERANCE_S = 2.0
 _TOLERANCE = 0.02
 """What two programs may differ by in how long a recording is: rounding, and headers that err."""
@@ -337,8 +347,14 @@ class _Work:
             try:
                 ready[match.recording_id] = await self._put(match)
             except AnswerUnusable as error:
-                kind, document = "mismatch", match.document
-                self._leave(kind, document.name, str(error), document.transcript_id)
+                self._leave(
+                    "mismatch", match.document.name, str(error), match.document.transcript_id
+                )
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    raise DiskFull(f"no room for results: {error.strerror}") from error
+                what = f"its result cannot be saved: {error.strerror}"
+                self._leave("unsaved", match.document.name, what, match.document.transcript_id)
 
         await _each(prepare, matches)
         done = [match for match in matches if match.recording_id in ready]
@@ -361,6 +377,7 @@ class _Work:
 
         Raises:
             AnswerUnusable: it is not what it was before, or speaks of another recording.
+            OSError: it cannot be saved.
         """
         recording, document = self._recordings[match.recording_id], match.document
         answer, digest, changed_at = await self._read(document.name)
@@ -373,7 +390,12 @@ class _Work:
         if is_whole and head.audio_duration is not None:
             await self._check_seconds(match, head.audio_duration)
         if not self._settings.dry_run:
-            await self._save(recording.result, answer.body, digest)
+            place = self._context.place(recording.result)
+            if await sha256_of(place) != digest:
+                await put_whole(answer.body, temporary(place), place, digest, self._kept_as(place))
+            if head.redacted_suffix:
+                beside = os.path.join(self._archive, derived(document.name, head.redacted_suffix))
+                await self._copy(beside, derived(place, head.redacted_suffix))
         return Adoption(
             recording_id=recording.recording_id,
             read=self._readings[recording.recording_id],
@@ -409,16 +431,25 @@ class _Work:
                 f" {duration.seconds:.0f} s"
             )
 
-    async def _save(self, result: bytes, body: bytes, digest: str) -> None:
-        place = self._context.place(result)
-        if await sha256_of(place) == digest:
+    async def _copy(self, source: bytes, place: bytes) -> None:
+        """Take what lies beside a document as well, if it does."""
+        fresh = temporary(place)
+        try:
+            digest, _ = await copy_whole(source, fresh)
+        except FileNotFoundError:
+            await remove(fresh)
             return
+        if await sha256_of(place) == digest:
+            await remove(fresh)
+        else:
+            await keep_standing(place, digest, self._kept_as(place))
+            await put_in_place(fresh, place)
+
+    def _kept_as(self, place: bytes) -> Callable[[str], bytes]:
+        """Where what stands at a place is kept when it is replaced, by its sha256."""
+        name = place.removeprefix(self._context.place(b""))
         versions = os.path.join(os.fsencode(self._settings.state_dir), b"versions")
-
-        def kept_as(standing: str) -> bytes:
-            return os.path.join(versions, version(result, standing[:12]))
-
-        await put_whole(body, temporary(place), place, digest, kept_as)
+        return lambda standing: os.path.join(versions, version(name, standing[:12]))
 
 
 async def _each(work: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:

@@ -427,6 +427,35 @@ async def test_what_stood_there_is_kept(archive: Archive, left: Path) -> None:
     assert list(archive.versions().values()) == [b"precious"]
 
 
+async def test_a_place_that_is_taken_ends_nothing_else(archive: Archive, left: Path) -> None:
+    """Where a result cannot be saved its document is left, and the others are adopted."""
+    said = await answers(archive)
+    leave(left, {f"{name}.json": body for name, body in said.items()})
+    (archive.output / "a.wav.json").mkdir(parents=True)
+
+    done, told = await adopted(archive, left)
+
+    assert paths(told["unsaved"]) == ["a.wav.json"]
+    assert (done.adopted, done.without) == (2, 1)
+
+
+async def test_redacted_audio_comes_along(archive: Archive, left: Path) -> None:
+    """What lies beside a document lies beside the result, and an equal recording gets it too."""
+    options = {"redact_pii": True, "redact_pii_audio": True}
+    said = json.loads((await answers(archive))["a.wav"]) | options
+    leave(left, {"a.wav.json": json.dumps(said).encode(), "a.wav.redacted.mp3": b"beep"})
+    archive.add("twin.wav", CONTENTS["a.wav"])
+    submits = archive.service.requests["submit"]
+
+    await adopted(archive, left, transcript=options)
+    await archive.run(archive.recordings / "twin.wav", transcript=options)
+
+    results = archive.results()
+    assert results["a.wav.redacted.mp3"] == results["twin.wav.redacted.mp3"] == b"beep"
+    assert results["twin.wav.json"] == results["a.wav.json"]
+    assert archive.service.requests["submit"] == submits
+
+
 async def test_nothing_is_wrong_with_an_adopted_archive(archive: Archive, left: Path) -> None:
     """Verify and audit find no fault, and a ledger that is lost after it comes back."""
     said = await answers(archive)
