@@ -18,8 +18,8 @@ TESTED_ELSEWHERE = {
     "jobs/session.py": "tests/jobs/test_folder.py",
     "jobs/start.py": "tests/jobs/test_signals.py",
     # Read a command line and hand it on, which nothing but a whole command can show to be right.
-    "jobs/commands/archive.py": "tests/jobs/test_reprocess_command.py",
-    "jobs/commands/reprocess.py": "tests/jobs/test_reprocess_command.py",
+    "jobs/commands/archive.py": "tests/jobs/test_archive_command.py",
+    "jobs/commands/reprocess.py": "tests/jobs/test_archive_command.py",
     "jobs/commands/check.py": "tests/jobs/test_verify.py",
     "jobs/commands/look.py": "tests/jobs/test_run_command.py",
     "jobs/commands/run.py": "tests/jobs/test_run_command.py",
