@@ -14,6 +14,8 @@ Programs made of the pipeline: one module a job, and the command line on top.
     rebuild      `overnight verify --rebuild`: a lost ledger from all that is left of it
     adopt        `overnight reprocess --adopt`: what other tools transcribed is not paid for again
     render       `overnight reprocess --render`: derived files of all results, made anew
+    timer        `overnight nightly install`: files that have a scheduler start it
+    units        what is in those files
     doctor       `overnight doctor`: what is in place, what is not
     budget       one request budget for each account, whoever works for it
     account      the whole list of an account, a page at a time

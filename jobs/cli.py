@@ -2,9 +2,10 @@
 The `overnight` command: in, a command line; out, results, and an exit code for a scheduler.
 
     overnight run FOLDER… -o OUTPUT     transcribe          overnight engine    serve the model
+    overnight nightly                   the same, unattended
     overnight status|list -o OUTPUT     what has been done  overnight doctor    what is in place
-    overnight verify -o OUTPUT          is it all there     overnight init      a settings file
-    overnight audit -o OUTPUT           what it came to
+    overnight report -o OUTPUT          the morning after   overnight init      a settings file
+    overnight verify|audit -o OUTPUT    is it all there, and what it came to
     overnight reprocess -o OUTPUT       more made of it
 
 Data goes to stdout, everything else to stderr. This is where errors end: each is reported once,
@@ -23,6 +24,7 @@ from jobs.commands.check import audit, verify
 from jobs.commands.engine import engine
 from jobs.commands.look import list_recordings, status
 from jobs.commands.nightly import nightly
+from jobs.commands.report import report
 from jobs.commands.reprocess import reprocess
 from jobs.commands.run import run
 from jobs.commands.setup import doctor, init
@@ -46,6 +48,7 @@ app.command(run)
 app.command(nightly)
 app.command(status)
 app.command(list_recordings, name="list")
+app.command(report)
 app.command(verify)
 app.command(audit)
 app.command(reprocess)

@@ -22,7 +22,7 @@ from jobs.transcribe import Source, transcribe
 from pipeline.errors import BatchError, ExitCode, Locked, SettingsError
 from pipeline.events import Emit, Event, RunStarted, Summary, Warned, encode
 from pipeline.report.morning import morning
-from pipeline.report.page import as_html, as_json, as_line
+from pipeline.report.page import as_line, save
 from pipeline.settings import Settings
 from pipeline.stages.scan import find_roots
 
@@ -150,6 +150,5 @@ def _sources(folders: Sequence[Path], settings: Settings) -> list[Source]:
 def _report(settings: Settings, run_id: str, folder: Path) -> str:
     """Write the report of a run, as a page and for programs; the line of it."""
     facts = morning(settings, run_id, zone=settings.zone)
-    (folder / "report.json").write_bytes(as_json(facts))
-    (folder / "report.html").write_text(as_html(facts), "utf-8")
+    save(facts, folder)
     return as_line(facts)

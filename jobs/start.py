@@ -7,6 +7,7 @@ once, since Python may lose an interrupt while it imports.
 
 import ctypes
 import signal
+import sys
 from contextlib import suppress
 
 __all__ = ["main"]
@@ -29,3 +30,7 @@ def main() -> int:
         return run()
     except KeyboardInterrupt:
         return _INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

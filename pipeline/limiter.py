@@ -52,8 +52,6 @@ class Limiter:
         window_s: float,
         *,
         ramp: bool = False,
-        earlier: Iterable[float] = (),
-        submits: Collection[float] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._count = max(1, count)
@@ -71,7 +69,6 @@ class Limiter:
         self._ramp = _Ramp(clock) if ramp else None
         self._ended = anyio.Event()
         self.stopped: ServiceUnusable | None = None
-        self.remember(earlier, submits)
 
     def remember(self, earlier: Iterable[float], submits: Collection[float] = ()) -> None:
         """

@@ -28,6 +28,7 @@ from pipeline.events import (
     RecordingFound,
     RunStarted,
     Skipped,
+    Standing,
     Submitted,
     Summary,
     Uploaded,
@@ -239,25 +240,24 @@ _ENDS = (
 
 
 def _summary_lines(summary: Summary) -> Iterator[str]:
-    ends = [
-        f"{count:,} {words}"
-        for field, words in _ENDS
-        if (count := getattr(summary, field)) or field == "written"
-    ]
-    yield f"{_count(summary.found, 'recording')}: {', '.join(ends)}"
+    yield f"{_count(summary.found, 'recording')}: {', '.join(_ends(summary))}"
     for end, words in _ENDS:
         reasons = Counter(summary.reasons.get(end, {}))
         for reason, count in reasons.most_common():
             yield f"  {count:,} {words}: {reason}"
 
+    for source in summary.sources if len(summary.sources) > 1 else ():
+        yield f"  {source.name}: {source.reason or ', '.join(_ends(source))}"
+    if summary.dry_run:
+        yield (
+            f"{summary.due_hours:,.2f} h of audio to be asked for{_about(summary.due_cost_usd)}"
+            + (f", of {summary.unprobed:,} by their size alone" if summary.unprobed else "")
+        )
     if summary.transcripts or summary.audio_hours:
-        spent = [
-            _count(summary.transcripts, "transcript"),
-            f"{summary.audio_hours:,.2f} h of audio",
-        ]
-        if summary.cost_usd is not None:
-            spent.append(f"about ${summary.cost_usd:,.2f}")
-        yield ", ".join(spent)
+        yield (
+            f"{_count(summary.transcripts, 'transcript')}, {summary.audio_hours:,.2f} h of audio"
+            + _about(summary.cost_usd)
+        )
     for count, noun, words in (
         (summary.collected, "result", "collected for recordings that were not asked for this time"),
         (summary.rendered, "file", "rendered from results that were there"),
@@ -271,16 +271,27 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
         yield f"ended early: {summary.reason}"
 
     if summary.kept:
-        cost = summary.kept_cost_usd
         yield (
             f"hint: `--redo-changed` asks anew for the {summary.kept:,} that were written with "
             f"other options or by another provider: {summary.kept_hours:,.2f} h of audio"
-            + (f", about ${cost:,.2f}" if cost is not None else "")
+            + _about(summary.kept_cost_usd)
         )
     if summary.failed:
         yield "hint: `--retry-failed` tries again what failed and has cost nothing"
     if summary.parked and not summary.dry_run:
         yield "hint: the same command again goes on with what is left"
+
+
+def _ends(counts: Summary | Standing) -> list[str]:
+    return [
+        f"{count:,} {words}"
+        for field, words in _ENDS
+        if (count := getattr(counts, field)) or field == "written"
+    ]
+
+
+def _about(cost_usd: float | None) -> str:
+    return "" if cost_usd is None else f", about ${cost_usd:,.2f}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -18,16 +18,27 @@ from dataclasses import dataclass
 from pipeline.models import Pending
 from pipeline.wire import PAGE_ROWS, Row
 
-__all__ = ["FINAL", "Page", "Questions", "Schedule", "Sight", "pages_for", "questions"]
+__all__ = [
+    "FINAL",
+    "NOTICED_EVERY_S",
+    "Page",
+    "Questions",
+    "Schedule",
+    "Sight",
+    "pages_for",
+    "questions",
+]
 
 FINAL = frozenset({"completed", "error"})
 """Statuses of a row that make a look worth its request."""
+
+NOTICED_EVERY_S = 1.0
+"""A transcript that somebody speaks of is looked at so often, at most."""
 
 _OUT_OF_STEP = 16  # rows: submits under way together are not created in the order of their answers
 _DIRECT_EVERY_S = 5.0
 _DIRECT_EVERY = 5
 _DIRECT_AT_ONCE = 20
-_NOTICED_EVERY_S = 1.0
 _REMEMBERED = 5000
 _LEAST_SHARE = 1 / PAGE_ROWS
 _DRIFT = 1.05
@@ -209,7 +220,7 @@ class Schedule:
             each
             for each in waiting
             if (each.attempt_id in ids or each.transcript_id in ids)
-            and abs(now - self._sights[each.transcript_id].asked_at) >= _NOTICED_EVERY_S
+            and abs(now - self._sights[each.transcript_id].asked_at) >= NOTICED_EVERY_S
         ]
 
     def saw(

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import date, datetime
 from enum import StrEnum
+from functools import reduce
 from hashlib import sha256
 from importlib import import_module
 from importlib.resources import files
@@ -19,14 +21,20 @@ from typing import Any, get_args, get_origin
 
 import pytest
 from anyio import to_thread
+from cyclopts import App
 
 import pipeline
+from jobs import timer
 from jobs.cli import app
 from jobs.folder import sample_folder
 from pipeline.errors import ExitCode
 from pipeline.events import Event
 from pipeline.models import AttemptState, RecordingState, TranscriptState
 from pipeline.report import list_lines, status_json
+from pipeline.report.calendar import Night
+from pipeline.report.course import Mention, Moment, Stage
+from pipeline.report.looks import Result, Unread
+from pipeline.report.morning import Cause, Morning
 from pipeline.settings import HOOK_VARIABLES, Hooks, Settings, load_settings
 from pipeline.stages.scan import MEDIA_SUFFIXES
 from pipeline.wire import DELETED_AUDIO_URL
@@ -39,11 +47,21 @@ PAGES = [
     ROOT / name
     for name in (
         *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
-        *("docs/design.md", "docs/output.md", "bench/README.md"),
+        *("docs/design.md", "docs/output.md", "docs/scheduling.md", "bench/README.md"),
     )
 ]
 README, DESIGN, OUTPUT = ROOT / "README.md", ROOT / "docs/design.md", ROOT / "docs/output.md"
-COMMANDS = [name for name in app if not name.startswith("-")]
+
+
+def below(parent: App, path: str = "") -> Iterator[str]:
+    """Every command, as it is typed, with those that it has below it."""
+    for name in parent:
+        if not name.startswith("-"):
+            yield path + name
+            yield from below(parent[name], f"{path}{name} ")
+
+
+COMMANDS = list(below(app))
 STATES: dict[str, type[StrEnum]] = {
     "recordings": RecordingState,
     "transcripts": TranscriptState,
@@ -103,9 +121,16 @@ def said(scope: type) -> dict[str, str]:
     return found
 
 
+def command_of(words: str) -> App:
+    """What somebody types, as the program has it."""
+    return reduce(lambda parent, name: parent[name], words.split(), app)
+
+
 def taken_flags(command: str) -> dict[str, str]:
     """The flags of a command as it takes them, with their help; those of one setting joined."""
-    arguments = app[command].assemble_argument_collection(
+    if command_of(command).default_command is None:  # it is nothing but those below it
+        return {}
+    arguments = command_of(command).assemble_argument_collection(
         parse_docstring=True, default_parameter=app.default_parameter
     )
     return {
@@ -149,19 +174,23 @@ def test_flags_are_those_of_the_command() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_explained(command: str) -> None:
     """Each command has help, so has each of its flags, and the README shows it."""
-    assert app[command].help
+    names = command.split()
+
+    assert command_of(command).help
     assert all(taken_flags(command).values())
-    assert any(words[:1] == [command] for words in command_lines(README))
+    assert any(words[: len(names)] == names for words in command_lines(README))
 
 
 @every_page
 def test_command_lines_can_be_typed(page: Path) -> None:
     """Each `overnight ...` on a page is a command that exists, with flags that it takes."""
-    for command, *words in filter(None, command_lines(page)):
-        if command.startswith("-"):
-            assert command in ("--version", "--help"), command
+    for words in filter(None, command_lines(page)):
+        if words[0].startswith("-"):
+            assert words[0] in ("--version", "--help"), words
             continue
-        assert command in COMMANDS, command
+        names = (" ".join(words[:count]) for count in (2, 1))
+        command = next((name for name in names if name in COMMANDS), None)
+        assert command, words
         known = [*", ".join(taken_flags(command)).split(", "), "--help"]
         for flag in re.findall(r"(?<!\S)-{1,2}[a-zA-Z][\w-]*", " ".join(words)):
             assert flag in known, f"overnight {command} {flag}"
@@ -214,7 +243,11 @@ def test_two_commands_set_everything_up() -> None:
     assert " ".join(second[-2:]).removeprefix(".venv/bin/") in gate
 
 
-@pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [README, ROOT / "CONTRIBUTING.md", ROOT / "docs/scheduling.md"],
+    ids=lambda page: page.name,
+)
 def test_shell_lines_are_shell(page: Path) -> None:
     """What is shown as shell can be pasted into `sh`."""
     for fence in fences(page, "sh"):
@@ -224,14 +257,15 @@ def test_shell_lines_are_shell(page: Path) -> None:
 
 
 def test_settings_that_are_shown_are_settings(tmp_path: Path) -> None:
-    """What the README shows of a settings file is taken as it stands."""
-    (tmp_path / "overnight.toml").write_text("\n".join(fences(README, "toml")))
+    """Each part of a settings file that the README shows is taken as it stands."""
+    shown = []
+    for text in fences(README, "toml"):
+        (tmp_path / "overnight.toml").write_text(text)
+        shown.append(load_settings({}, environ={}, cwd=tmp_path))
 
-    settings = load_settings({}, environ={}, cwd=tmp_path)
-
-    assert settings.transcript
-    assert settings.rules
-    assert settings.hooks.on_failure
+    assert any(settings.transcript and settings.rules for settings in shown)
+    assert any(settings.source and settings.window for settings in shown)
+    assert any(settings.hooks.on_failure for settings in shown)
 
 
 def test_the_output_tree_is_that_of_the_samples() -> None:
@@ -255,6 +289,7 @@ def test_the_output_tree_is_that_of_the_samples() -> None:
 def json_type(annotation: Any) -> str:
     """The words of the page for a type of the code."""
     names = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+    names |= {datetime: "string", date: "string"}
     if annotation in names:
         return names[annotation]
     if get_origin(annotation) is list:
@@ -275,6 +310,35 @@ def test_events_are_those_of_the_code(event: type[Event]) -> None:
     assert list(table) == list(event.__annotations__)
     for field, (kind, meaning) in table.items():
         assert kind == json_type(event.__annotations__[field])
+        assert meaning == meanings.get(field, meaning).replace("None", "null") != ""
+
+
+REPORT: dict[str, type] = {
+    "report.json": Morning,
+    "stages": Stage,
+    "causes": Cause,
+    "named": Mention,
+    "results": Result,
+    "unread": Unread,
+    "moments": Moment,
+    "nights": Night,
+}
+"""Headings of the page, and what each is of a report."""
+
+
+@pytest.mark.parametrize("heading", REPORT)
+def test_reports_are_those_of_the_code(heading: str) -> None:
+    """The report and each list in it have their section, which says what the code says."""
+    kind = REPORT[heading]
+    meanings = said(kind)
+    table = {
+        field.strip("`"): (of, means) for field, of, means in rows(section(OUTPUT, f"`{heading}`"))
+    }
+
+    assert table.pop("type", ("string", "`report`")) == ("string", "`report`")
+    assert list(table) == list(kind.__annotations__)
+    for field, (of, meaning) in table.items():
+        assert of == json_type(kind.__annotations__[field])
         assert meaning == meanings.get(field, meaning).replace("None", "null") != ""
 
 
@@ -313,6 +377,15 @@ async def test_files_and_commands_say_what_is_documented(tmp_path: Path) -> None
         "`overnight list --json`": listed,
     }.items():
         assert [row[0].strip("`") for row in rows(section(OUTPUT, heading))] == list(facts), heading
+
+
+def test_the_status_of_an_installation_says_what_is_documented(tmp_path: Path) -> None:
+    """`nightly status` has the fields of the page."""
+    home = {"HOME": str(tmp_path)}
+    facts = timer.status("overnight", home, state=None, at=None, time_zone=None).facts()
+    table = rows(section(OUTPUT, "`overnight nightly status --json`"))
+
+    assert [row[0].strip("`") for row in table] == list(facts)
 
 
 @pytest.mark.anyio

@@ -51,7 +51,9 @@ def limiter(
     count: int, window_s: float, *, ramp: bool = False, earlier: Iterable[float] = ()
 ) -> Limiter:
     """One on the clock of the loop."""
-    return Limiter(count, window_s, ramp=ramp, earlier=earlier, clock=anyio.current_time)
+    made = Limiter(count, window_s, ramp=ramp, clock=anyio.current_time)
+    made.remember(earlier)
+    return made
 
 
 def asked_at(
@@ -647,7 +649,8 @@ def test_the_ramp_goes_on_over_a_restart(restart_at: float) -> None:
                     group.start_soon(first.ask, number, 0.0, "submit")
                 await anyio.sleep_forever()
         ages = [anyio.current_time() - at for at in first.times]
-        again = Limiter(10_000, 300, ramp=True, submits=ages, clock=anyio.current_time)
+        again = Limiter(10_000, 300, ramp=True, clock=anyio.current_time)
+        again.remember((), ages)
         second = Asked(again)
         async with anyio.create_task_group() as group:
             for number in range(250 - len(ages)):

@@ -3,9 +3,11 @@ The commands: in, words of a command line that cyclopts has read; out, an exit c
 
     run          `overnight run`
     nightly      `overnight nightly`
+    timer        `overnight nightly install`, `uninstall`, `status`
     look         `overnight status`, `overnight list`
     reprocess    `overnight reprocess`
     archive      what of it costs nothing
+    report       `overnight report`
     check        `overnight verify`, `overnight audit`
     engine       `overnight engine`
     setup        `overnight doctor`, `overnight init`

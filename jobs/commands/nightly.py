@@ -5,6 +5,9 @@
 import os
 from pathlib import Path
 
+from cyclopts import App
+
+from jobs.commands.timer import install, status, uninstall
 from jobs.console import run_listeners, say
 from jobs.flags import FLAGS, Flags
 from pipeline.errors import SettingsError
@@ -12,7 +15,14 @@ from pipeline.errors import SettingsError
 __all__ = ["nightly"]
 
 
-def nightly(*folders: Path, flags: Flags = FLAGS) -> int:
+nightly = App(name="nightly")
+nightly.command(install)
+nightly.command(status)
+nightly.command(uninstall)
+
+
+@nightly.default
+def transcribe_new(*folders: Path, flags: Flags = FLAGS) -> int:
     """
     Transcribe what is new in every source, unattended, and report in the morning.
 

@@ -9,7 +9,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.ledger import BACKLOG
 from pipeline.ledger.accounts import STANDING_OF_SEEN, Reader
+from pipeline.models import Turn
 
 __all__ = ["Billed", "Ended", "Saved", "already", "billed", "ended", "saved"]
 
@@ -84,11 +86,13 @@ def already(db: Reader) -> dict[str, int]:
 def ended(db: Reader, run_id: str) -> Iterator[Ended]:
     """How each recording stands that the last run, which has this id, had work with."""
     rows = db.execute(
-        "SELECT s.outcome, s.why, s.root, s.path, s.result,"
+        "SELECT s.outcome,"
+        " coalesce(s.why, iif(s.outcome = 'parked' AND s.turn = :backlog, :left, NULL)),"
+        " s.root, s.path, s.result,"
         " iif(s.outcome IN ('failed', 'parked'), (SELECT max(a.transcript_id) FROM attempts a"
         " WHERE a.request_key = s.request_key AND a.generation = s.generation), NULL) "
         f"FROM ({STANDING_OF_SEEN} ORDER BY s.recording_id) s",
-        {"run": run_id},
+        {"run": run_id, "backlog": Turn.BACKLOG, "left": BACKLOG},
     )
     return (
         Ended(outcome, why, _name(root, path, result), transcript_id)
@@ -96,7 +100,7 @@ def ended(db: Reader, run_id: str) -> Iterator[Ended]:
     )
 
 
-def saved(db: Reader, run_id: str) -> Iterator[list[Saved]]:
+def saved(db: Reader, run_id: str, page: int = _PAGE) -> Iterator[list[Saved]]:
     """The results that a run wrote and no later one replaced, some hundreds at a time."""
     last = 0
     while rows := db.execute(
@@ -104,7 +108,7 @@ def saved(db: Reader, run_id: str) -> Iterator[list[Saved]]:
         "FROM recordings r LEFT JOIN transcripts t"
         " ON t.request_key = r.result_key AND t.generation = r.result_generation "
         "WHERE r.written_run = ? AND r.recording_id > ? ORDER BY r.recording_id LIMIT ?",
-        (run_id, last, _PAGE),
+        (run_id, last, page),
     ).fetchall():
         yield [
             Saved(_name(root, path, result), result, options)

@@ -65,17 +65,24 @@ def steps(most: float) -> list[float]:
     if most <= 0 or not math.isfinite(most):
         return []
     size = 10.0 ** math.floor(math.log10(most))
-    while most / size < 2:
+    if _times(size, most) < 2:
         size /= 10
-    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if most / (size * factor) < 5)
-    return [step * number for number in range(1, int(most / step + 1e-9) + 1)]
+    step = next(size * factor for factor in (1, 2, 5, 10) if _times(size * factor, most) < 5)
+    return [step * number for number in range(1, _times(step, most) + 1)]
+
+
+def _times(step: float, most: float) -> int:
+    """How often a step goes into the whole; what is missing by rounding alone is not missing."""
+    return int(most / step + 1e-9)
 
 
 def areas(
     title: str, at: Sequence[float], bands: Sequence[Band], ticks: Sequence[Tick] = ()
 ) -> Markup:
     """
-    Areas that lie on each other, the first at the bottom; `at` are their moments, 0..1, in order.
+    Areas of things that are counted, which lie on each other, the first at the bottom.
+
+    `at` are their moments, 0..1 from left to right.
     """
     most = max((sum(moment) for moment in _columns(bands)), default=0.0)
     below = [0.0] * len(at)
@@ -89,7 +96,8 @@ def areas(
                 '<polygon points="{}" style="fill:var(--{})"><title>{}</title></polygon>'
             ).format(points, band.colour, band.name)
         below = above
-    return _chart(title, drawn, most, ticks, unit="")
+    whole = [step for step in steps(most) if step.is_integer()]
+    return _chart(title, drawn, most, [(step, f"{step:,.0f}") for step in whole], ticks)
 
 
 def bars(title: str, given: Sequence[Bar], ticks: Sequence[Tick] = (), unit: str = "") -> Markup:
@@ -110,7 +118,8 @@ def bars(title: str, given: Sequence[Bar], ticks: Sequence[Tick] = (), unit: str
             bar.colour,
             bar.said,
         )
-    return _chart(title, drawn, most, ticks, unit)
+    numbers = [(step, f"{step:,g}{unit}") for step in steps(most)]
+    return _chart(title, drawn, most, numbers, ticks)
 
 
 def _columns(bands: Sequence[Band]) -> Sequence[tuple[float, ...]]:
@@ -122,10 +131,15 @@ def _height(value: float, most: float) -> float:
     return _PLOT_PX * (1 - value / most) if most > 0 else _PLOT_PX
 
 
-def _chart(title: str, drawn: Markup, most: float, ticks: Sequence[Tick], unit: str) -> Markup:
+def _chart(
+    title: str,
+    drawn: Markup,
+    most: float,
+    numbers: Sequence[tuple[float, str]],
+    ticks: Sequence[Tick],
+) -> Markup:
     """What is drawn, stretched to the right of the numbers and above the times."""
     lines, words, times = Markup(), Markup(), Markup()
-    numbers = [(step, f"{step:,g}{unit}") for step in steps(most)]
     for step, said in [(0.0, ""), *numbers]:
         y = _ABOVE_PX + _height(step, most)
         lines += _LINE.format(f"{y:.1f}")

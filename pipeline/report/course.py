@@ -8,7 +8,6 @@ they are under way, times are counted by their size, and moments are thinned out
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -67,7 +66,7 @@ class Stage(msgspec.Struct, frozen=True):
 class Moment(msgspec.Struct, frozen=True):
     """How many recordings were how far at one time."""
 
-    at: datetime
+    time: datetime
     written: int
     """By this run, until then."""
     failed: int
@@ -134,7 +133,7 @@ def called(name: str) -> str:
 
 
 class Course:
-    """How a run went, from its events in their order."""
+    """How a run went, from the lines of its events in their order."""
 
     def __init__(self) -> None:
         self.started_at: datetime | None = None
@@ -172,8 +171,14 @@ class Course:
             if spread.number
         ]
 
-    def add(self, line: _Line) -> None:
-        """What happened next."""
+    def tell(self, text: bytes) -> None:
+        """The next line; one that is none is left out."""
+        try:
+            self._add(_DECODER.decode(text))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+
+    def _add(self, line: _Line) -> None:
         self._sample(line.time)
         self.started_at = self.started_at or line.time
         self.ended_at = max(line.time, self.ended_at or line.time)
@@ -216,7 +221,7 @@ class Course:
         """Note how things stood just before `at`, if that was not noted a moment ago."""
         if self.ended_at is None:
             self._moments.append(self._now(at))
-        elif (at - self._moments[-1].at).total_seconds() >= self._apart_s:
+        elif (at - self._moments[-1].time).total_seconds() >= self._apart_s:
             self._moments.append(self._now(at))
             if len(self._moments) >= _MOST_MOMENTS:
                 self._moments = self._moments[::2]
@@ -224,7 +229,7 @@ class Course:
 
     def _now(self, at: datetime) -> Moment:
         return Moment(
-            at=at,
+            time=at,
             written=self.ends["written"],
             failed=self.ends["failed"],
             saving=self._phases[3],
@@ -266,19 +271,11 @@ def course(events: Path) -> Course:
         OSError: the file is there and cannot be read.
     """
     found = Course()
-    for line in _lines(events):
-        found.add(line)
-    return found
-
-
-def _lines(events: Path) -> Iterator[_Line]:
     try:
         file = events.open("rb")
     except FileNotFoundError:
-        return
+        return found
     with file:
         for text in file:
-            try:
-                yield _DECODER.decode(text)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue
+            found.tell(text)
+    return found

@@ -47,7 +47,7 @@ class Result(msgspec.Struct, frozen=True):
     audio_duration: float | None
     """Seconds."""
     words: int | None
-    """None in languages that write no space between words."""
+    """In the text; None in languages that write no space between words."""
     confidence: float | None
     """Mean of the words, 0..1."""
     language_code: str | None

@@ -19,7 +19,7 @@ import msgspec
 
 from pipeline import __version__
 from pipeline.errors import ExitCode, SettingsError
-from pipeline.events import printable
+from pipeline.events import Standing, printable
 from pipeline.ledger import nights
 from pipeline.ledger.accounts import Reader
 from pipeline.ledger.evidence import opened
@@ -29,7 +29,7 @@ from pipeline.report.course import ENDS, Causes, Course, Mention, Moment, Stage,
 from pipeline.report.looks import Result, Unread, look
 from pipeline.settings import Settings
 
-__all__ = ["Cause", "Morning", "Source", "morning"]
+__all__ = ["Cause", "Morning", "morning"]
 
 _MOST_CAUSES = 20
 """Causes of an end that are told apart. Ours: a reason for each recording is no cause."""
@@ -38,7 +38,7 @@ _MOST_NAMED_IN_ALL = 1_000
 """Ours: a page of that many is read on a phone in a second."""
 
 _VERDICTS = {
-    ExitCode.DONE: "It came to its end, and nothing is left to do.",
+    ExitCode.DONE: "It came to its end, and nothing went wrong.",
     ExitCode.UNEXPECTED: "It broke off: this is a bug, and the log has its traceback.",
     ExitCode.USAGE: "It could not work so: a setting, an option or a folder is wrong.",
     ExitCode.PARTIAL: "It came to its end; some recordings failed, or are left for the next run.",
@@ -68,24 +68,6 @@ class Cause(msgspec.Struct, frozen=True):
     """How many are not named."""
 
 
-class Source(msgspec.Struct, frozen=True):
-    """What became of the recordings of one source."""
-
-    name: str
-    found: int = 0
-    written: int = 0
-    already_written: int = 0
-    kept: int = 0
-    failed: int = 0
-    skipped: int = 0
-    parked: int = 0
-
-    @property
-    def done(self) -> int:
-        """Recordings with a result."""
-        return self.written + self.already_written + self.kept
-
-
 class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     """One run, its results, and the nights before it; times of day are of the zone."""
 
@@ -96,9 +78,9 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     """The output folder."""
     zone: str
     """Name of the time zone."""
-    started_at: datetime | None
-    ended_at: datetime | None
-    """Of the last that is known of the run."""
+    began_time: datetime
+    ended_time: datetime
+    """When the last was told of it."""
     elapsed_s: float
     finished: bool
     """Whether the run came to its end and summed up; else its numbers are those of its traces."""
@@ -146,25 +128,26 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     suspicious: int
     """How many of them are."""
     suspects: list[Result]
-    """The first 200 of those."""
+    """The first 200 of those; as `results`."""
     unreadable: int
     """Results that could not be read."""
     unread: list[Unread]
-    """The first 200 of those."""
+    """The first 200 of those, each with the reason."""
     results: list[Result]
     """The first 200 results of this run."""
     usual_language: str | None
     """The language of at least nine in ten results whose language was detected."""
 
-    sources: list[Source]
+    sources: list[Standing]
+    """The same counts for each source, if there are several."""
     warnings: list[str]
-    """The first 50."""
+    """The first 50 warnings of the run."""
     warned: int
-    """How many there were."""
+    """How many warnings there were."""
     moments: list[Moment]
     """How far recordings were over time, some 200 moments."""
     nights: list[Night]
-    """The last 30, oldest first, with those in which there was nothing."""
+    """The last 30 nights, oldest first, with those in which there was nothing."""
 
 
 class _Summary(msgspec.Struct):
@@ -184,7 +167,7 @@ class _Summary(msgspec.Struct):
     cost_usd: float | None = None
     elapsed_s: float = 0.0
     reasons: dict[str, dict[str, int]] = {}
-    sources: list[Source] = []
+    sources: list[Standing] = []
 
 
 _Counts = Mapping[tuple[str, str], int]
@@ -200,17 +183,19 @@ def morning(
     `zone` is whose clocks, nights and months are meant; None is local time.
 
     Raises:
-        SettingsError: nothing was ever run there, or not under that id.
+        SettingsError: nothing was ever run there, or not under that id, or it cannot be read.
         LedgerUnusable: the ledger cannot be read.
-        OSError: the events of the run cannot be read.
     """
     state, output = settings.state_dir, settings.output
     if output is None:
         raise SettingsError("where are the results? Name their folder with `--output`")
     with opened(state) as db:
-        run_id, is_last = _run(state / "runs", run_id)
-        folder = state / "runs" / run_id
-        summary, went = _summary(folder), course(folder / "events.ndjson")
+        try:
+            run_id, is_last = _run(state / "runs", run_id)
+            folder = state / "runs" / run_id
+            summary, went = _summary(folder), course(folder / "events.ndjson")
+        except OSError as error:
+            raise SettingsError(f"cannot read {error.filename}: {error.strerror}") from error
         ended_at = local(went.ended_at or _begun(run_id), zone)
         if is_last:
             ends, counts, causes = _of_ledger(db, run_id, summary)
@@ -227,8 +212,8 @@ def morning(
         run_id=run_id,
         output=printable(os.fsencode(output)),
         zone=str(getattr(zone, "key", None) or ended_at.tzname() or "local time"),
-        started_at=started_at,
-        ended_at=ended_at,
+        began_time=started_at,
+        ended_time=ended_at,
         elapsed_s=summary.elapsed_s if summary else (ended_at - started_at).total_seconds(),
         finished=summary is not None,
         exit_code=None if summary is None else summary.exit_code,
@@ -261,7 +246,9 @@ def morning(
         sources=summary.sources if summary else [],
         warnings=went.warnings,
         warned=went.warned,
-        moments=[msgspec.structs.replace(each, at=local(each.at, zone)) for each in went.moments()],
+        moments=[
+            msgspec.structs.replace(each, time=local(each.time, zone)) for each in went.moments()
+        ],
         nights=lately,
     )
 
@@ -276,9 +263,10 @@ def _run(runs: Path, run_id: str | None) -> tuple[str, bool]:
     Raises:
         SettingsError: there is none, or not this one.
     """
-    there = [path.name for path in runs.iterdir()] if runs.is_dir() else []
-    begun = sorted(name for name in there if name.isascii())
-    told = [each for each in begun if (runs / each / "events.ndjson").is_file()]
+    begun = [path for path in runs.iterdir() if path.name.isascii()] if runs.is_dir() else []
+    # A run's folder is called by the second in which it began, and by chance.
+    begun.sort(key=lambda path: (path.name.partition("-")[0], _last_told(path)))
+    told = [path.name for path in begun if _last_told(path)]
     if run_id is None:
         # What mends a ledger leaves events as well, but neither a summary nor a recording found.
         run_id = next((each for each in reversed(told) if _is_run(runs / each)), None)
@@ -286,7 +274,13 @@ def _run(runs: Path, run_id: str | None) -> tuple[str, bool]:
             raise SettingsError(f"there is no run in {runs}: has anything been run there?")
     if run_id not in told:
         raise SettingsError(f"there is no run `{words.shown(words.cut(run_id, 80))}` in {runs}")
-    return run_id, run_id == begun[-1]
+    return run_id, run_id == begun[-1].name
+
+
+def _last_told(folder: Path) -> int:
+    """When its last event was written, ns; 0 where there are none."""
+    events = folder / "events.ndjson"
+    return events.stat().st_mtime_ns if events.is_file() else 0
 
 
 def _is_run(folder: Path) -> bool:

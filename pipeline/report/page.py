@@ -4,12 +4,18 @@ The morning, told: in, its facts; out, a page of HTML, one JSON object, or one l
 All three tell the same, under the same names; the page needs no other file and no network.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import msgspec
 from markupsafe import Markup
 
+from pipeline.errors import OutputNotWritable
+from pipeline.events import Standing
+from pipeline.files import made, sync, write_all
+from pipeline.names import temporary
 from pipeline.report import words
 from pipeline.report.calendar import Night
 from pipeline.report.charts import Band, Bar, Tick, areas, bars
@@ -17,7 +23,7 @@ from pipeline.report.course import Moment
 from pipeline.report.morning import Morning
 from pipeline.report.templates import filled
 
-__all__ = ["as_html", "as_json", "as_line"]
+__all__ = ["as_html", "as_json", "as_line", "save"]
 
 _BANDS = (
     ("written", "written", "written"),
@@ -29,13 +35,13 @@ _BANDS = (
 """Field of a moment, what it is called, and its colour; from the bottom of the chart to its top."""
 
 _COLUMNS = (
-    ("found", "Found", ""),
-    ("done", "Done", ""),
-    ("failed", "Failed", "is-bad"),
-    ("skipped", "Skipped", ""),
-    ("parked", "Left", "is-late"),
+    ("Found", ("found",), ""),
+    ("Done", ("written", "already_written", "kept"), ""),
+    ("Failed", ("failed",), "is-bad"),
+    ("Skipped", ("skipped",), ""),
+    ("Left", ("parked",), "is-late"),
 )
-"""Field of a source, the head of its column, and the class of a number above 0."""
+"""Head of a column, the fields of a source that it sums up, and the class of a number above 0."""
 
 _BETWEEN_TICKS_S = (60, 300, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 _MOST_TICKS = 5
@@ -43,18 +49,14 @@ _WEEK = 7
 
 
 def as_html(morning: Morning) -> str:
-    """The page: UTF-8, one file; its links to results work from the folder of the run."""
-    columns = [
-        column
-        for column in _COLUMNS
-        if column[0] == "found" or any(getattr(each, column[0]) for each in morning.sources)
-    ]
+    """The page, one file; its links to results work from the folder of the run. Blocks."""
     shown = [band for band in _BANDS if any(getattr(each, band[0]) for each in morning.moments)]
     return filled(
         "morning.html",
         morning=morning,
-        headline=headline(morning),
-        columns=columns,
+        headline=_headline(morning),
+        sources=_sources(morning.sources),
+        columns=[head for head, _, _ in _COLUMNS],
         bands=shown,
         course=_course(morning.moments),
         nights=_nights(morning.nights),
@@ -84,7 +86,34 @@ def as_line(morning: Morning) -> str:
     return words.shown(f"{morning.run_id}: {'; '.join(parts)}; {ended}")
 
 
-def headline(morning: Morning) -> str:
+def save(morning: Morning, folder: Path) -> Path:
+    """
+    Put report.html and report.json into the folder of the run; the path of the page.
+
+    Each is whole, or as it was before. Blocks.
+
+    Raises:
+        OutputNotWritable: they cannot be written there.
+    """
+    page = folder / "report.html"
+    try:
+        _put(folder / "report.json", as_json(morning) + b"\n")
+        _put(page, as_html(morning).encode())
+    except OSError as error:
+        raise OutputNotWritable(f"cannot write the report to {folder}: {error.strerror}") from error
+    return page
+
+
+def _put(path: Path, body: bytes) -> None:
+    place = os.fsencode(path)
+    fresh = temporary(place)
+    with made(fresh) as file:
+        write_all(file, body)
+    sync(fresh)
+    os.replace(fresh, place)
+
+
+def _headline(morning: Morning) -> str:
     """How it went, in a few words."""
     if not morning.found:
         return "No recordings found"
@@ -93,11 +122,22 @@ def headline(morning: Morning) -> str:
     return "The one recording is done" if morning.found == 1 else f"All {morning.found:,} done"
 
 
+def _sources(sources: Sequence[Standing]) -> list[tuple[Standing, list[tuple[int, str]]]]:
+    """Each source with its row: numbers and how they look."""
+    rows = []
+    for source in sources:
+        sums = [sum(getattr(source, field) for field in fields) for _, fields, _ in _COLUMNS]
+        tones = [tone for _, _, tone in _COLUMNS]
+        row = [(number, tone if number else "") for number, tone in zip(sums, tones, strict=True)]
+        rows.append((source, row))
+    return rows
+
+
 def _course(moments: Sequence[Moment]) -> Markup | None:
     """The chart of how far recordings were; None where there is nothing to be seen."""
     if len(moments) < 2:
         return None
-    first, last = moments[0].at, moments[-1].at
+    first, last = moments[0].time, moments[-1].time
     lasted_s = (last - first).total_seconds()
     if lasted_s <= 0:
         return None
@@ -107,7 +147,7 @@ def _course(moments: Sequence[Moment]) -> Markup | None:
     )
     return areas(
         title,
-        [(moment.at - first).total_seconds() / lasted_s for moment in moments],
+        [(moment.time - first).total_seconds() / lasted_s for moment in moments],
         [
             Band(name, colour, [getattr(moment, field) for moment in moments])
             for field, name, colour in _BANDS

@@ -33,6 +33,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("pipeline", "report"),
         autoescape=True,
+        auto_reload=False,  # they lie where they were installed
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -142,7 +142,7 @@ def _zone_name(value: str) -> str:
     """The name of a time zone that is known here."""
     try:
         ZoneInfo(value)
-    except (OSError, ValueError):  # not there, a folder, or no name at all
+    except (LookupError, OSError, ValueError):  # not there, a folder, or no name at all
         raise ValueError(
             "not a time zone that is known here; write one as `Europe/Berlin`"
         ) from None

@@ -21,7 +21,7 @@ from pipeline.events import Warned
 from pipeline.models import Pending
 from pipeline.reconcile import Reconciler
 from pipeline.retry import retry
-from pipeline.schedule import FINAL, Page, Schedule
+from pipeline.schedule import FINAL, NOTICED_EVERY_S, Page, Schedule
 from pipeline.stages import Context
 from pipeline.wire import PAGE_ROWS, Row
 
@@ -30,7 +30,6 @@ __all__ = ["poll"]
 _MORE_PAGES = 2  # that a walk may take for rows of other programs
 _SILENCE_S = 600.0
 _NOTICED_FOR_S = 60.0
-_NOTICED_EVERY_S = 1.0
 _MOST_NOTICED = 10_000
 _TOGETHER_S = 0.1
 
@@ -94,7 +93,7 @@ async def poll(
             rest_s = schedule.pace_s(pending, now) if pending else interval_s
             rest_until = sweep_at if waiting else anyio.current_time() + rest_s
             if noted:
-                rest_until = min(rest_until, anyio.current_time() + _NOTICED_EVERY_S)
+                rest_until = min(rest_until, anyio.current_time() + NOTICED_EVERY_S)
             more_comes = await _rest(
                 context, submitted if more_comes else None, notice, rest_until, is_idle=was_idle
             )

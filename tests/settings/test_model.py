@@ -95,6 +95,13 @@ def test_provider_is_a_name_or_an_address(
         assert base_url == settings.base_url
 
 
+@pytest.mark.parametrize("name", ["Mars", "Europe", "../etc/passwd", "", "Europe/Berlin\0"])
+def test_a_zone_that_is_none_is_told(name: str) -> None:
+    """A name of a time zone that is not known here is an error of the settings, as any other."""
+    with pytest.raises(ValidationError, match="not a time zone"):
+        made(time_zone=name)
+
+
 def test_never_settles() -> None:
     """`never` is no time, and a time is one."""
     assert made(settle="never").settle is None
