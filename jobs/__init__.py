@@ -14,11 +14,15 @@ Programs made of the pipeline: one module a job, and the command line on top.
     verify       `overnight verify`: is everything that was paid for on disk, as it was saved
     audit        `overnight audit`: what was asked for, what it came to, and what nobody uses
     rebuild      `overnight verify --rebuild`: a lost ledger from all that is left of it
+    adopt        `overnight reprocess --adopt`: what other tools transcribed is not paid for again
+    render       `overnight reprocess --render`: derived files of all results, made anew
     timer        `overnight nightly install`: files that have a scheduler start it
     units        what is in those files
     doctor       `overnight doctor`: what is in place, what is not
     budget       one request budget for each account, whoever works for it
     account      the whole list of an account, a page at a time
+    documents    the service's answers in what other tools left
+    matching     which document is of which recording
     finding      what a job that looks has found
     shelf        what lies in the folder of the results
     notify       hooks and heartbeat: whom a run tells of its start and end

@@ -6,7 +6,7 @@ The `overnight` command: in, a command line; out, results, and an exit code for 
     overnight status|list -o OUTPUT     what has been done  overnight doctor    what is in place
     overnight report -o OUTPUT          the morning after   overnight init      a settings file
     overnight verify|audit -o OUTPUT    is it all there, and what it came to
-    overnight reprocess -o OUTPUT       the archive again
+    overnight reprocess -o OUTPUT       the archive again, or more made of it
 
 Data goes to stdout, everything else to stderr. This is where errors end: each is reported once,
 with what to do next, and becomes an exit code (`pipeline.errors.ExitCode`).

@@ -217,7 +217,7 @@ async def finish(settings: Settings, *, emit: Emit) -> ExitCode:
     Raises:
         BatchError: as `session` does.
     """
-    async with session(settings, asks=False, emit=emit) as run:  # does it when it begins
+    async with session(settings, is_offline=True, emit=emit) as run:  # does it when it begins
         is_left = await run.context.ledger.unsettled(0, 1)
     return ExitCode.PARTIAL if is_left else ExitCode.DONE
 
@@ -280,6 +280,6 @@ async def roll_back(
     folder = settings.state_dir / "runs" / run_id
     if os.path.basename(run_id) != run_id or not await to_thread.run_sync(folder.is_dir):
         raise SettingsError(f"there was no run `{run_id}` here; their names are in {folder.parent}")
-    async with session(settings, asks=False, emit=emit, environ=environ) as run:
+    async with session(settings, is_offline=True, emit=emit, environ=environ) as run:
         _, others = await run.context.ledger.roll_back(run_id)
         return RolledBack(run_id, await settle(run.context), others)

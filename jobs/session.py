@@ -113,7 +113,7 @@ async def session(
     redo: Redo | None = None,
     ledger_path: Path | None = None,
     budgets: Budgets | None = None,
-    asks: bool = True,
+    is_offline: bool = False,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
     clock: Callable[[], float] = time.time,
@@ -123,8 +123,8 @@ async def session(
 
     A dry run works on a copy of the ledger, and leaves no trace. `ledger_path` is another ledger to
     work with than that of the state folder. `budgets` are shared with sessions beside this one;
-    `clock` tells the time, Unix seconds. One that never `asks` needs no key, and has no service at
-    hand.
+    `clock` tells the time, Unix seconds. With `is_offline` there is no service, nor need of a key,
+    though the ledger is the real one.
 
     What an earlier run left between two results of a recording is settled first.
 
@@ -148,7 +148,7 @@ async def session(
                 copy_of, settings.state_dir / "ledger.sqlite3", state / "ledger.sqlite3"
             )
         else:
-            if asks and settings.provider != "local":
+            if settings.provider != "local" and not is_offline:
                 key = await to_thread.run_sync(require_key, settings, environ)
             state = settings.state_dir
             started_at = await to_thread.run_sync(_prepare, settings, state)
@@ -162,13 +162,16 @@ async def session(
         await to_thread.run_sync(_make, folder)
         facts = await stack.enter_async_context(_beside(EventFile, folder / "events.ndjson"))
         totals = Totals(emit, facts)
-        service = await stack.enter_async_context(_service(settings, state, key, asks=asks))
+        has_service = not (settings.dry_run or is_offline)
+        service = await stack.enter_async_context(
+            _service(settings, state, key) if has_service else _nobody(settings)
+        )
         hide(service.key)
         run = Run(
             run_id=run_id,
             provider_kind=settings.provider_kind,
             base_url=service.name,
-            key_fingerprint=key_fingerprint(service.key),
+            key_fingerprint="" if is_offline else key_fingerprint(service.key),
             redo=redo or Redo(),
             deletes=settings.delete_remote,
         )
@@ -186,7 +189,7 @@ async def session(
         )
         if last is not None and not await ledger.knows(last):
             raise _lost(path)
-        if asks:  # else the uploads that another key can go on with would be dropped
+        if not is_offline:  # else the uploads that another key can go on with would be dropped
             await ledger.recover()
         await ledger.record_roots(roots)
         started = RunStarted(
@@ -196,7 +199,7 @@ async def session(
             output=printable(os.fsencode(settings.output or "")),
         )
         totals(started)
-        for address, count in await ledger.elsewhere() if asks else ():
+        for address, count in () if is_offline else await ledger.elsewhere():
             totals(Warned(message=f"{count} transcripts are open at {address}, and stay there"))
         client = await stack.enter_async_context(
             (budgets or Budgets()).client(settings, service.url, service.key)
@@ -298,13 +301,15 @@ def _lost(ledger: Path) -> LedgerUnusable:
 
 
 @asynccontextmanager
-async def _service(
-    settings: Settings, state: Path, key: str, *, asks: bool
-) -> AsyncIterator[_Service]:
+async def _nobody(settings: Settings) -> AsyncIterator[_Service]:
+    """Nobody to talk to, by the name of whom the settings name."""
+    yield _Service("http://127.0.0.1", settings.base_url or "local", "none")
+
+
+@asynccontextmanager
+async def _service(settings: Settings, state: Path, key: str) -> AsyncIterator[_Service]:
     """The provider, started for this run if it is the embedded engine."""
-    if settings.dry_run or not asks:
-        yield _Service("http://127.0.0.1", settings.base_url or "local", "none")
-    elif settings.base_url is not None:
+    if settings.base_url is not None:
         yield _Service(settings.base_url, settings.base_url, key)
     else:
         from pipeline.engine import EngineUnavailable, serve, stored_key

@@ -18,6 +18,7 @@ contracts in pyproject.toml hold that.
     terminal     the live block on a terminal
     progress     who else listens while a run goes on: log, pipe, file
     compare      two answers of one recording: what differs, word by word; pure
+    derive       the files made of saved results, in processes of their own
     client       the service over HTTP: one method a call, one request a method
     ledger       durable state and queue: SQLite, one writer thread, group commit
     render       a saved answer as txt, srt, vtt, md, tsv; pure

@@ -31,6 +31,7 @@ __all__ = [
     "made",
     "obstacle",
     "probe",
+    "put",
     "put_in_place",
     "put_whole",
     "read_whole",
@@ -129,8 +130,7 @@ def put_in_place(fresh: bytes, place: bytes) -> None:
     _put(fresh, place)
 
 
-@in_thread
-def put_whole(
+def put(
     body: bytes,
     fresh: bytes,
     place: bytes,
@@ -157,6 +157,10 @@ def put_whole(
         raise
     sync(os.path.dirname(place))
     return replaced
+
+
+put_whole = in_thread(put)
+"""The same, for those who are in no thread yet."""
 
 
 def write_all(file: FileIO, body: bytes) -> None:

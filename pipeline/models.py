@@ -26,6 +26,7 @@ __all__ = [
     "Recipient",
     "RecordingState",
     "Root",
+    "Stored",
     "TranscriptState",
     "Turn",
     "Unresolved",
@@ -265,3 +266,16 @@ class Delivery:
     """A result of the same transcript: whose place it has, or had, and its sha256."""
     is_replaced: bool = False
     """Whether that one lies among the versions by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A result that is on disk."""
+
+    recording_id: int
+    result: bytes
+    """Path of its JSON file, relative to the output folder."""
+    size: int
+    """Bytes."""
+    digest: str
+    """sha256 of the file, hex."""

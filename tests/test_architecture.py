@@ -18,6 +18,7 @@ TESTED_ELSEWHERE = {
     "jobs/session.py": "tests/jobs/test_folder.py",
     "jobs/start.py": "tests/jobs/test_signals.py",
     # Read a command line and hand it on, which nothing but a whole command can show to be right.
+    "jobs/commands/archive.py": "tests/jobs/test_archive_command.py",
     "jobs/commands/check.py": "tests/jobs/test_verify.py",
     "jobs/commands/look.py": "tests/jobs/test_run_command.py",
     "jobs/commands/reprocess.py": "tests/jobs/test_reprocess_command.py",
@@ -34,6 +35,7 @@ TESTED_ELSEWHERE = {
     "jobs/shelf.py": "tests/jobs/test_verify.py",
     # Parts of one class, which is only ever used as a whole.
     "pipeline/ledger/accounts.py": "tests/ledger/test_ledger.py",
+    "pipeline/ledger/adoptions.py": "tests/jobs/test_adopt.py",
     "pipeline/ledger/attempts.py": "tests/ledger/test_ledger.py",
     "pipeline/ledger/books.py": "tests/ledger/test_ledger.py",
     "pipeline/ledger/evidence.py": "tests/jobs/test_verify.py",

@@ -5,6 +5,7 @@ The commands: in, words of a command line that cyclopts has read; out, an exit c
     nightly      `overnight nightly`
     timer        `overnight nightly install`, `uninstall`, `status`
     reprocess    `overnight reprocess`
+    archive      what of it costs nothing
     look         `overnight status`, `overnight list`
     report       `overnight report`
     check        `overnight verify`, `overnight audit`

@@ -7,11 +7,13 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
+from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter, validators
 
+from jobs.commands.archive import adopt_archive, render_again
 from jobs.console import agreed, run_listeners, say, tell, teller
 from jobs.flags import WORK, Switch, Text, Work
 from pipeline.errors import ExitCode, SettingsError
@@ -25,6 +27,7 @@ __all__ = ["reprocess"]
 
 _WHICH = Group("Which recordings, all of it", sort_key=0)
 _THEN = Group("What becomes of it", sort_key=0)
+_FREE = Group("For nothing, and nothing is sent", sort_key=0)
 _AtLeastOne = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 
 
@@ -72,6 +75,8 @@ def reprocess(
     seed: Annotated[int, Parameter(group=_THEN)] = 0,
     yes: Annotated[int, Switch, Parameter(name=("--yes", "-y"), count=True, group=_THEN)] = 0,
     rollback: Annotated[str | None, Parameter(group=_THEN)] = None,
+    render: Annotated[list[str] | None, Parameter(group=_FREE)] = None,
+    adopt: Annotated[Path | None, Parameter(group=_FREE)] = None,
     work: Work = WORK,
 ) -> int:
     """
@@ -93,13 +98,25 @@ def reprocess(
         Do not ask; with --sample once for the sample, twice for the rest as well.
     rollback
         Put back whatever this run replaced; costs nothing.
+    render
+        Make these derived files of all results anew: txt, srt, vtt, md, tsv, a comma list, or all.
+    adopt
+        Folder of JSON results that other tools left, to be taken for results of the folders.
     """
+    others = {"--rollback": rollback, "--render": render, "--adopt": adopt}
+    apart = [flag for flag, value in others.items() if value is not None]
+    if len(apart) > 1 or (apart and (which != WHICH or sample is not None)):
+        raise SettingsError(f"`{apart[0]}` goes with no other choice: say it alone")
+    if adopt is not None:
+        return adopt_archive(adopt, [Path(path) for path in paths], work.settings())
+    if apart and paths:
+        raise SettingsError(f"`{apart[0]}` is for all that it finds: name no recordings")
+    if render is not None:
+        return render_again(work.settings(formats=render))
     settings = work.settings()
     if settings.output is None:
         raise SettingsError("where are the results? Name their folder with `--output`")
     if rollback is not None:
-        if paths or which != WHICH or sample is not None:
-            raise SettingsError("`--rollback` is for all that a run replaced: name nothing else")
         if settings.dry_run:
             raise SettingsError(
                 "`--rollback` has no dry run: it costs nothing, and can be rolled back"

@@ -13,7 +13,7 @@ done again is a row that is due again. States are drawn in docs/design.md.
     results     completed, written              evidence     held against disk and account
     repairs     fetched again                   journal      accepted attempts, as files
     remains     a lost ledger, made anew        promotions   which of two results is the current one
-    archive     chosen by what is known of them
+    archive     chosen by what is known of them adoptions    results of other programs
 
 What is awaited is one transition, durable when it returns, or one reading. Each transition keeps
 the promise that counts most by itself: of all attempts at one request key and generation, the
@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.ledger.accounts import STANDING_OF_SEEN
+from pipeline.ledger.adoptions import Adoptions
 from pipeline.ledger.attempts import Attempts
 from pipeline.ledger.books import Found, Reading, Redo, Run
 from pipeline.ledger.promotions import Promotions
@@ -63,7 +64,7 @@ _ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account ha
 _UNDER_WAY = "state IN ('uploading', 'uploaded', 'submitting', 'ambiguous')"
 
 
-class Ledger(Remains, Recordings, Attempts, Results, Promotions, Repairs):
+class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repairs):
     """The ledger of one state folder, for one run at a time."""
 
     @transition
@@ -89,7 +90,7 @@ class Ledger(Remains, Recordings, Attempts, Results, Promotions, Repairs):
         self.db.execute(
             "UPDATE attempts SET state = 'not_accepted', reason = 'the upload is too old' "
             f"WHERE state = 'uploaded' AND {_UNDER_WAY} "
-            "AND (uploaded_at < ? OR base_url <> ? OR key_fingerprint <> ?)",
+            "AND (uploaded_at < ? OR base_url <> ? OR ? NOT IN ('', key_fingerprint))",
             (now - UPLOAD_LIFETIME_S, self.run.base_url, self.run.key_fingerprint),
         )
         self.db.execute(
@@ -132,7 +133,7 @@ class Ledger(Remains, Recordings, Attempts, Results, Promotions, Repairs):
             "CROSS JOIN attempts a USING (request_key, generation) "
             "WHERE t.state IN ('open', 'submitted', 'completed') AND t.state <> 'open' "
             "AND a.state = 'accepted') "
-            "WHERE base_url = ? AND key_fingerprint <> ? GROUP BY 1",
+            "WHERE base_url = ? AND key_fingerprint NOT IN ('', ?) GROUP BY 1",
             (self.run.base_url, self.run.key_fingerprint),
         ).fetchall()
         ids = (
@@ -212,12 +213,13 @@ class Ledger(Remains, Recordings, Attempts, Results, Promotions, Repairs):
         """
         Seconds of audio and USD that were asked for since a moment, Unix seconds.
 
-        What is not settled counts as it was expected, what the service failed at not at all.
+        What is not settled counts as it was expected; what the service failed at does not at all,
+        nor what other programs asked for.
         """
         row = self.ro.execute(
             "SELECT coalesce(sum(coalesce(duration_s, expected_s)), 0),"
             " coalesce(sum(coalesce(price_usd, expected_usd)), 0) FROM attempts"
-            " WHERE coalesce(submitted_at, accepted_at) >= ?"
+            " WHERE submitted_at >= ?"
             " AND state IN ('submitting', 'ambiguous', 'accepted') AND outcome IS NOT 'error'",
             (since,),
         ).fetchone()

@@ -60,6 +60,7 @@ class Run:
     base_url: str
     """Which service the attempts of this run are known to."""
     key_fingerprint: str
+    """Empty where nothing can be asked for, and so of what was asked for nobody knows how."""
     redo: Redo = Redo()
     deletes: bool = False
     """Whether the service's copies are deleted once results are saved."""

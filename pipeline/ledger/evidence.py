@@ -299,7 +299,8 @@ def compare(
           count(*) - count(a.attempt_id) AS others,
           coalesce(sum(a.attempt_id IS NOT NULL AND l.audio_url = :deleted), 0) AS deleted,
           (SELECT count(*) FROM attempts WHERE state = 'accepted' AND base_url = :here
-           AND transcript_id NOT IN (SELECT transcript_id FROM listed)) AS unlisted
+           AND key_fingerprint <> '' AND transcript_id NOT IN (SELECT transcript_id FROM listed))
+           AS unlisted
         FROM listed l LEFT JOIN attempts a USING (transcript_id)
         """,
         {"deleted": deleted, "here": base_url},
@@ -326,6 +327,7 @@ def _contradictions(
     unlisted = db.execute(
         "SELECT transcript_id FROM attempts WHERE state = 'accepted' AND base_url = ?"
         " AND deletion IS NOT 'done' AND outcome IS NOT 'missing' AND accepted_at > ?"
+        " AND key_fingerprint <> ''"  # adopted, from who knows which account
         " AND transcript_id NOT IN (SELECT transcript_id FROM listed)",
         (base_url, since),
     )

@@ -13,7 +13,7 @@ import msgspec
 
 from pipeline.names import result_name
 
-__all__ = ["Line", "lines", "newest"]
+__all__ = ["Line", "lines", "newest", "parse_line"]
 
 _TAIL_BYTES = 1 << 20
 
@@ -58,7 +58,7 @@ def lines(runs: Path) -> Iterator[Line]:
     for journal in _journals(runs):
         with open(journal, "rb") as file:
             for text in file:
-                if line := _parse(text):
+                if line := parse_line(text):
                     yield line
 
 
@@ -68,7 +68,7 @@ def newest(runs: Path) -> Line | None:
         with open(journal, "rb") as file:
             file.seek(-min(_TAIL_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
             for text in reversed(file.readlines()):
-                if line := _parse(text):
+                if line := parse_line(text):
                     return line
     return None
 
@@ -81,7 +81,8 @@ def _journals(runs: Path) -> list[Path]:
     )
 
 
-def _parse(text: bytes) -> Line | None:
+def parse_line(text: bytes) -> Line | None:
+    """What a line says, None if it is no whole one."""
     try:
         line = msgspec.json.decode(text, type=Line)
         bytes.fromhex(line.path_hex + line.folder_hex + line.result_hex)

@@ -15,6 +15,7 @@ from pipeline.models import (
     Delivery,
     Pending,
     Recipient,
+    Stored,
 )
 
 __all__ = ["Results"]
@@ -220,6 +221,16 @@ class Results(Books):
     def record_deleted(self, attempt_id: int) -> None:
         """Note that the service has no copy any more."""
         self.db.execute("UPDATE attempts SET deletion = 'done' WHERE attempt_id = ?", (attempt_id,))
+
+    @reading
+    def stored_after(self, recording_id: int, limit: int) -> list[Stored]:
+        """The next results on disk by the id of their recording, at most `limit`."""
+        rows = self.ro.execute(
+            "SELECT recording_id, result, result_size, result_sha256 FROM recordings"
+            " WHERE recording_id > ? AND result_size IS NOT NULL ORDER BY recording_id LIMIT ?",
+            (recording_id, limit),
+        )
+        return [Stored(*row) for row in rows]
 
     @reading
     def lacking(self, limit: int) -> list[tuple[int, bytes, list[str]]]:

@@ -182,7 +182,9 @@ async def test_programs_get_lines(archive: Archive) -> None:
         (("--since", "yesterday"), "no date"),
         (("--option", "punctuate"), "KEY=VALUE"),
         (("--longer-than", "long"), "not a duration"),
-        (("--rollback", "x", "--model", "y"), "name nothing else"),
+        (("--rollback", "x", "--model", "y"), "say it alone"),
+        (("--rollback", "x", "--render", "srt"), "say it alone"),
+        (("calls", "--render", "srt"), "name no recordings"),
         (("--rollback", "x", "--dry-run"), "no dry run"),
     ],
 )
