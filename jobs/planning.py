@@ -145,6 +145,8 @@ class Plan:
         }
 
     def __str__(self) -> str:
+        if not (self.recordings or self.unsettled or self.left_out):
+            return "no recording is meant\nhint: `overnight list` shows those that there are"
         lines = [f"{count(self.recordings, 'recording')} to be transcribed, {self._cost}"]
         if self.new:
             lines.append(f"  {count(self.new, 'recording')} for the first time")

@@ -87,7 +87,7 @@ def reprocess(
     Parameters
     ----------
     paths
-        Folders or globs of recordings, as `overnight list` shows them; all, if none is given.
+        Folders or globs of recordings, within a source or from its name on; all, if none is given.
     promote
         Which new results take the place of the older ones: always, better or never.
     sample

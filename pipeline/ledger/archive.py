@@ -39,7 +39,7 @@ class Selection:
     """What is to hold of a recording, all of it; None and nothing are for every one."""
 
     paths: tuple[re.Pattern[str], ...] = ()
-    """One of them matches its path, whole, as `overnight list` shows it."""
+    """One of them matches its path, whole, or that with the name of its root before it."""
     state: str | None = None
     """As `overnight list` has it: `written kept failed skipped parked`."""
     since: float | None = None
@@ -150,7 +150,8 @@ def _holding(
     """The recording if the rest of the selection holds of it, the cheapest looked at first."""
     if selection.paths:
         path = printable(each.path)
-        if not any(pattern.fullmatch(path) for pattern in selection.paths):
+        names = path, f"{each.root}/{path}"
+        if not any(pattern.fullmatch(name) for pattern in selection.paths for name in names):
             return None
     if selection.options and not _made_with(each, selection.options):
         return None

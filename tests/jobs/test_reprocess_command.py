@@ -301,3 +301,13 @@ async def test_a_killed_rollback_is_finished(archive: Archive) -> None:
         assert archive.service.requests == requests
     assert not wrong
     assert len(chosen) >= 10
+
+
+async def test_a_selection_of_nothing_says_so(archive: Archive) -> None:
+    """Where no recording is meant, that is said, with what shows those that there are."""
+    ended = await archive.command(*line(archive, "elsewhere/**", *OTHER, "--yes"))
+
+    assert ended.exit_code == ExitCode.DONE
+    assert "no recording is meant" in ended.stderr
+    assert "overnight list" in ended.stderr
+    assert paid(archive) == [1, 1]

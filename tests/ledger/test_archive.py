@@ -123,6 +123,8 @@ A, B, C = "calls/a", "calls/late/b", "c"
         ({}, f"{C} {A} {B} failed parked"),
         ({"paths": globs("calls/*")}, A),
         ({"paths": globs("calls/**", "failed*")}, f"{A} {B} failed"),
+        ({"paths": globs("root/calls/*")}, A),
+        ({"paths": globs("other/**")}, ""),
         ({"state": "written"}, f"{C} {A} {B}"),
         ({"state": "failed"}, "failed"),
         ({"state": "parked"}, "parked"),

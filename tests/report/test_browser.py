@@ -1,31 +1,19 @@
 """The page in a real browser: it loads from disk, alone, and can be read on a phone."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, ViewportSize
 
 from pipeline.events import Standing
 from pipeline.report.morning import Morning, morning
 from pipeline.report.page import as_html, save
 from tests.report.mornings import made
+from tests.support.browser import DESK, PHONE, browsing, shown
 from tests.support.runs import Archive, opened
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
-PHONE = ViewportSize(width=360, height=740)
-DESK = ViewportSize(width=1280, height=900)
 
 NAMES = [
     b"plain.wav",
@@ -39,29 +27,6 @@ NAMES = [
     b"x" * 240 + b".wav",
 ]
 """Of recordings that have a result, as bytes."""
-
-
-@dataclass
-class Heard:
-    """What a page asked for and complained about."""
-
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def shown(
-    browser: Browser, path: Path, size: ViewportSize, **context: Any
-) -> Iterator[tuple[Page, Heard]]:
-    """A page of a file, in a window of its own."""
-    with browser.new_context(viewport=size, **context) as window:
-        page, heard = window.new_page(), Heard()
-        page.set_default_timeout(20_000)
-        page.on("request", lambda request: heard.requests.append(request.url))
-        page.on("console", lambda message: heard.complaints.append(message.text))
-        page.on("pageerror", lambda error: heard.complaints.append(str(error)))
-        page.goto(path.as_uri())
-        yield page, heard
 
 
 @pytest.fixture(scope="module")
@@ -85,20 +50,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(report: Path) -> Iterator[Browser]:
-    """
-    The browser of this machine, with nothing of anybody's in it.
-
-    After the report: Playwright keeps a loop in this thread, and a run needs one of its own.
-    """
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        if os.environ.get("OVERNIGHT_BROWSER") == "required":
-            pytest.fail(f"none of {', '.join(BROWSERS)} is installed, and one has to be")
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+    """The browser of this machine, after the report: a run needs a loop of its own."""
+    with browsing() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

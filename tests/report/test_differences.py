@@ -2,18 +2,18 @@
 
 import json
 import os
-import shutil
 import tracemalloc
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import ViewportSize
 
 from pipeline.compare import Comparison, compare
 from pipeline.report.differences import (
@@ -26,6 +26,7 @@ from pipeline.report.differences import (
     as_line,
 )
 from pipeline.report.words import count
+from tests.support.browser import browsing, shown
 
 MODELS = "universal-2", "universal-3-5-pro"
 
@@ -356,7 +357,9 @@ def test_options_that_changed_are_shown() -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1280])
-def test_a_browser_shows_it_whole(width: int, scheme: Literal["light", "dark"]) -> None:
+def test_a_browser_shows_it_whole(
+    tmp_path: Path, width: int, scheme: Literal["light", "dark"]
+) -> None:
     """On a phone and a desk, by day and by night: no sideways scroll, no error, nothing fetched."""
     name = "archive/2026/" + "very-long-name-" * 12 + ".wav"
     words = "the pump was noisy until two then it settled by itself " * 3
@@ -364,25 +367,17 @@ def test_a_browser_shows_it_whole(width: int, scheme: Literal["light", "dark"]) 
         gathered(
             (name, changed(words, words.replace("pump", "x" * 300).replace("two", "half past"))),
             (HOSTILE, changed(words, words.title(), (None, 0.5), language_code="fr")),
+            *((f"{n}.wav", changed("one two three", "one too three")) for n in range(9)),
             old_options={"keyterms_prompt": [words]},
             new_options={},
         )
     )
-    troubles: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
-        page = browser.new_page(
-            viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=True
-        )
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda request: troubles.append(request.url))
-        page.set_content(html)
-        hidden = page.locator("details p").first.is_visible()
-        page.locator("summary").first.click()
-        shown = page.locator("details p").first.is_visible()
+    path = tmp_path / "differences.html"
+    path.write_text(html, "utf-8")
+    size = ViewportSize(width=width, height=800)
+    with browsing() as browser, shown(browser, path, size, color_scheme=scheme) as (page, heard):
+        passages = page.locator("details p")
+        visible = [passages.nth(number).is_visible() for number in range(passages.count())]
         overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         added = page.locator("details ins").first.evaluate(
             "e => getComputedStyle(e).borderBottomStyle"
@@ -390,10 +385,10 @@ def test_a_browser_shows_it_whole(width: int, scheme: Literal["light", "dark"]) 
         gone = page.locator("details del").first.evaluate(
             "e => getComputedStyle(e).textDecorationLine"
         )
-        browser.close()
 
-    assert troubles == []
-    assert (hidden, shown) == (False, True)
+    assert (heard.requests, heard.complaints) == ([path.as_uri()], [])
+    assert True in visible
+    assert False in visible
     assert overflow <= 0
     assert (added, gone) == ("solid", "line-through")
 

@@ -200,6 +200,12 @@ def test_the_json_is_one_line() -> None:
     assert json.loads(line)["type"] == "report"
 
 
+def test_a_line_sets_new_ones_apart() -> None:
+    """Of what is done, the line says how much is of this run, where that is not all."""
+    assert ": 3 done, 0 failed" in as_line(made(numbers=(3, 0, 0, 0, 0, 0)))
+    assert "6 done (3 new), " in as_line(made(numbers=(3, 2, 1, 0, 0, 0)))
+
+
 def test_a_report_is_saved_whole(tmp_path: Path) -> None:
     """Page and JSON lie beside the run, the older ones replaced, and nothing else is left."""
     for text in ("older", "newer"):
