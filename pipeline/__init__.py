@@ -22,6 +22,8 @@ contracts in pyproject.toml hold that.
     client       the service over HTTP: one method a call, one request a method
     ledger       durable state and queue: SQLite, one writer thread, group commit
     render       a saved answer as txt, srt, vtt, md, tsv; pure
+    captions     what stands on the screen when; pure
+    phrases      where words may be parted; pure
     quality      how far a transcript can be trusted; pure
     spool        an answer on its way to disk: as it came, whole, durable
     schedule     what to ask next of all that is pending; pure

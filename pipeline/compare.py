@@ -28,7 +28,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from pipeline.errors import AnswerUnusable
-from pipeline.render import is_spaced
+from pipeline.phrases import is_spaced
 from pipeline.wire import DELETED_AUDIO_URL
 
 __all__ = ["MOVED_MS", "Comparison", "Edit", "Moved", "Speakers", "Version", "compare"]
