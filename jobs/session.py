@@ -66,10 +66,11 @@ class _Service:
 
 
 class Totals:
-    """Passes every fact on, and adds up what only facts tell."""
+    """Passes every fact on, at the time of the run's clock, and adds up what only facts tell."""
 
-    def __init__(self, *listeners: Emit) -> None:
+    def __init__(self, *listeners: Emit, clock: Callable[[], float]) -> None:
         self._listeners = listeners
+        self._clock = clock
         self.transcripts = 0
         """How many the service has accepted."""
         self.deleted = 0
@@ -78,6 +79,7 @@ class Totals:
         self.cost_usd: float | None = 0.0
 
     def __call__(self, event: Event) -> None:
+        event.time = datetime.fromtimestamp(self._clock(), UTC)
         if isinstance(event, Submitted):
             self.transcripts += 1
         elif isinstance(event, Deleted):
@@ -161,7 +163,7 @@ async def session(
         folder = state / "runs" / run_id
         await to_thread.run_sync(_make, folder)
         facts = await stack.enter_async_context(_beside(EventFile, folder / "events.ndjson"))
-        totals = Totals(emit, facts)
+        totals = Totals(emit, facts, clock=clock)
         has_service = not (settings.dry_run or is_offline)
         service = await stack.enter_async_context(
             _service(settings, state, key) if has_service else _nobody(settings)

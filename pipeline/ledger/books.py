@@ -203,7 +203,7 @@ class Books(Store):
             return "completed"
         if state == "failed" and (again or self._may_retry(key, generation)):
             self.db.execute(
-                "UPDATE transcripts SET state = 'wanted', reason = NULL, tries = 0, due_at = 0 "
+                "UPDATE transcripts SET state = 'wanted', tries = 0, due_at = 0 "
                 "WHERE request_key = ? AND generation = ?",
                 at,
             )
@@ -228,10 +228,11 @@ class Books(Store):
         return self.run.run_id not in failed_in and (is_for_all or len(failed_in) < redo.failed)
 
     def _failed_before(self, key: str, generation: int) -> bool:
-        """Whether a transcript came to nothing."""
+        """Whether a transcript came to nothing, and has not been had since."""
+        # One that is wanted again keeps its reason: the run that was to try it may not have.
         row = self.db.execute(
             "SELECT 1 FROM transcripts WHERE request_key = ? AND generation = ?"
-            " AND state = 'failed'",
+            " AND state IN ('failed', 'wanted') AND reason IS NOT NULL",
             (key, generation),
         ).fetchone()
         return row is not None

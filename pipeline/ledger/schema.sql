@@ -68,7 +68,7 @@ CREATE TABLE transcripts (
   provider    TEXT    NOT NULL CHECK (provider IN ('assemblyai', 'local', 'custom')),
   state       TEXT    NOT NULL DEFAULT 'wanted'
               CHECK (state IN ('wanted', 'open', 'submitted', 'completed', 'written', 'failed', 'missing')),
-  reason      TEXT,                          -- why it failed or is missing
+  reason      TEXT,                          -- why it failed or is missing, or failed before
   parked      TEXT,                          -- why this run leaves it to the next one
   tries       INTEGER NOT NULL DEFAULT 0,    -- times the service failed at it, by its own fault
   due_at      REAL    NOT NULL DEFAULT 0,

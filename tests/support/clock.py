@@ -36,12 +36,17 @@ class MovableLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return super().time() + self.ahead_s
 
+    @staticmethod
+    def running() -> "MovableLoop":
+        """The one that the caller runs on."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, MovableLoop)
+        return loop
+
 
 async def advance(seconds: float) -> None:
     """Moves the time of the running `MovableLoop`, and lets what fell due have its turn."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, MovableLoop)
-    loop.ahead_s += seconds
+    MovableLoop.running().ahead_s += seconds
     for _ in range(5):  # timer, cancelled await, its clean-up, who waits for that
         await anyio.lowlevel.checkpoint()
 
