@@ -79,6 +79,21 @@ async def test_what_is_accepted_is_summed_by_the_quarter(
     ]
 
 
+async def test_a_lost_answer_counts_when_it_was_asked_for(
+    tmp_path: Path, ledger: Ledger, clock: Clock
+) -> None:
+    """What is found to be accepted nights later is billed to the night that asked, as caps do."""
+    asked = clock.now
+    attempt_id = await Steps(ledger, b"a.wav").reach(AttemptState.SUBMITTING)
+    clock.now += 86_400
+    assert await ledger.record_accepted(attempt_id, "found")
+    await ledger.record_completed(attempt_id, Completion("model", 60.0, 0.1))
+
+    rows = await read(tmp_path, lambda db: list(nights.billed(db, asked, clock.now + 900)))
+
+    assert [row.at for row in rows] == [asked]
+
+
 async def test_a_time_before_or_after_is_left_out(
     tmp_path: Path, ledger: Ledger, clock: Clock
 ) -> None:

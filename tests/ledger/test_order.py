@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, Redo
 from pipeline.models import AttemptState, Claim, Entry
 from tests.ledger.ledgers import HERE, Clock, Steps, entry, ledger_at, reading
 
@@ -101,6 +101,20 @@ async def test_a_try_is_not_new(tmp_path: Path) -> None:
 
     assert (first.is_new, again.is_new) == (True, False)
     assert first.path == again.path
+
+
+async def test_what_failed_before_is_no_newer_for_a_run_that_did_not_try_it(tmp_path: Path) -> None:
+    """It comes after what is new, also when the run that was to try it again came to its end."""
+    again = Redo(failed=9)
+    async with ledger_at(tmp_path) as ledger:
+        failed = await Steps(ledger, b"a.wav").reach(AttemptState.ACCEPTED)
+        await ledger.record_error(failed, "no speech", again=False, tries=1)
+    async with ledger_at(tmp_path, replace(LATER, redo=again)) as ledger:
+        await find(ledger, placed(a=1))
+    async with ledger_at(tmp_path, replace(LATER, run_id="run-3", redo=again)) as ledger:
+        await find(ledger, placed(a=1, b=2))
+
+        assert names(await ledger.claim(10)) == "b a"
 
 
 async def test_an_equal_recording_is_due_when_the_first_comes_to_nothing(tmp_path: Path) -> None:
