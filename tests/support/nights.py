@@ -17,7 +17,7 @@ import random
 import socket
 import time
 import wave
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -144,6 +144,7 @@ class Nights(Archive):
         began: datetime,
         *,
         meanwhile: Callable[[], Awaitable[None]] | None = None,
+        folders: Sequence[Path] = (),
         **given: Any,
     ) -> Night:
         """A night in this loop that begins at that moment; `meanwhile` goes on beside it."""
@@ -154,7 +155,7 @@ class Nights(Archive):
                     group.start_soon(meanwhile)
                 try:
                     night.summary, night.line = await run_nightly(
-                        [], settings, emit=night.events.append, environ={}, clock=clock
+                        folders, settings, emit=night.events.append, environ={}, clock=clock
                     )
                     night.code = night.summary.exit_code
                 except BatchError as error:

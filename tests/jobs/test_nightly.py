@@ -1,0 +1,198 @@
+"""A night with nobody there: sources, the report of the morning, and who hears of it."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from jobs.nightly import run_nightly
+from pipeline.errors import ExitCode
+from pipeline.events import Event, RunStarted, Warned, encode
+from pipeline.ledger.lock import lock
+from tests.support.clock import MovableLoop
+from tests.support.nights import Nights, at, nights, sound
+
+pytestmark = pytest.mark.anyio
+
+BEGAN = at("2026-03-03", "22:30")
+CHANGED = at("2026-03-03", "18:00")
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """A loop whose time the tests can move."""
+    return "asyncio", {"loop_factory": MovableLoop}
+
+
+@pytest.fixture
+async def archive(tmp_path: Path) -> AsyncIterator[Nights]:
+    """Two sources with a recording each."""
+    folders = [tmp_path / "recordings" / name for name in ("calls", "phone")]
+    sources = [{"folder": str(folder)} for folder in folders]
+    async with nights(tmp_path, source=sources) as archive:
+        archive.put("calls/a.wav", sound(60, "a"), CHANGED)
+        archive.put("phone/b.wav", sound(60, "b"), CHANGED)
+        yield archive
+
+
+def paths(archive: Nights) -> set[str]:
+    """The results."""
+    return {name for name in archive.results() if name.endswith(".json")}
+
+
+async def test_each_source_has_its_outcome(archive: Nights) -> None:
+    """What became of a source stands beside what became of the others, and adds up to the whole."""
+    archive.put("phone/short.wav", b"ERROR:Audio duration is too short.\n", CHANGED)
+
+    night = await archive.night(BEGAN)
+
+    assert night.code == ExitCode.PARTIAL
+    assert night.summary is not None
+    of = {
+        source.name: (source.found, source.written, source.failed)
+        for source in night.summary.sources
+    }
+    assert of == {"calls": (1, 1, 0), "phone": (2, 1, 1)}
+    assert paths(archive) == {"calls/a.wav.json", "phone/b.wav.json"}
+
+
+async def test_a_source_that_is_not_there_takes_no_other_along(archive: Nights) -> None:
+    """The others are transcribed, the missing one is named, and the exit code says so."""
+    folder = archive.recordings / "calls"
+    folder.rename(folder.with_name("elsewhere"))
+
+    night = await archive.night(BEGAN)
+
+    assert night.code == ExitCode.PARTIAL
+    assert night.summary is not None
+    assert str(folder) in (night.summary.sources[0].reason or "")
+    assert paths(archive) == {"phone/b.wav.json"}
+    assert night.moments == ["start", "failure"]
+
+
+async def test_without_any_source_nothing_is_sent(archive: Nights) -> None:
+    """Where no source is there each is named, and whoever listens hears of it."""
+    archive.recordings.rename(archive.recordings.with_name("elsewhere"))
+
+    night = await archive.night(BEGAN)
+
+    assert night.code == ExitCode.USAGE
+    for name in ("calls", "phone"):
+        assert str(archive.recordings / name) in night.line
+    (told,) = (json.loads(told.body) for told in night.told if told.moment == "failure")
+    assert (told["exit_code"], told["reason"]) == (ExitCode.USAGE, night.line)
+    assert archive.service.log == []
+
+
+async def test_what_was_changed_just_now_is_left_to_another_night(archive: Nights) -> None:
+    """A recording that somebody may still write is not sent until it has been quiet a minute."""
+    archive.put("calls/growing.wav", sound(60, "growing"), at("2026-03-03", "22:29:30"))
+
+    first = await archive.night(BEGAN)
+    second = await archive.night(at("2026-03-04", "22:30"))
+
+    assert first.summary is not None
+    assert second.summary is not None
+    assert (first.summary.written, first.summary.skipped) == (2, 1)
+    assert (second.summary.written, second.summary.skipped) == (1, 0)
+
+
+async def test_the_morning_after_lies_beside_the_run(archive: Nights) -> None:
+    """Page and JSON are there when whoever listens is told, and the line is what JSON says."""
+    told = archive.root / "told"
+    command = f'sh -c \'ls "$(dirname "$OVERNIGHT_REPORT")" >{told}\''
+
+    night = await archive.night(BEGAN, hooks={"on_finish": command})
+
+    assert night.summary is not None
+    folder = archive.state / "runs" / night.summary.run_id
+    assert {"report.html", "report.json"} <= set(told.read_text().split())
+    report = json.loads((folder / "report.json").read_bytes())
+    assert (report["done"], report["exit_code"]) == (2, ExitCode.DONE)
+    assert night.line.startswith(f"{night.summary.run_id}: 2 done, 0 failed")
+
+
+async def test_whoever_listens_is_told_what_the_summary_says(archive: Nights) -> None:
+    """The beginning, then the end with the bytes of the summary, which is the last event."""
+    night = await archive.night(BEGAN)
+
+    assert night.summary is not None
+    assert night.moments == ["start", "success"]
+    start, end = (told.body for told in night.told if not told.moment.startswith("beat"))
+    assert json.loads(start)["run_id"] == night.summary.run_id
+    assert end == encode(night.summary)
+    assert night.events[-1] == night.summary
+    assert [told.moment for told in night.told if told.moment.startswith("beat")] == [
+        "beat/start",
+        "beat",
+    ]
+
+
+async def test_a_hook_that_fails_is_a_warning(archive: Nights) -> None:
+    """It changes neither the run nor its exit code, and the summary still comes last."""
+    night = await archive.night(BEGAN, hooks={"on_start": "false", "on_finish": "false"})
+
+    assert night.code == ExitCode.DONE
+    warnings = [event.message for event in night.events if isinstance(event, Warned)]
+    assert [words.split()[1] for words in warnings] == ["on_start", "on_finish"]
+    assert night.events[-1] == night.summary
+    assert paths(archive) == {"calls/a.wav.json", "phone/b.wav.json"}
+
+
+async def test_a_report_that_cannot_be_written_fails_no_run(archive: Nights) -> None:
+    """The results are there, the exit code is that of the run, and a warning says what is amiss."""
+    in_its_place = f"sh -c 'mkdir \"{archive.state}/runs/$OVERNIGHT_RUN_ID/report.html\"'"
+
+    night = await archive.night(BEGAN, hooks={"on_start": in_its_place})
+
+    (warning,) = (event.message for event in night.events if isinstance(event, Warned))
+    assert "no report of this run" in warning
+    assert night.summary is not None
+    assert night.summary.run_id in night.line
+    assert night.code == ExitCode.DONE
+    assert paths(archive) == {"calls/a.wav.json", "phone/b.wav.json"}
+
+
+async def test_a_bug_is_told_as_well(archive: Nights) -> None:
+    """What nobody has foreseen ends the run, and is a failure to whoever listens."""
+    settings = await archive.told_in()
+
+    def hear(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            raise RuntimeError("nobody has foreseen this")
+
+    with pytest.raises(Exception, match="foreseen"):
+        await run_nightly([], settings, emit=hear, environ={}, clock=BEGAN.timestamp)
+
+    (told,) = (json.loads(told.body) for told in archive.told if told.moment == "failure")
+    assert told["exit_code"] == ExitCode.UNEXPECTED
+
+
+async def test_a_dry_run_tells_nobody(archive: Nights) -> None:
+    """It says what the night would come to; nothing is sent, written or told."""
+    night = await archive.night(BEGAN, dry_run=True)
+
+    assert night.code == ExitCode.DONE
+    assert night.line == "2 to be sent, 0.03 h of audio"
+    assert (night.told, archive.service.log) == ([], [])
+    assert not archive.output.exists()
+
+
+async def test_a_second_one_at_once_tells_nobody(archive: Nights) -> None:
+    """A run that another one keeps from starting ends with its own exit code, and in silence."""
+    archive.state.mkdir(parents=True)
+    async with lock(archive.state / "lock"):
+        night = await archive.night(BEGAN)
+
+    assert night.code == ExitCode.LOCKED
+    assert (night.told, archive.service.log) == ([], [])
+
+
+async def test_folders_stand_in_for_the_sources(archive: Nights) -> None:
+    """Folders that are named are what is transcribed, whatever sources the settings have."""
+    night = await archive.night(BEGAN, folders=[archive.recordings / "phone"])
+
+    assert night.summary is not None
+    assert (night.summary.found, night.summary.written) == (1, 1)
+    assert paths(archive) == {"b.wav.json"}
