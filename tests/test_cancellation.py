@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -37,6 +37,7 @@ from pipeline.stages.scan import Listing, Scan, find_roots
 from pipeline.stages.submit import submit
 from pipeline.stages.upload import upload
 from pipeline.stages.write import render_lacking, write
+from tests.support.nights import sound
 from tests.support.runs import Archive, opened
 from tests.support.service import Fault
 from tests.support.service_account import Transcript
@@ -97,6 +98,7 @@ class Cut:
             self.roots,
             listing=Listing(output, self.run.started_at),
             leave_out=[output],
+            by_age=self.context.by_age,
         )
 
     @property
@@ -286,7 +288,8 @@ class Scene:
                 async with begun(archive, **self.settings) as cut:
                     await self.stage(cut, tick)
             await in_order(archive)
-            await ends_well(archive, **self.settings | {"limit": None})
+            without = dict.fromkeys(("limit", "max_hours", "max_hours_month"))
+            await ends_well(archive, **self.settings | without)
 
 
 Everywhere = Callable[..., Awaitable[set[str]]]
@@ -383,6 +386,20 @@ async def test_upload(everywhere: Everywhere) -> None:
         archive.add("1.wav", b"first")
         archive.add("2.wav", b"second")
 
+    async def long(archive: Archive) -> None:
+        archive.add("earlier.wav", sound(2 * 3600, "earlier"))
+        await archive.run(**QUICK)
+        archive.add("left.wav", b"left by an earlier run")
+        async with begun(archive) as cut:
+            await cut.uploads()
+        archive.add("1 fits.wav", sound(60, "fits"))
+        archive.add("2 more than the cap.wav", sound(3 * 3600, "more than the cap"))
+        archive.add("3 more than is left.wav", sound(3600, "more than is left"))
+
+    async def two_for_one_place(archive: Archive) -> None:
+        for name in ("1.wav", "2.wav"):
+            archive.add(name, sound(1200, name))
+
     async def stage(cut: Cut, tick: Tick, *faults: Fault) -> None:
         claims = await cut.claims()
         with suppress(FileNotFoundError):
@@ -390,10 +407,17 @@ async def test_upload(everywhere: Everywhere) -> None:
             cut.archive.add("changed.wav", b"")
         to_upload, claimed = create_memory_object_stream[Claim](0)
         to_submit, uploads = create_memory_object_stream[Uploaded](0)
+
+        async def come_to_nothing() -> None:
+            async with uploads:
+                async for each in uploads:
+                    await anyio.sleep(0.005)
+                    cut.intake.allowance.release(each.attempt_id)
+
         with passing(cut.archive, *faults):
             async with create_task_group() as neighbours:
                 neighbours.start_soon(give, to_upload, claims)
-                neighbours.start_soon(take, uploads)
+                neighbours.start_soon(come_to_nothing)
                 await tick.run(upload(cut.context, claimed, to_submit))
 
     async def in_trouble(cut: Cut, tick: Tick) -> None:
@@ -411,9 +435,16 @@ async def test_upload(everywhere: Everywhere) -> None:
         cut.intake.refused_options[canonical({})] = "the service refuses these options"
         await stage(cut, tick)
 
+    async def on_a_ration(cut: Cut, tick: Tick) -> None:
+        run = replace(cut.run, context=replace(cut.context, by_age=True))
+        await stage(replace(cut, run=run), tick)
+
     missed = await everywhere(
         "pipeline/stages/upload.py",
         Scene(fill, in_trouble),
+        Scene(long, stage, {"max_hours_month": 2.5}),
+        Scene(two_for_one_place, stage, {"max_hours": 0.5}),
+        Scene(few, on_a_ration, {"backlog": {"hours_per_night": 1e-9, "older_than": "1s"}}),
         Scene(few, without_money),
         Scene(few, without_service),
         Scene(few, with_bad_options),
@@ -505,7 +536,7 @@ async def test_submit(everywhere: Everywhere) -> None:
         Scene(few, without_money),
     )
 
-    assert missed == {"await ledger.set_aside(attempt_id)"}  # when cancelled already, in a shield
+    assert missed == {"await _set_aside(context, attempt_id)"}  # when cancelled, in a shield
 
 
 async def test_poll(everywhere: Everywhere) -> None:
@@ -769,7 +800,7 @@ async def test_batch(everywhere: Everywhere) -> None:
 
     missed = await everywhere(
         "pipeline/batch.py",
-        Scene(fill, stage),
+        Scene(fill, stage, {"wait_network": "10s", "min_free": 1}),
         Scene(done, stage),
         Scene(with_another_key, stage),
     )
