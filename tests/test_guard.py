@@ -98,27 +98,28 @@ async def test_what_is_pending_when_it_closes_is_collected_the_next_night(
     """At the end of its window a run leaves what the service has, and the next one fetches it."""
     archive.add("a.wav", b"TAKES:1000\none")
     archive.service.is_clock_manual = True
-    wall, outcomes = Wall(OPENED_AT + 60), list[Outcome]()
-    settings = archive.settings(**NIGHT)
+    service, wall, outcomes = archive.service, Wall(OPENED_AT + 60), list[Outcome]()
+
+    async def go() -> None:
+        outcomes.append(await ran(archive, archive.settings(**NIGHT), wall))
+
+    def looks() -> int:
+        return service.requests["list"] + service.requests["get"]
+
     async with anyio.create_task_group() as group:
-
-        async def go() -> None:
-            outcomes.append(await ran(archive, settings, wall))
-
         group.start_soon(go)
-        with anyio.fail_after(300):
-            while not archive.service.accepted(b"TAKES:1000\none"):
-                await anyio.lowlevel.checkpoint()
-            wall.set(OPENED_AT + LENGTH_S)
-            while not outcomes:
-                await advance(1)
+        await service.until(lambda: bool(service.accepted(b"TAKES:1000\none")))
+        before = looks()
+        await service.until(lambda: looks() > before)  # at what the run knows to be accepted
+        wall.set(OPENED_AT + LENGTH_S)
+        await advance(60)
     (night,) = outcomes
     assert night.of(Submitted)
     assert [event.recording for event in night.of(Parked)] == ["a.wav"]
     assert night.summary.exit_code == ExitCode.WINDOW_CLOSED
     archive.service.advance(86400.0)
 
-    next_night = await ran(archive, settings, Wall(OPENED_AT + 86400))
+    next_night = await ran(archive, archive.settings(**NIGHT), Wall(OPENED_AT + 86400))
 
     assert next_night.summary.written == 1
     assert len(archive.service.accepted(b"TAKES:1000\none")) == 1
