@@ -288,7 +288,7 @@ class Scene:
                 async with begun(archive, **self.settings) as cut:
                     await self.stage(cut, tick)
             await in_order(archive)
-            without = dict.fromkeys(("limit", "max_hours", "max_hours_month"))
+            without = dict.fromkeys(("limit", "max_hours"))
             await ends_well(archive, **self.settings | without)
 
 
@@ -387,12 +387,10 @@ async def test_upload(everywhere: Everywhere) -> None:
         archive.add("2.wav", b"second")
 
     async def long(archive: Archive) -> None:
-        archive.add("earlier.wav", sound(2 * 3600, "earlier"))
-        await archive.run(**QUICK)
         archive.add("left.wav", b"left by an earlier run")
         async with begun(archive) as cut:
             await cut.uploads()
-        archive.add("1 fits.wav", sound(60, "fits"))
+        archive.add("1 fits.wav", sound(3600, "fits"))
         archive.add("2 more than the cap.wav", sound(3 * 3600, "more than the cap"))
         archive.add("3 more than is left.wav", sound(3600, "more than is left"))
 
@@ -400,7 +398,7 @@ async def test_upload(everywhere: Everywhere) -> None:
         for name in ("1.wav", "2.wav"):
             archive.add(name, sound(1200, name))
 
-    async def stage(cut: Cut, tick: Tick, *faults: Fault) -> None:
+    async def stage(cut: Cut, tick: Tick, *faults: Fault, comes_to: float = 0.0) -> None:
         claims = await cut.claims()
         with suppress(FileNotFoundError):
             (cut.archive.recordings / "gone.wav").unlink()
@@ -408,16 +406,16 @@ async def test_upload(everywhere: Everywhere) -> None:
         to_upload, claimed = create_memory_object_stream[Claim](0)
         to_submit, uploads = create_memory_object_stream[Uploaded](0)
 
-        async def come_to_nothing() -> None:
+        async def transcribe() -> None:
             async with uploads:
                 async for each in uploads:
                     await anyio.sleep(0.005)
-                    cut.intake.allowance.release(each.attempt_id)
+                    cut.intake.allowance.settle(each.attempt_id, comes_to, None)
 
         with passing(cut.archive, *faults):
             async with create_task_group() as neighbours:
                 neighbours.start_soon(give, to_upload, claims)
-                neighbours.start_soon(come_to_nothing)
+                neighbours.start_soon(transcribe)
                 await tick.run(upload(cut.context, claimed, to_submit))
 
     async def in_trouble(cut: Cut, tick: Tick) -> None:
@@ -435,6 +433,9 @@ async def test_upload(everywhere: Everywhere) -> None:
         cut.intake.refused_options[canonical({})] = "the service refuses these options"
         await stage(cut, tick)
 
+    async def of_an_hour(cut: Cut, tick: Tick) -> None:
+        await stage(cut, tick, comes_to=3600.0)
+
     async def on_a_ration(cut: Cut, tick: Tick) -> None:
         run = replace(cut.run, context=replace(cut.context, by_age=True))
         await stage(replace(cut, run=run), tick)
@@ -442,7 +443,7 @@ async def test_upload(everywhere: Everywhere) -> None:
     missed = await everywhere(
         "pipeline/stages/upload.py",
         Scene(fill, in_trouble),
-        Scene(long, stage, {"max_hours_month": 2.5}),
+        Scene(long, of_an_hour, {"max_hours": 1.5}),
         Scene(two_for_one_place, stage, {"max_hours": 0.5}),
         Scene(few, on_a_ration, {"backlog": {"hours_per_night": 1e-9, "older_than": "1s"}}),
         Scene(few, without_money),

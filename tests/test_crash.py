@@ -245,7 +245,7 @@ async def test_killed_while_it_recovers(world: World, is_long: bool, say: Say) -
     lost = Point("answer submit", 2, "before")
     _, undisturbed = await world.sequence()
     trace, _ = await world.sequence(lost)
-    chosen = points(trace, "before")[:: 1 if is_long else 3]
+    chosen = points(trace, "before")[:: 1 if is_long else 5]
 
     wrong, reached = [], 0
     for point in chosen:
@@ -264,7 +264,7 @@ async def test_killed_again_and_again(world: World, is_long: bool, say: Say) -> 
     everywhere = [*points(trace, "before"), *points(trace, "after")]
     seed = random.randrange(1 << 32)
     draw = random.Random(seed)
-    nights = 1000 if is_long else 25
+    nights = 1000 if is_long else 12
 
     wrong, reached = [], 0
     for _ in range(nights):

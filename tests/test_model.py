@@ -69,7 +69,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @pytest.mark.parametrize("half", [1, 2])  # a worker plays one while another plays the other
 @settings(
-    max_examples=10,
+    max_examples=6,
     derandomize=False,
     database=None,
     print_blob=True,
