@@ -184,4 +184,8 @@ class _StandardLibrary(logging.Handler):
     """Lines of libraries, asyncio's among them, on their way to ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        # As a loop ends, anyio kills each process of its pool twice, and asyncio warns if the
+        # first time was enough.
+        if record.name == "asyncio" and record.getMessage().endswith("will report returncode 255"):
+            return
         log(record.levelno, record.name, message=record.getMessage(), exc_info=record.exc_info)

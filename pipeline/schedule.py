@@ -237,7 +237,8 @@ class Schedule:
                     sight.missed_at = now
                 continue
             age_s, is_final = abs(now - each.accepted_at), status in FINAL
-            if is_final and abs(now - sight.asked_at) >= every_s:
+            # Said again after a look, it was not so then: that is for later.
+            if is_final and (not sight.is_final or abs(now - sight.asked_at) >= every_s):
                 finished.append(each)
             if is_final and (sight.is_under_way or age_s <= 2 * self._first_look_s):
                 self._ages_s.append(age_s)

@@ -125,6 +125,22 @@ def test_standard_library_warnings_come_out_the_same_way(console: Console) -> No
     assert 'level=warning event=some.library message="3 things"' in shown(console)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Unknown child process pid %d, will report returncode 255",
+        "child process pid %d exit status already read:  will report returncode 255",
+    ],
+)
+def test_a_worker_that_ended_in_two_ways_is_no_warning(console: Console, said: str) -> None:
+    """Of a process that is killed as all ends, who saw it end first is nobody's business."""
+    with configure_logs(verbose=0, quiet=False, log_file=None, console=console):
+        logging.getLogger("asyncio").warning(said, 4711)
+        logging.getLogger("asyncio").warning("something else")
+
+    assert shown(console).count("level=warning") == 1
+
+
 def test_what_is_configured_ends_with_the_run(console: Console) -> None:
     """Afterwards nothing writes to this run's console any more."""
     handlers = list(logging.getLogger().handlers)

@@ -205,10 +205,19 @@ def test_a_row_that_is_wrong_is_not_looked_at_again_at_once() -> None:
     waiting = [pending(0)]
     schedule = watched(waiting)
 
+    assert ids(schedule.saw(page_of(waiting), rows("error"), waiting, NOW - 2.0)) == [0]
     schedule.asked(waiting[0], NOW - 2.0)
     assert schedule.saw(page_of(waiting), rows("error"), waiting, NOW) == []
-    schedule.asked(waiting[0], NOW - 6.0)
-    assert ids(schedule.saw(page_of(waiting), rows("error"), waiting, NOW)) == [0]
+    assert ids(schedule.saw(page_of(waiting), rows("error"), waiting, NOW + 4.0)) == [0]
+
+
+def test_the_end_is_looked_at_however_short_the_last_look_is_ago() -> None:
+    """A look that came too early makes nobody wait once a row says the end."""
+    waiting = [pending(0)]
+    schedule = watched(waiting)
+
+    schedule.asked(waiting[0], NOW - 0.5)
+    assert ids(schedule.saw(page_of(waiting), rows("completed"), waiting, NOW)) == [0]
 
 
 def test_what_is_missed_and_shown_again_is_no_longer_missed() -> None:
