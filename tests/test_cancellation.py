@@ -301,10 +301,10 @@ def everywhere(tmp_path: Path, pytestconfig: pytest.Config) -> Everywhere:
     folders = (tmp_path / str(number) for number in itertools.count())
     every = pytestconfig.getoption("--long")
 
-    async def cancelled(module: str, *scenes: Scene) -> set[str]:
+    async def cancelled(module: str, *scenes: Scene, deep: bool = False) -> set[str]:
         reached: set[Line] = set()
         for scene in scenes:
-            for tick in ticks(every=every):
+            for tick in ticks(every=every, deep=deep):
                 await scene.play(next(folders), tick)
                 if tick.is_cancelled:
                     reached.update(list(tick.places)[-1])
@@ -535,6 +535,7 @@ async def test_submit(everywhere: Everywhere) -> None:
         Scene(few, stopped),
         Scene(few, told_to_wait),
         Scene(few, without_money),
+        deep=True,  # between the last byte of a request and the first of its answer, too
     )
 
     assert missed == {"await _set_aside(context, attempt_id)"}  # when cancelled, in a shield

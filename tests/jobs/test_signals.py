@@ -87,8 +87,10 @@ async def ends_well(archive: Archive) -> None:
 # --- the first signal ---------------------------------------------------------------------------
 
 
-@each_signal
-@pytest.mark.parametrize("kind", ["submit", "get", None])
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(SIGINT, "submit"), (SIGTERM, "submit"), (SIGTERM, "get"), (SIGINT, None)],
+)
 async def test_stopped_at_four_of_thirty(
     archive: Archive, number: signal.Signals, kind: Kind | None
 ) -> None:

@@ -143,7 +143,7 @@ class Nights(Archive):
         self,
         began: datetime,
         *,
-        meanwhile: Callable[[], Awaitable[None]] | None = None,
+        meanwhile: Callable[[Night], Awaitable[None]] | None = None,
         folders: Sequence[Path] = (),
         **given: Any,
     ) -> Night:
@@ -152,7 +152,7 @@ class Nights(Archive):
         with self.noted(began, **given) as night, anyio.fail_after(_LONGEST_S):
             async with anyio.create_task_group() as group:
                 if meanwhile is not None:
-                    group.start_soon(meanwhile)
+                    group.start_soon(meanwhile, night)
                 try:
                     night.summary, night.line = await run_nightly(
                         folders, settings, emit=night.events.append, environ={}, clock=clock

@@ -6,11 +6,11 @@ Cancellation at every await: in, a coroutine; out, the same, cancelled where it 
         await tick.run(stage(...))
         ...                         # what has to be so, wherever it was
 
-A place is the chain of lines at which a coroutine waits for another, down into the libraries; it is
-cancelled when it is first there. With `every=True` it is cancelled at its n-th suspension instead,
-for n = 1, 2, 3 ... until it comes to its end. Tasks that are started in it count as it does. The
-cancellation is that of a scope around it all, as a run is cancelled: what is shielded goes on, and
-whatever is awaited after it without a shield is cancelled, too.
+A place is the chain of our lines at which a coroutine waits for another, `deep` also down into the
+libraries; it is cancelled when it is first there. With `every` it is cancelled at its n-th
+suspension instead, for n = 1, 2, 3 ... until it comes to its end. Tasks that are started in it
+count as it does. The cancellation is that of a scope around it all, as a run is cancelled: what is
+shielded goes on, and whatever is awaited after it without a shield is cancelled, too.
 
 Source: the tick tests of https://github.com/encode/httpcore, tests/test_cancellations.py.
 """
@@ -30,6 +30,7 @@ import anyio
 __all__ = ["Line", "Tick", "awaits", "ticks"]
 
 _ROOT = Path(__file__).resolve().parents[2]
+_OURS = str(_ROOT / "pipeline")
 _LONGEST_S = 20.0
 _TRIES = 3
 
@@ -42,16 +43,16 @@ Place = tuple[Line, ...]
 _running: ContextVar["Tick | None"] = ContextVar("running", default=None)
 
 
-def ticks(*, every: bool = False) -> Iterator["Tick"]:
+def ticks(*, every: bool = False, deep: bool = False) -> Iterator["Tick"]:
     """One tick after another; each has to be run before the next."""
     if every:
         for at in itertools.count(1):
-            tick = Tick(at)
+            tick = Tick(at, deep)
             yield tick
             if not tick.is_cancelled:
                 return
     tries: dict[Place, int] = {}
-    tick = Tick(None)
+    tick = Tick(None, deep)
     while True:
         yield tick
         for place in tick.places:
@@ -63,16 +64,17 @@ def ticks(*, every: bool = False) -> Iterator["Tick"]:
         if place is None:
             return
         tries[place] += 1
-        tick = Tick(place)
+        tick = Tick(place, deep)
 
 
 class Tick:
     """One run, cancelled at its n-th suspension, or at the first one at a place, or never."""
 
-    def __init__(self, at: int | Place | None) -> None:
+    def __init__(self, at: int | Place | None, deep: bool) -> None:
         self.at: Any = at
         self.places: dict[Place, None] = {}
         """Where it has waited, in order; where it was cancelled comes last."""
+        self._deep = deep
         self._seen = 0
         self._scope = anyio.CancelScope()
 
@@ -98,7 +100,8 @@ class Tick:
         if self.is_cancelled:
             return
         self._seen += 1
-        place = tuple(_lines(work))
+        lines = _lines(work)
+        place = tuple(line for line in lines if self._deep or line[0].startswith(_OURS))
         self.places[place] = None
         if self.at in (self._seen, place):
             self._scope.cancel()
