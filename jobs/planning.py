@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -102,8 +103,8 @@ class Plan:
     """At the dearest of the models that may do the work; None where one has no price."""
     changes: Counter[_Change] = field(default_factory=Counter)
     """How many results would change from what to what."""
-    listed: list[bytes] = field(default_factory=list)
-    """Absolute paths of what would be transcribed or fetched."""
+    listed: dict[bytes, str] = field(default_factory=dict)
+    """What would be transcribed or fetched: absolute paths, and how they are called."""
     sample: list[bytes] = field(default_factory=list)
     """Those that were drawn as a sample of what would be paid for."""
     roots: list[Root] = field(default_factory=list)
@@ -142,6 +143,8 @@ class Plan:
                 change.facts() | {"recordings": number}
                 for change, number in self.changes.most_common()
             ],
+            "listed": list(self.listed.values()),
+            "sample": [self.listed[where] for where in self.sample],
         }
 
     def __str__(self) -> str:
@@ -163,6 +166,9 @@ class Plan:
             lines.append(f"  {number:,}  {change}")
         if len(self.changes) > _NAMED:
             lines.append(f"  and {len(self.changes) - _NAMED} other changes")
+        lines += [f"  {name}" for name in islice(self.listed.values(), _NAMED)]
+        if len(self.listed) > _NAMED:
+            lines.append(f"  and {len(self.listed) - _NAMED:,} others, as `--json` names them")
         for why, words in _LEFT_OUT.items():
             if number := self.left_out[why]:
                 lines.append(f"{count(number, 'recording')} left out: {words}")
@@ -179,23 +185,23 @@ def plan(
     sample: int = 0,
     seed: int = 0,
     only: Collection[bytes] | None = None,
-    leave_out: Collection[bytes] = (),
 ) -> Plan:
     """
     What would be done with the recordings of which all of the selection holds. Reads only; blocks.
 
     `limit` is for what would be transcribed or fetched. A sample of the same seed has the same
-    recordings, as long as they are among them. `only` and `leave_out` are absolute paths.
+    recordings, as long as they are among them. `only` are absolute paths.
 
     Raises:
         SettingsError: nothing was ever run there.
         LedgerUnusable: the ledger cannot be read.
     """
     with evidence.opened(settings.state_dir) as db:
+        chosen = None if only is None else frozenset(only)
         planning = _Planning(settings, db, promote, sample, seed)
         for each in select(db, selection, planning.told):
             where = planning.where(each)
-            if where in leave_out or not (only is None or where in only):
+            if chosen is not None and where not in chosen:
                 continue
             if limit is not None and planning.plan.recordings >= limit:
                 planning.plan.left_out["limit"] += 1
@@ -249,7 +255,7 @@ class _Planning:
         if why is not None:
             self._left_out(why, each)
             return
-        self.plan.listed.append(where)
+        self.plan.listed[where] = self._called(each)
         known = known_state(self._db, key) if key else None
         is_redone = self._force and key == each.result_key
         if known in ("open", "submitted", "completed", "written") and not is_redone:
@@ -307,7 +313,11 @@ class _Planning:
         plan = self.plan
         plan.left_out[why] += 1
         if why in ("gone", "changed") and plan.left_out[why] <= _NAMED:
-            plan.named.append((why, printable(each.path)))
+            plan.named.append((why, self._called(each)))
+
+    def _called(self, each: Selected) -> str:
+        root = self._roots.get(each.root)
+        return printable((root.prefix if root else each.root.encode() + b"/") + each.path)
 
     def _pay(self, settings: Settings, each: Selected, key: str) -> None:
         identity = bytes.fromhex(key)

@@ -101,13 +101,17 @@ async def reprocess(
         BatchError: as `transcribe` does.
     """
     own = settings_by_root(settings, [root.name for root in made.roots])
-    sources = [Source(root.name, [root], own[root.name]) for root in made.roots]
+    # The plan says which: what keeps a nightly run from older or larger ones is no word on that.
+    whatever = dict.fromkeys(("min_age", "max_age", "min_size", "max_size"))
+    sources = [
+        Source(root.name, [root], own[root.name].model_copy(update=whatever)) for root in made.roots
+    ]
     seen = _Seen()
     summary = await transcribe(
         settings.model_copy(update={"limit": None}),
         sources,
         redo=Redo(force=settings.force, changed=True, failed=True, promote=promote),
-        listed=made.listed,
+        listed=list(made.listed),
         ended=partial(_compared, seen),
         emit=emit,
         environ=environ,
@@ -126,17 +130,20 @@ class _Seen:
 
 async def _compared(seen: _Seen, context: Context, folder: Path) -> None:
     """Compare what this run replaced with what it put there, and settle which one stays."""
-    run_id, ledger = folder.name, context.ledger
-    if not await ledger.replaced(run_id, 0, 1):
+    if not await context.ledger.replaced(folder.name, 0, 1):
         return
-    old_runs, old, new = await ledger.made_with(run_id)
     try:
-        lines = await to_thread.run_sync(_opened, folder / "differences.ndjson")
+        await _page(seen, context, folder)
     except OSError as error:
+        seen.line = seen.page = None
         context.emit(Warned(message=f"the differences cannot be written: {error.strerror}"))
-        seen.settled = await settle(context)
-        return
-    with lines:
+    await settle(context, seen.settled)  # what was not come to
+
+
+async def _page(seen: _Seen, context: Context, folder: Path) -> None:
+    run_id, ledger = folder.name, context.ledger
+    old_runs, old, new = await ledger.made_with(run_id)
+    with await to_thread.run_sync(_opened, folder / "differences.ndjson") as lines:
         comparisons = Comparisons(
             lines,
             run_id=run_id,

@@ -30,6 +30,7 @@ from pipeline.ledger import BACKLOG, Redo
 from pipeline.lines import hide
 from pipeline.models import Claim, Root
 from pipeline.notices import Notices
+from pipeline.promote import settle
 from pipeline.settings import Settings
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing, Scan
@@ -130,9 +131,9 @@ async def transcribe(
                 else:
                     await _batch(context, scans, stopped)
                     rendered = await _render_lacking(context)
-                    if ended is not None:  # what that changes is not what the run came to
-                        summary = await _summary(context, sources, scans, run.totals)
-                        await ended(context, run.folder)
+                    # Which of two results stays is not what the run came to.
+                    summary = await _summary(context, sources, scans, run.totals)
+                    await (settle(context) if ended is None else ended(context, run.folder))
             summary = summary or await _summary(context, sources, scans, run.totals)
             summary.run_id = run.run_id
             summary.rendered = rendered

@@ -22,7 +22,7 @@ from pipeline.events import Warned
 from pipeline.files import in_thread, sha256_of
 from pipeline.ledger.promotions import Replaced
 from pipeline.names import derived
-from pipeline.quality import appraise, is_better
+from pipeline.quality import Appraisal, appraise, is_better
 from pipeline.settings import FORMATS
 from pipeline.spool import Spool
 from pipeline.stages import Context
@@ -52,13 +52,14 @@ class Settled:
         setattr(self, verdict, getattr(self, verdict) + 1)
 
 
-async def settle(context: Context) -> Settled:
+async def settle(context: Context, settled: Settled | None = None) -> Settled:
     """
     Decide for each result that was replaced and may have to come back, and bring it back.
 
-    It costs nothing. What cannot be done is told, and left to the next run.
+    It costs nothing. What cannot be done is told, and left to the next run. What becomes of them is
+    added to `settled`.
     """
-    settled, last = Settled(), 0
+    settled, last = settled or Settled(), 0
     while page := await context.ledger.unsettled(last, _PAGE):
         for each in page:
             settled.count(await settle_one(context, each))
@@ -92,12 +93,20 @@ async def _comes_back(context: Context, each: Replaced) -> bool:
 
 
 def _is_worse(new: bytes, old: bytes) -> bool:
-    """Whether of two saved answers the new one is not the better one; not where one is none."""
-    try:
-        with open(new, "rb") as one, open(old, "rb") as other:
-            return not is_better(appraise(one.read()), appraise(other.read()))
-    except (FileNotFoundError, AnswerUnusable):
+    """Whether a new answer is not better than the old one, if that is one."""
+    was = _appraised(old)
+    if was is None:
         return False
+    now = _appraised(new)
+    return now is None or not is_better(now, was)
+
+
+def _appraised(place: bytes) -> Appraisal | None:
+    try:
+        with open(place, "rb") as file:
+            return appraise(file.read())
+    except (FileNotFoundError, AnswerUnusable):
+        return None
 
 
 async def _bring_back(context: Context, each: Replaced) -> bool:

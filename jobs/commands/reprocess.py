@@ -70,9 +70,9 @@ WHICH = Which()
 def reprocess(
     *paths: str,
     which: Which = WHICH,
-    promote: Annotated[Literal["always", "better", "never"], Parameter(group=_THEN)] = "always",
+    promote: Annotated[Literal["always", "better", "never"] | None, Parameter(group=_THEN)] = None,
     sample: Annotated[_AtLeastOne | None, Parameter(group=_THEN)] = None,
-    seed: Annotated[int, Parameter(group=_THEN)] = 0,
+    seed: Annotated[int | None, Parameter(group=_THEN)] = None,
     yes: Annotated[int, Switch, Parameter(name=("--yes", "-y"), count=True, group=_THEN)] = 0,
     rollback: Annotated[str | None, Parameter(group=_THEN)] = None,
     render: Annotated[list[str] | None, Parameter(group=_FREE)] = None,
@@ -89,7 +89,7 @@ def reprocess(
     paths
         Folders or globs of recordings, within a source or from its name on; all, if none is given.
     promote
-        Which new results take the place of the older ones: always, better or never.
+        Which new results take the place of the older ones: always (if not said), better or never.
     sample
         Transcribe so many first, drawn at random, and show what differs before the rest.
     seed
@@ -105,8 +105,11 @@ def reprocess(
     """
     others = {"--rollback": rollback, "--render": render, "--adopt": adopt}
     apart = [flag for flag, value in others.items() if value is not None]
-    if len(apart) > 1 or (apart and (which != WHICH or sample is not None)):
+    chosen = which != WHICH or any(each is not None for each in (promote, sample, seed))
+    if len(apart) > 1 or (apart and chosen):
         raise SettingsError(f"`{apart[0]}` goes with no other choice: say it alone")
+    if seed is not None and sample is None:
+        raise SettingsError("`--seed` says which sample is drawn: say `--sample` as well")
     if adopt is not None:
         return adopt_archive(adopt, [Path(path) for path in paths], work.settings())
     if apart and paths:
@@ -122,9 +125,9 @@ def reprocess(
                 "`--rollback` has no dry run: it costs nothing, and can be rolled back"
             )
         return _roll_back(settings, rollback)
-    return _Work(
-        settings, _selection(paths, which, settings.zone), which.limit, promote, seed, yes
-    ).run(sample)
+    selection = _selection(paths, which, settings.zone)
+    plans = _Work(settings, selection, which.limit, promote or "always", seed or 0, yes)
+    return plans.run(sample or 0)
 
 
 @dataclass
@@ -141,9 +144,9 @@ class _Work:
     environ: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     """Where the API key may be, also for the second of two runs."""
 
-    def run(self, sample: int | None) -> int:
+    def run(self, sample: int) -> int:
         """The exit code."""
-        made = self._plan(sample=sample or 0)
+        made = self._plan(sample=sample)
         self._tell(made)
         if self.settings.dry_run:
             return ExitCode.DONE
@@ -151,26 +154,23 @@ class _Work:
             return self._settle() if made.unsettled else ExitCode.DONE
         if len(made.sample) in (0, made.recordings):  # none was asked for, or there is no rest
             return self._do(made) if self._agreed(made) else self._not_agreed()
-        drawn = self._plan(only=set(made.sample))
+        drawn = self._plan(only=made.sample)
         if not self._agreed(drawn):
             return self._not_agreed()
         code = self._do(drawn)
-        rest = self._plan(leave_out=set(made.sample))
+        rest = self._plan(only=made.listed.keys() - set(made.sample))
         if code != ExitCode.DONE or not rest.recordings:
             return code
+        if self.settings.json_lines:
+            teller(True)(rest)
+        else:
+            tell(f"the rest: {rest}")
         if self._agreed(rest):
             return self._do(rest)
-        tell(f"the rest would be {rest}")
         tell("hint: the same without `--sample` transcribes it")
         return code
 
-    def _plan(
-        self,
-        *,
-        sample: int = 0,
-        only: Collection[bytes] | None = None,
-        leave_out: Collection[bytes] = (),
-    ) -> "Plan":
+    def _plan(self, *, sample: int = 0, only: Collection[bytes] | None = None) -> "Plan":
         from jobs.planning import plan
 
         return plan(
@@ -181,7 +181,6 @@ class _Work:
             sample=sample,
             seed=self.seed,
             only=only,
-            leave_out=leave_out,
         )
 
     def _tell(self, made: "Plan") -> None:
@@ -299,8 +298,9 @@ def _when(text: str | None, zone: tzinfo | None) -> float | None:
 
     if text is None:
         return None
-    with suppress(ValueError):
-        return time() - parse_duration(text)
+    if not text.isdigit():  # `20260131` is a day
+        with suppress(ValueError):
+            return time() - parse_duration(text)
     try:
         at = datetime.fromisoformat(text)
     except ValueError:

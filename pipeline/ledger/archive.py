@@ -16,6 +16,7 @@ import msgspec
 
 from pipeline.events import printable
 from pipeline.ledger.accounts import STANDING, Reader
+from pipeline.ledger.promotions import MAY_COME_BACK
 from pipeline.models import Root
 from pipeline.names import result_name
 
@@ -217,7 +218,9 @@ def is_put_aside(db: Reader, recording_id: int, key: str) -> bool:
 
 def unsettled(db: Reader) -> int:
     """How many replaced results may have to come back, as an earlier run has left it."""
-    (count,) = db.execute("SELECT count(*) FROM versions WHERE promote IS NOT NULL").fetchone()
+    (count,) = db.execute(
+        f"SELECT count(*) FROM versions v WHERE v.promote IS NOT NULL AND {MAY_COME_BACK}"
+    ).fetchone()
     return int(count)
 
 

@@ -17,7 +17,9 @@ CREATE TABLE versions (
   result_sha256     TEXT    NOT NULL,
   duration_s        REAL,
   written_run       TEXT,
-  promote           TEXT CHECK (promote IN ('better', 'never'))
+  replaced_by       TEXT    NOT NULL,
+  promote           TEXT CHECK (promote IN ('better', 'never')),
+  rollback_run      TEXT
 ) STRICT;
 
 CREATE INDEX versions_by_run ON versions (run_id, recording_id);

@@ -4,7 +4,8 @@ ones that have to come back, and what stood in their place among the replaced.
 
 A row of `versions` is a result that another one took the place of. One that comes back trades
 places with it: its row goes, and the other one gets a row of its own, so that it can come back too.
-What a run has written itself, and put aside again, is none of what it replaced.
+What a run has written itself, and put aside again, is none of what it replaced, whichever run does
+that. A result comes back only in the place of what it gave way to.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pipeline.ledger.books import Books, Promote
 from pipeline.ledger.store import reading, transition
 
-__all__ = ["Promotions", "Replaced"]
+__all__ = ["MAY_COME_BACK", "Promotions", "Replaced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,11 @@ FROM versions v JOIN recordings r USING (recording_id)
 _REPLACED_BY = "v.run_id = ? AND v.written_run IS NOT v.run_id"
 """What a run put others in the place of, but for what it had written itself."""
 
-# Not while another result is on its way, nor once that has come.
-_MAY_COME_BACK = """
-EXISTS (SELECT 1 FROM recordings r
-  WHERE r.recording_id = v.recording_id AND r.state = 'written')
-AND NOT EXISTS (SELECT 1 FROM versions newer
-  WHERE newer.recording_id = v.recording_id AND newer.version_id > v.version_id)
+MAY_COME_BACK = """
+EXISTS (SELECT 1 FROM recordings r WHERE r.recording_id = v.recording_id
+  AND r.state = 'written' AND r.result_sha256 = v.replaced_by)
 """
+"""Not while another result is on its way, nor once that has come."""
 
 
 class Promotions(Books):
@@ -63,7 +62,7 @@ class Promotions(Books):
     def replaced(self, run_id: str, after: int, limit: int) -> list[Replaced]:
         """The next results by version that this run put others in the place of, still there."""
         rows = self.ro.execute(
-            f"{_REPLACED} WHERE {_REPLACED_BY} AND v.version_id > ? AND {_MAY_COME_BACK}"
+            f"{_REPLACED} WHERE {_REPLACED_BY} AND v.version_id > ? AND {MAY_COME_BACK}"
             " ORDER BY 1 LIMIT ?",
             (run_id, after, limit),
         )
@@ -74,7 +73,7 @@ class Promotions(Books):
         """The next results by version that may have to come back, and can by now."""
         rows = self.ro.execute(
             f"{_REPLACED} WHERE v.promote IS NOT NULL AND v.version_id > ?"
-            f" AND {_MAY_COME_BACK} ORDER BY 1 LIMIT ?",
+            f" AND {MAY_COME_BACK} ORDER BY 1 LIMIT ?",
             (after, limit),
         )
         return [Replaced(*row) for row in rows]
@@ -113,8 +112,9 @@ class Promotions(Books):
             f"SELECT count(*) FROM versions v WHERE {_REPLACED_BY}", (run_id,)
         ).fetchone()
         coming = self.db.execute(
-            f"UPDATE versions AS v SET promote = 'never' WHERE {_REPLACED_BY} AND {_MAY_COME_BACK}",
-            (run_id,),
+            "UPDATE versions AS v SET promote = 'never', rollback_run = ?"
+            f" WHERE {_REPLACED_BY} AND {MAY_COME_BACK}",
+            (self.run.run_id, run_id),
         ).rowcount
         return coming, replaced - coming
 
@@ -122,8 +122,9 @@ class Promotions(Books):
     def settle(self, version_id: int, *, comes_back: bool) -> None:
         """Note whether a replaced result comes back; durable before any file is touched."""
         self.db.execute(
-            "UPDATE versions SET promote = iif(?, 'never', NULL) WHERE version_id = ?",
-            (comes_back, version_id),
+            "UPDATE versions SET promote = iif(:back, 'never', NULL),"
+            " rollback_run = iif(:back, rollback_run, NULL) WHERE version_id = :id",
+            {"back": comes_back, "id": version_id},
         )
 
     @transition
@@ -141,10 +142,13 @@ class Promotions(Books):
         ).fetchone()
         self.db.execute(
             "INSERT INTO versions (recording_id, run_id, replaced_at, result_key,"
-            " result_generation, result_size, result_sha256, duration_s, written_run)"
+            " result_generation, result_size, result_sha256, duration_s, written_run, replaced_by)"
             " SELECT recording_id, ?, ?, result_key, result_generation, result_size,"
-            " result_sha256, duration_s, written_run FROM recordings WHERE recording_id = ?",
-            (self.run.run_id, self.now(), row["recording_id"]),
+            " result_sha256, duration_s, written_run, ? FROM recordings WHERE recording_id = ?",
+            (
+                *(row["rollback_run"] or row["run_id"], self.now()),
+                *(row["result_sha256"], row["recording_id"]),
+            ),
         )
         self.db.execute(
             "UPDATE recordings SET kept = request_key <> :key, request_key = :key,"

@@ -98,13 +98,13 @@ class Results(Books):
         to_write = [(recording_id, key, generation) for recording_id in recording_ids]
         self.db.executemany(
             "INSERT INTO versions (recording_id, run_id, replaced_at, result_key,"
-            " result_generation, result_size, result_sha256, duration_s, written_run, promote)"
-            " SELECT recording_id, ?, ?, result_key, result_generation, result_size,"
-            " result_sha256, duration_s, written_run, promote"
+            " result_generation, result_size, result_sha256, duration_s, written_run, replaced_by,"
+            " promote) SELECT recording_id, ?, ?, result_key, result_generation, result_size,"
+            " result_sha256, duration_s, written_run, ?, promote"
             " FROM recordings WHERE recording_id = ? AND state = 'found'"
             " AND request_key = ? AND generation = ? AND result_size IS NOT NULL"
             " AND result_sha256 <> ?",
-            [(self.run.run_id, self.now(), *each, sha256) for each in to_write],
+            [(self.run.run_id, self.now(), sha256, *each, sha256) for each in to_write],
         )
         self.db.executemany(
             "UPDATE recordings SET state = 'written', reason = NULL, kept = 0, duration_s = ?,"

@@ -138,7 +138,9 @@ CREATE TABLE versions (
   result_sha256     TEXT    NOT NULL,
   duration_s        REAL,
   written_run       TEXT,
-  promote           TEXT CHECK (promote IN ('better', 'never'))
+  replaced_by       TEXT    NOT NULL,        -- sha256 of what took its place
+  promote           TEXT CHECK (promote IN ('better', 'never')),
+  rollback_run      TEXT                     -- that takes it back; NULL if `promote` was said before
 ) STRICT;
 
 -- Where the recordings of a root were found last.

@@ -1,6 +1,7 @@
 """`reprocess`: what is transcribed again, which of two results stays, and how it is taken back."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
@@ -10,12 +11,12 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from anyio import to_thread
+from anyio import create_task_group, to_thread
 
 from jobs.planning import Plan, plan
 from jobs.reprocess import Reprocessed, RolledBack, reprocess, roll_back
 from pipeline.errors import ExitCode, SettingsError
-from pipeline.events import Event, Warned
+from pipeline.events import Event, RunStarted, Warned
 from pipeline.ledger.archive import Selection
 from tests.support.runs import Archive, opened
 from tests.support.service import Fault
@@ -36,7 +37,7 @@ async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
 
 async def planned(archive: Archive, **given: Any) -> Plan:
     """What would be done with the whole archive; settings and what `plan` takes."""
-    names = ("promote", "limit", "sample", "seed", "only", "leave_out")
+    names = ("promote", "limit", "sample", "seed", "only")
     of_plan = {name: given.pop(name) for name in names if name in given}
     look = partial(plan, archive.settings(**given), Selection(), **of_plan)
     return await to_thread.run_sync(look)
@@ -140,8 +141,9 @@ async def test_a_sample_is_the_same_each_time(archive: Archive) -> None:
     await archive.run()
 
     drawn = [(await planned(archive, sample=5, seed=seed, **OTHER)).sample for seed in (1, 1, 2)]
-    without = set((await planned(archive, **OTHER)).listed) - set(drawn[0])
-    fewer = await planned(archive, sample=5, seed=1, leave_out=sorted(without)[:7], **OTHER)
+    everything = (await planned(archive, **OTHER)).listed
+    only = {*drawn[0], *sorted(everything)[:7]}
+    fewer = await planned(archive, sample=5, seed=1, only=only, **OTHER)
 
     assert [len(sample) for sample in drawn] == [5, 5, 5]
     assert drawn[0] == drawn[1] == fewer.sample
@@ -307,6 +309,78 @@ async def test_the_better_one_stays(archive: Archive) -> None:
     assert (done.settled.back, done.settled.stayed) == (1, 1)
     assert json.loads(after["a.wav.json"])["confidence"] == 0.999
     assert after["b/b.wav.json"] == before["b/b.wav.json"]
+
+
+async def test_what_cannot_be_appraised_is_not_the_better_one(archive: Archive) -> None:
+    """A new answer that is none of the sort gives way to an older one that is."""
+    await archive.run()
+    before = archive.results()
+    patch = {"confidence": "high"}
+    archive.service.faults.add(Fault(on="get", action="patch", times=None, patch=patch))
+
+    done = await redone(archive, promote="better")
+
+    assert (done.settled.back, done.settled.stayed) == (2, 0)
+    assert archive.results() == before
+
+
+async def test_a_full_disk_under_the_page_ends_nothing(archive: Archive) -> None:
+    """Where the differences cannot be written, that is told, and one of each two results stays."""
+    await archive.run()
+    before = archive.results()
+    told: list[Event] = []
+    archive.service.transcript_seconds = math.inf
+
+    async def be_in_the_way() -> None:
+        await archive.service.until(lambda: len(list(archive.service)) == 4)
+        (run_id,) = (event.run_id for event in told if isinstance(event, RunStarted))
+        page = archive.state / "runs" / run_id / "differences.json"
+        await to_thread.run_sync(page.mkdir)
+        for transcript in archive.service:
+            archive.service.complete(transcript.id)
+
+    async with create_task_group() as group:
+        group.start_soon(be_in_the_way)
+        done = await redone(archive, promote="never", told=told)
+
+    assert (done.page, done.line) == (None, None)
+    assert (done.settled.back, done.settled.left) == (2, 0)
+    assert archive.results() == before
+    assert any("differences cannot be written" in str(event) for event in told)
+
+
+async def test_filters_of_a_nightly_do_not_undo_a_plan(archive: Archive) -> None:
+    """What was planned and agreed to is done, however old or large the settings let it be."""
+    await archive.run()
+    filters = {"max_age": "1s", "min_size": "1MB"}
+    made = await planned(archive, **OTHER, **filters)
+
+    done = await redone(archive, made, **OTHER, **filters)
+
+    assert (made.again, done.summary.written) == (2, 2)
+
+
+async def test_a_night_settles_what_it_collects(archive: Archive) -> None:
+    """A redo that was interrupted is collected by any run, which does as was said of it then."""
+    await archive.run()
+    before = archive.results()
+    archive.service.transcript_seconds = 3600.0
+    made = await planned(archive, promote="never", **OTHER)
+    async with create_task_group() as group:
+        group.start_soon(partial(redone, archive, made, promote="never", **OTHER))
+        await archive.service.until(lambda: len(list(archive.service)) == 4)
+        looks = archive.service.requests["list"]
+        await archive.service.until(lambda: archive.service.requests["list"] > looks)
+        group.cancel_scope.cancel()
+    for transcript in archive.service:
+        archive.service.complete(transcript.id)
+    archive.service.transcript_seconds = 0.0
+
+    night = await archive.run()
+
+    assert night.summary.written == 2
+    assert archive.results() == before
+    assert (await taken_back(archive, night.summary.run_id)).settled.back == 0
 
 
 async def test_what_is_made_from_a_result_follows_it(archive: Archive) -> None:

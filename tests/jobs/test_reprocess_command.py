@@ -141,9 +141,38 @@ async def test_a_sample_comes_before_the_rest(archive: Archive) -> None:
 
     assert (once.exit_code, after_one) == (ExitCode.DONE, 3)
     assert "In 1 recording (" in once.stdout.decode()
-    assert "the rest would be 1 recording" in once.stderr
+    assert "the rest: 1 recording" in once.stderr
     assert (twice.exit_code, sum(paid(archive))) == (ExitCode.DONE, 5)
     assert twice.stdout.decode().count("differences.html") == 2
+
+
+async def test_the_rest_is_what_was_planned(archive: Archive) -> None:
+    """With `--limit` a sample is a part of so many, and the rest is told before it is done."""
+    for number in range(4):
+        archive.add(f"{number}.wav", b"%d" % number)
+    await archive.run()
+    before = len(list(archive.service))
+
+    flags = ("--limit", "3", "--sample", "1", "-yy", "--json")
+    ended = await archive.command(*line(archive, *OTHER, *flags))
+
+    plans = [each for each in ended.lines if each["type"] == "plan"]
+    assert ended.exit_code == ExitCode.DONE
+    assert [each["recordings"] for each in plans] == [3, 2]
+    assert {*plans[0]["sample"], *plans[1]["listed"]} == {*plans[0]["listed"]}
+    assert plans[0]["left_out"]["limit"] == 3
+    assert len(list(archive.service)) == before + 3
+
+
+@pytest.mark.parametrize(
+    "flags", [("--rollback", "x", "--promote", "never"), ("--seed", "3"), ("--until", "2026")]
+)
+async def test_what_would_do_nothing_is_refused(archive: Archive, flags: tuple[str, ...]) -> None:
+    """An option that changes nothing, or may mean two things, is an error before anything else."""
+    ended = await archive.command(*line(archive, *OTHER, *flags))
+
+    assert ended.exit_code == ExitCode.USAGE
+    assert paid(archive) == [1, 1]
 
 
 async def test_what_was_replaced_can_be_listed(archive: Archive) -> None:

@@ -162,12 +162,19 @@ async def test_the_last_word_counts(tmp_path: Path) -> None:
 # --- back -----------------------------------------------------------------------------------------
 
 
+async def settled(folder: Path, name: str) -> None:
+    """A run brings back what earlier ones have left to it."""
+    async with run(folder, name) as ledger:
+        for each in await ledger.unsettled(0, 10):
+            await ledger.record_back(each.version_id)
+
+
 async def come_back(folder: Path, name: str, of: str) -> tuple[int, int]:
     """What a run replaced is put back by another one; what `roll_back` counts."""
     async with run(folder, name) as ledger:
         counts = await ledger.roll_back(of)
-        for each in await ledger.unsettled(0, 10):
-            await ledger.record_back(each.version_id)
+    await settled(folder, f"{name}, later")
+    async with run(folder, name) as ledger:
         assert await ledger.unsettled(0, 10) == []
     return counts
 
@@ -269,6 +276,41 @@ async def test_not_where_a_newer_one_has_come(tmp_path: Path) -> None:
 
     assert await come_back(tmp_path, "run-4", "run-2") == (0, 1)
     assert await come_back(tmp_path, "run-5", "run-3") == (1, 0)
+    assert await come_back(tmp_path, "run-6", "run-2") == (1, 0)
+    assert await standing(tmp_path, "SELECT result_sha256 FROM recordings") == [digest("one")]
+
+
+async def test_what_was_only_compared_is_in_nobodys_way(tmp_path: Path) -> None:
+    """A newer result that was put aside does not keep what an earlier run replaced from coming."""
+    await first(tmp_path)
+    await redone(tmp_path, "run-2", "two", changed=True)
+    await redone(tmp_path, "run-3", "three", force=True, promote="never")
+    await settled(tmp_path, "run-4")
+
+    assert await come_back(tmp_path, "run-5", "run-2") == (1, 0)
+    assert await standing(tmp_path, "SELECT result_sha256 FROM recordings") == [digest("one")]
+
+
+async def test_who_carries_it_out_has_replaced_nothing(tmp_path: Path) -> None:
+    """An interrupted run's word is carried out by the next one, and is its own all the same."""
+    await first(tmp_path)
+    await redone(tmp_path, "run-2", "two", changed=True, promote="never")
+    await settled(tmp_path, "run-3")
+
+    assert await standing(tmp_path, NOTED) == [("run-2", digest("two"), "run-2", None)]
+    assert await come_back(tmp_path, "run-4", "run-3") == (0, 0)
+
+
+async def test_an_interrupted_rollback_is_that_one_s_all_the_same(tmp_path: Path) -> None:
+    """What another run has put back for it is rolled back by the name of the rollback."""
+    await first(tmp_path)
+    await redone(tmp_path, "run-2", "two", changed=True)
+    async with run(tmp_path, "run-3") as ledger:
+        assert await ledger.roll_back("run-2") == (1, 0)
+    await settled(tmp_path, "run-4")
+
+    assert await come_back(tmp_path, "run-5", "run-4") == (0, 0)
+    assert await come_back(tmp_path, "run-6", "run-3") == (1, 0)
 
 
 async def test_what_is_settled_is_settled(tmp_path: Path) -> None:
