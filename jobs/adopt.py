@@ -243,7 +243,7 @@ class _Work:
         to_find: list[Document] = []
         for document in documents:
             closeness, ids = names.of(document.name)
-            free = [each for each in ids if self._recordings[each].why_not is None]
+            free = [e for e in ids if self._recordings[e].takes(document.transcript_id)]
             if document.transcript_id in has and not free:
                 self.adopted.known += 1
             elif len(ids) == 1 and free:
@@ -307,20 +307,22 @@ class _Work:
         left = [
             each
             for each in self._recordings.values()
-            if each.why_not is None and each.recording_id not in is_taken
+            if (each.why_not is None or each.is_lost) and each.recording_id not in is_taken
         ]
         await _each(self._note_reading, [e for e in left if e.recording_id not in self._readings])
         holding: defaultdict[str, list[int]] = defaultdict(list)
         for each in left:
             if read := self._readings.get(each.recording_id):
                 holding[read.content].append(each.recording_id)
+        matches: list[Match] = []
         for document in documents:
-            if document.content not in holding:
+            alike = holding.get(document.content or "", ())
+            free = [e for e in alike if self._recordings[e].takes(document.transcript_id)]
+            matches += [Match(document, recording_id, 0) for recording_id in free]
+            if not free:
                 what = "no recording that lacks a result holds the bytes that it is of"
                 self._leave("unmatched", document.name, what, document.transcript_id)
-        return self._decided(
-            [Match(each, to, 0) for each in documents for to in holding.get(each.content or "", ())]
-        )
+        return self._decided(matches)
 
     def _alike(self, matches: Sequence[Match]) -> list[Match]:
         """Without transcripts that would be of recordings which hold different bytes."""
@@ -389,14 +391,7 @@ class _Work:
         is_whole = not json.loads(options).keys() & {"audio_start_from", "audio_end_at"}
         if is_whole and head.audio_duration is not None:
             await self._check_seconds(match, head.audio_duration)
-        if not self._settings.dry_run:
-            place = self._context.place(recording.result)
-            if await sha256_of(place) != digest:
-                await put_whole(answer.body, temporary(place), place, digest, self._kept_as(place))
-            if head.redacted_suffix:
-                beside = os.path.join(self._archive, derived(document.name, head.redacted_suffix))
-                await self._copy(beside, derived(place, head.redacted_suffix))
-        return Adoption(
+        adoption = Adoption(
             recording_id=recording.recording_id,
             read=self._readings[recording.recording_id],
             transcript_id=head.id,
@@ -416,6 +411,16 @@ class _Work:
             size=len(answer.body),
             digest=digest,
         )
+        # What the ledger refuses is told when it does; no file of it is left in that place.
+        if self._settings.dry_run or await self._context.ledger.why_not_adopted(adoption):
+            return adoption
+        place = self._context.place(recording.result)
+        if await sha256_of(place) != digest:
+            await put_whole(answer.body, temporary(place), place, digest, self._kept_as(place))
+        if head.redacted_suffix:
+            beside = os.path.join(self._archive, derived(document.name, head.redacted_suffix))
+            await self._copy(beside, derived(place, head.redacted_suffix))
+        return adoption
 
     async def _check_seconds(self, match: Match, said_s: float) -> None:
         recording = self._recordings[match.recording_id]

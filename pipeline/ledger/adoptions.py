@@ -37,6 +37,12 @@ class Adoptive:
     """Of the result that it has or waits for."""
     why_not: str | None
     """Why it takes none, None if it does."""
+    is_lost: bool
+    """The result of its transcript, which was paid for, is not on disk: that one it takes."""
+
+    def takes(self, transcript_id: str) -> bool:
+        """Whether it can take a result of this transcript."""
+        return self.why_not is None or (self.is_lost and self.transcript_id == transcript_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +84,19 @@ class Adoptions(Recordings):
             " CASE WHEN r.result_size IS NOT NULL THEN 'it has a result'"
             "  WHEN r.state = 'skipped' THEN r.reason"
             "  WHEN t.state IN ('open', 'submitted', 'completed')"
-            "   THEN 'its transcript is under way' END"
+            "   THEN 'its transcript is under way' END,"
+            " r.result_size IS NULL AND t.state IS 'completed'"
             " FROM seen s CROSS JOIN recordings r USING (recording_id)"
             " LEFT JOIN transcripts t USING (request_key, generation)"
             " WHERE s.recording_id > ? ORDER BY s.recording_id LIMIT ?",
             (recording_id, limit),
         )
-        return [Adoptive(*row) for row in rows]
+        return [Adoptive(*row[:-1], bool(row[-1])) for row in rows]
+
+    @reading
+    def why_not_adopted(self, adoption: Adoption) -> str | None:
+        """Why the ledger does not take a transcript for one of such a content, None if it does."""
+        return _why_not(self.ro, adoption)
 
     @transition
     def record_adopted(self, adoptions: Sequence[Adoption]) -> list[str | None]:
@@ -101,21 +113,18 @@ class Adoptions(Recordings):
             " WHERE recording_id = ?",
             (adoption.recording_id,),
         ).fetchone()
-        known = self.db.execute(
-            "SELECT * FROM attempts WHERE transcript_id = ?", (adoption.transcript_id,)
-        ).fetchone()
+        if why_not := _why_not(self.db, adoption):
+            return why_not
+        known = _known(self.db, adoption.transcript_id)
         if known is None:
-            of_its_upload = "SELECT transcript_id FROM attempts WHERE upload_url = ?"
-            other = self.db.execute(of_its_upload, (_upload_url(adoption),)).fetchone()
-            if other is not None:
-                return f"of its `audio_url` the ledger knows the transcript {other[0]}"
             key, generation = self._add_adopted(row, adoption)
-        elif known["content"] != adoption.read.content:
-            return "the ledger knows this transcript as that of other bytes"
-        elif known["outcome"] != "completed":
-            return "the ledger waits for this transcript: the next run looks at it"
         else:
             key, generation = known["request_key"], known["generation"]
+            self.db.execute(
+                "UPDATE attempts SET outcome = 'completed', reason = 'adopted'"
+                " WHERE attempt_id = ? AND outcome = 'missing'",
+                (known["attempt_id"],),
+            )
         self._give(row, adoption, key, generation)
         return None
 
@@ -189,11 +198,31 @@ class Adoptions(Recordings):
             ),
         )
         self.db.execute(
-            "UPDATE transcripts SET state = iif(EXISTS (SELECT 1 FROM recordings"
+            "UPDATE transcripts SET reason = NULL, state = iif(EXISTS (SELECT 1 FROM recordings"
             " WHERE request_key = :key AND generation = :generation AND state = 'found'),"
             " 'completed', 'written') WHERE request_key = :key AND generation = :generation",
             {"key": key, "generation": generation},
         )
+
+
+def _known(db: sqlite3.Connection, transcript_id: str) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = db.execute(
+        "SELECT * FROM attempts WHERE transcript_id = ?", (transcript_id,)
+    ).fetchone()
+    return row
+
+
+def _why_not(db: sqlite3.Connection, adoption: Adoption) -> str | None:
+    known = _known(db, adoption.transcript_id)
+    if known is None:
+        of_its_upload = "SELECT transcript_id FROM attempts WHERE upload_url = ?"
+        other = db.execute(of_its_upload, (_upload_url(adoption),)).fetchone()
+        return other and f"of its `audio_url` the ledger knows the transcript {other[0]}"
+    if known["content"] != adoption.read.content:
+        return "the ledger knows this transcript as that of other bytes"
+    if known["outcome"] not in ("completed", "missing"):
+        return "the ledger waits for this transcript: the next run looks at it"
+    return None
 
 
 def _upload_url(adoption: Adoption) -> str:

@@ -494,6 +494,56 @@ async def test_an_adopted_result_that_is_gone_is_fetched(archive: Archive, left:
     assert archive.service.requests["submit"] == submits
 
 
+async def test_a_lost_result_is_adopted_again(archive: Archive, left: Path) -> None:
+    """A result that was adopted, and deleted since, comes back from where it still lies."""
+    bodies = await answers(archive)
+    leave(left, {f"{name}.json": body for name, body in bodies.items()})
+    await adopted(archive, left)
+    results = archive.results()
+    for name in ("a.wav.json", "c.mp3.json"):
+        (archive.output / name).unlink()
+    again, told = await adopted(archive, left)
+
+    assert (again.adopted, again.known, again.exit_code) == (2, 1, ExitCode.DONE)
+    assert paths(told["adopted"]) == ["a.wav.json", "c.mp3.json"]
+    assert archive.results() == results
+    await runs_for_nothing(archive, 3)
+
+
+async def test_a_result_that_the_service_has_lost_too_is_adopted(
+    archive: Archive, left: Path
+) -> None:
+    """Missing here and there, it is not gone while somebody has a copy: that costs nothing."""
+    await archive.run()
+    results = archive.results()
+    leave(left, results)
+    archive.service.faults.add(Fault(on="get", action="unknown_id", times=None))
+    for name in results:
+        (archive.output / name).unlink()
+    for _ in range(2):
+        await archive.run()
+    assert await archive.rows("SELECT DISTINCT state FROM transcripts") == [("missing",)]
+
+    done, _ = await adopted(archive, left)
+
+    assert (done.adopted, done.exit_code) == (3, ExitCode.DONE)
+    assert archive.results() == results
+    await runs_for_nothing(archive, 3)
+
+
+async def test_what_is_refused_leaves_no_file(archive: Archive, left: Path) -> None:
+    """A transcript that is known to be of other bytes is not put where a result belongs."""
+    await archive.run()
+    body = archive.results()["a.wav.json"]
+    archive.add("d.wav", b"SECONDS:90\nfour")
+    leave(left, {"d.wav.json": body})
+
+    done, told = await adopted(archive, left)
+
+    assert (done.adopted, paths(told["taken"])) == (0, ["d.wav.json"])
+    assert "d.wav.json" not in archive.results()
+
+
 async def test_uploads_that_are_still_good_stay_good(archive: Archive, left: Path) -> None:
     """An adoption between two runs lets the second submit what the first has uploaded."""
     said = await answers(archive)
