@@ -23,6 +23,7 @@ from pipeline.files import in_thread, sha256_of
 from pipeline.ledger.promotions import Replaced
 from pipeline.names import derived
 from pipeline.quality import Appraisal, appraise, is_better
+from pipeline.redaction import bring_audio_back, put_audio_aside
 from pipeline.settings import FORMATS
 from pipeline.spool import Spool
 from pipeline.stages import Context
@@ -122,6 +123,8 @@ async def _bring_back(context: Context, each: Replaced) -> bool:
             if found != each.digest:
                 _warn(context, each, "its older result is not in `versions/` any more: this stays")
                 return False
+            await put_audio_aside(place, kept, each.digest)
+            await bring_audio_back(kept(each.digest), place)
             await spool.put(place, kept)
     await render(context, place, await _derived_formats(context, each, place))
     await context.ledger.record_back(each.version_id)

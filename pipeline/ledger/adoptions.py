@@ -91,7 +91,7 @@ class Adoptions(Recordings):
             " WHERE s.recording_id > ? ORDER BY s.recording_id LIMIT ?",
             (recording_id, limit),
         )
-        return [Adoptive(*row[:-1], bool(row[-1])) for row in rows]
+        return [Adoptive(*row) for row in rows]
 
     @reading
     def why_not_adopted(self, adoption: Adoption) -> str | None:

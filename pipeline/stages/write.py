@@ -35,6 +35,7 @@ from pipeline.events import printable
 from pipeline.files import cannot_write, obstacle, put_whole
 from pipeline.models import Completion, Delivery, Pending, Recipient
 from pipeline.names import derived, temporary, version
+from pipeline.redaction import put_audio_aside
 from pipeline.render import RenderError, render_file
 from pipeline.retry import retry
 from pipeline.spool import Spool
@@ -273,8 +274,8 @@ async def _copy_written(context: Context, pending: Pending) -> bool:
                     await audio.copy_from(derived(source, suffix))
                 except FileNotFoundError:
                     return False
-                await _put_beside(context, pending, delivery, audio, suffix)
-        await _deliver(context, pending, delivery, spool)
+                await _put_beside(context, pending, delivery, audio, suffix, digest)
+        await _deliver(context, pending, delivery, spool, audio=suffix)
     return True
 
 
@@ -288,8 +289,9 @@ async def _save_with_audio(
     url = await _redacted_url(context, pending)
     if url is None and not _is_late(context, pending):
         return False  # looked at again, with the transcript
-    has_audio = await _save_redacted(context, pending, delivery, suffix, url)
-    await _deliver(context, pending, delivery, spool, is_all=has_audio)
+    has_audio = await _save_redacted(context, pending, delivery, suffix, url, spool.digest)
+    audio = suffix if has_audio else None
+    await _deliver(context, pending, delivery, spool, is_all=has_audio, audio=audio)
     return True
 
 
@@ -312,7 +314,12 @@ def _is_late(context: Context, pending: Pending) -> bool:
 
 
 async def _save_redacted(
-    context: Context, pending: Pending, delivery: Delivery, suffix: str, url: str | None
+    context: Context,
+    pending: Pending,
+    delivery: Delivery,
+    suffix: str,
+    url: str | None,
+    digest: str,
 ) -> bool:
     """Save the redacted audio beside the results, before they are; whether there was any."""
     if url is None:
@@ -328,17 +335,19 @@ async def _save_redacted(
             await spool.close()
 
         await _patiently(attempt)
-        await _put_beside(context, pending, delivery, spool, suffix)
+        await _put_beside(context, pending, delivery, spool, suffix, digest)
     return True
 
 
 async def _put_beside(
-    context: Context, pending: Pending, delivery: Delivery, spool: Spool, suffix: str
+    context: Context, pending: Pending, delivery: Delivery, spool: Spool, suffix: str, digest: str
 ) -> None:
-    """Put what belongs to a result beside it, wherever the result is waited for."""
+    """Put the audio of a result of this sha256 beside it, wherever the result is waited for."""
     results = [_place(context, pending, each) for each in delivery.recipients]
-    places = [derived(each, suffix) for each in results if not await obstacle(each)]
-    for place in sorted(places, key=lambda place: place == spool.place):
+    free = [each for each in results if not await obstacle(each)]
+    for result in sorted(free, key=lambda each: derived(each, suffix) == spool.place):
+        await put_audio_aside(result, kept_as(context, result), digest)
+        place = derived(result, suffix)
         await spool.put(place, kept_as(context, place))
 
 
@@ -350,11 +359,13 @@ async def _deliver(
     completion: Completion | None = None,
     *,
     is_all: bool = True,
+    audio: str | None = None,
 ) -> None:
     """
     Put a whole answer wherever it is waited for, then say so in the ledger.
 
-    `completion` is what it says of its cost, if the ledger has not been told yet.
+    `completion` is what it says of its cost, if the ledger has not been told yet, `audio` the
+    suffix of the redacted audio that lies there already.
     """
     written, failure = dict[Recipient, bool](), None
     places = [(_place(context, pending, each), each) for each in delivery.recipients]
@@ -363,6 +374,8 @@ async def _deliver(
     for place, recipient in places:
         kept = kept_as(context, place) if recipient.current else None
         try:
+            if kept is not None:
+                await put_audio_aside(place, kept, spool.digest, but=audio)
             replaced = await spool.put(place, kept)
             if recipient.current:
                 formats = context.settings_of(recipient.root).formats[1:]

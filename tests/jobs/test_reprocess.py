@@ -3,7 +3,8 @@
 import json
 import math
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -67,6 +68,21 @@ async def asked_for_nothing(archive: Archive, **given: Any) -> None:
     assert archive.service.requests == requests
     assert archive.results() == before
     assert outcome.summary.exit_code == ExitCode.DONE
+
+
+@contextmanager
+def sounding(archive: Archive, sound: str) -> Iterator[None]:
+    """The service has redacted audio of this sound."""
+    url = f"{archive.service.url}/storage/a"
+    body = json.dumps({"status": "redacted_audio_ready", "redacted_audio_url": url})
+    faults = [
+        Fault(on="export", action="answer", status=200, body=body, times=None),
+        Fault(on="*", action="answer", status=200, body=sound, times=None, match="/storage/"),
+    ]
+    for fault in faults:
+        archive.service.faults.add(fault)
+    yield
+    archive.service.faults.clear()
 
 
 def linked(page: Path) -> set[Path]:
@@ -395,6 +411,45 @@ async def test_what_is_made_from_a_result_follows_it(archive: Archive) -> None:
     await taken_back(archive, done.summary.run_id)
 
     assert changed["a.wav.srt"] != before["a.wav.srt"]
+    assert archive.results() == before
+
+
+async def test_redacted_audio_follows_its_result(archive: Archive) -> None:
+    """What is heard beside a result is what that one was redacted to, also among the versions."""
+    redacted = {"redact_pii": True, "redact_pii_audio": True}
+    one, other = ({**redacted, "redact_pii_policies": [p]} for p in ("person_name", "location"))
+    with sounding(archive, "by the first"):
+        await archive.run(transcript=one)
+    before = archive.results()
+
+    with sounding(archive, "by the second"):
+        done = await redone(archive, transcript=other, promote="never")
+    compared = archive.results()
+    archive.service.requests.clear()
+    await redone(archive, transcript=other)
+    promoted = archive.results()
+    asked = Counter(archive.service.requests)
+    await taken_back(archive, sorted(f.name for f in (archive.state / "runs").iterdir())[-1])
+
+    assert before["a.wav.redacted.mp3"] == b"by the first"
+    assert (done.settled.back, compared) == (2, before)
+    assert promoted["a.wav.redacted.mp3"] == b"by the second"
+    assert asked.keys().isdisjoint({"upload", "submit", "get", "export", "*"})
+    assert archive.results() == before
+
+
+async def test_redacted_audio_of_another_sort_does_not_stay(archive: Archive) -> None:
+    """Beside a result that has none, or one of another format, no older audio is left."""
+    redacted = {"redact_pii": True, "redact_pii_policies": ["person_name"]}
+    with sounding(archive, "by the first"):
+        await archive.run(transcript={**redacted, "redact_pii_audio": True})
+    before = archive.results()
+
+    done = await redone(archive, transcript=redacted)
+    without = archive.results()
+    await taken_back(archive, done.summary.run_id)
+
+    assert [name for name in without if "redacted" in name] == []
     assert archive.results() == before
 
 

@@ -1,0 +1,72 @@
+"""
+The redacted audio of a result: in, where a result lies; out, audio that goes where its JSON goes.
+
+    call.wav.json          call.wav.redacted.mp3            what is current
+    call.wav~3f2a.json     call.wav~3f2a.redacted.mp3       in `versions/`: what was
+
+It tells what another transcript's audio may still tell: beside the wrong JSON it would be heard for
+what that one says. So it leaves its place before the JSON does, and comes back before it.
+"""
+
+from collections.abc import Callable
+
+from pipeline.errors import PipelineError
+from pipeline.files import copy_whole, keep_standing, put_in_place, remove, sha256_of
+from pipeline.names import derived, temporary
+from pipeline.spool import head_of
+
+__all__ = ["bring_audio_back", "put_audio_aside"]
+
+KeptAs = Callable[[str], bytes]
+"""Where a JSON is kept when it is replaced, by its sha256."""
+
+
+async def put_audio_aside(
+    result: bytes, kept_as: KeptAs, digest: str, *, but: str | None = None
+) -> None:
+    """
+    Keep the audio of what stands at the place of a result with that one, among the versions.
+
+    It leaves its place, unless what is to be put there, which has the sha256 `digest`, is the same,
+    or its own audio lies there already, with `but` for its suffix.
+
+    Raises:
+        OSError: it cannot be kept.
+    """
+    standing = await sha256_of(result)
+    if standing in (None, digest):
+        return
+    suffix = await _suffix_of(result)
+    if suffix is None or suffix == but:
+        return
+    audio, kept = derived(result, suffix), derived(kept_as(str(standing)), suffix)
+    if await keep_standing(audio, "", lambda _: kept):
+        await remove(audio)
+
+
+async def bring_audio_back(version: bytes, result: bytes) -> None:
+    """
+    Put a copy of a version's audio where its JSON goes, if it has any.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    suffix = await _suffix_of(version)
+    if suffix is None:
+        return
+    place = derived(result, suffix)
+    fresh = temporary(place)
+    try:
+        await copy_whole(derived(version, suffix), fresh)
+    except FileNotFoundError:
+        await remove(fresh)
+    else:
+        await put_in_place(fresh, place)
+
+
+async def _suffix_of(result: bytes) -> str | None:
+    """What the audio of a result ends with, None where it has none, or is no result."""
+    try:
+        return (await head_of(result)).redacted_suffix
+    except (PipelineError, OSError, ValueError):  # the last is what an empty file is
+        return None
