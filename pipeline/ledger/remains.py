@@ -167,9 +167,24 @@ class Remains(Recordings):
                 (result.model_used, result.duration_s, result.price_usd, attempt["attempt_id"]),
             )
             self._set_transcript(attempt["request_key"], attempt["generation"], "written")
-            if result.place is not None and not self._put(result, attempt, result.place):
+            if result.place is None:
+                self._keep(result, attempt)
+            elif not self._put(result, attempt, result.place):
                 copies += _copy(result, attempt, result.place)
         return copies, nobodys
+
+    def _keep(self, result: Result, attempt: sqlite3.Row) -> None:
+        """Note a result among the versions: which run replaced it is not known any more."""
+        self.db.execute(
+            "INSERT INTO versions (recording_id, run_id, replaced_at, result_key,"
+            " result_generation, result_size, result_sha256, duration_s, replaced_by)"
+            " SELECT recording_id, '', ?, ?, ?, ?, ?, ?, coalesce(result_sha256, '')"
+            " FROM recordings WHERE recording_id = ? AND result_sha256 IS NOT ?",
+            (
+                *(self.now(), attempt["request_key"], attempt["generation"], result.size),
+                *(result.digest, result.duration_s, attempt["recording_id"], result.digest),
+            ),
+        )
 
     def _put(self, result: Result, attempt: sqlite3.Row, place: bytes) -> bool:
         """Note a result of a recording; False if there is no recording whose result lies there."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path, PurePath
 
@@ -157,6 +158,25 @@ async def test_all_of_a_history_is_known_again(archive: Archive) -> None:
     assert outcome.summary.already_written == 4
     assert archive.service.billable.total() == before
     assert archive.results() == results
+
+
+async def test_what_was_replaced_is_a_copy_again(archive: Archive) -> None:
+    """A result among the versions is taken from there, though the service has deleted it."""
+    await archive.run(delete_remote=True)
+    before = archive.results()
+    other = {"transcript": {"punctuate": False}}
+    await archive.run(redo_changed=True, delete_remote=True, **other)
+    lose(archive)
+    await remade(archive, **other)
+    requests = archive.service.requests.total()
+
+    outcome = await archive.run(redo_changed=True)
+
+    assert outcome.summary.written == 3
+    assert archive.results() == before
+    assert set(archive.service.billable.values()) == {2}
+    sent = Counter(call.kind for call in archive.service.log[requests:])
+    assert sent.keys().isdisjoint({"upload", "submit", "get"})
 
 
 async def test_a_recording_that_changed_meanwhile_is_transcribed(archive: Archive) -> None:
