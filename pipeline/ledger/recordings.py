@@ -269,7 +269,7 @@ class Recordings(Books):
             # From here on the new result is asked for, whatever the next run's flags are.
             key = request_key(content, row["options"], self.run.provider_kind)
             is_same = key == row["result_key"]
-            generation = row["result_generation"] + 1 if is_same else self._latest(key)
+            generation = self._next(key, row["result_generation"]) if is_same else self._latest(key)
             self.db.execute(
                 "UPDATE recordings SET state = 'found', redo = 0, kept = 0, request_key = ?,"
                 " generation = ?, promote = ? WHERE recording_id = ?",
@@ -326,6 +326,16 @@ class Recordings(Books):
                 options,
             ),
         )
+
+    def _next(self, key: str, generation: int) -> int:
+        """The generation to be asked for after this one, for equal recordings of a run the same."""
+        (had,) = self.db.execute(
+            "SELECT max(generation) FROM transcripts t WHERE request_key = ? AND state = 'written'"
+            " AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.request_key = t.request_key"
+            "  AND a.generation = t.generation AND a.owner = ?)",
+            (key, self.run.run_id),
+        ).fetchone()
+        return max(generation, had or 0) + 1  # one that was taken back is not what is meant
 
     @reading
     def next_due(self, *, anew: bool = True, backlog: bool = True) -> float | None:

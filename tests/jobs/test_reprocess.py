@@ -264,6 +264,22 @@ async def test_force_asks_for_the_same_again(archive: Archive) -> None:
     await asked_for_nothing(archive)
 
 
+async def test_force_after_a_rollback_asks_again(archive: Archive) -> None:
+    """Who took a new result back and asks once more gets another, of equal recordings one."""
+    archive.add("twin.wav", ONE)
+    await archive.run()
+    done = await redone(archive, force=True)
+    await taken_back(archive, done.summary.run_id)
+
+    again = await redone(archive, force=True)
+
+    assert again.summary.written == 3
+    assert [len(archive.service.accepted(content)) for content in (ONE, TWO)] == [3, 3]
+    newest = {archive.service.accepted(content)[-1].id for content in (ONE, TWO)}
+    assert {json.loads(body)["id"] for body in archive.results().values()} == newest
+    await asked_for_nothing(archive)
+
+
 # --- which one stays ------------------------------------------------------------------------------
 
 
