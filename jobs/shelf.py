@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from pipeline.errors import AnswerUnusable, ServiceUnavailable
+from pipeline.errors import AnswerUnusable, ServiceUnavailable, SettingsError
+from pipeline.events import printable
 from pipeline.wire import Head, parse_head
 
 __all__ = ["Whole", "files_below", "replaced_ids", "transcripts_below", "whole"]
@@ -52,7 +53,12 @@ def whole(place: bytes) -> Whole:
 
 
 def files_below(folder: bytes, leave_out: bytes = b"") -> Iterator[bytes]:
-    """The regular files below a folder, relative to it; `leave_out` is a folder not entered."""
+    """
+    The regular files below a folder, relative to it; `leave_out` is a folder not entered.
+
+    Raises:
+        SettingsError: a folder cannot be read: what is in it might be what is looked for.
+    """
     waiting = [b""]
     while waiting:
         inside = waiting.pop()
@@ -66,6 +72,9 @@ def files_below(folder: bytes, leave_out: bytes = b"") -> Iterator[bytes]:
                         yield inside + entry.name
         except (FileNotFoundError, NotADirectoryError):
             pass
+        except OSError as error:
+            where = printable(os.path.join(folder, inside))
+            raise SettingsError(f"cannot read the folder {where}: {error.strerror}") from error
 
 
 def transcripts_below(folder: bytes, leave_out: bytes = b"") -> Iterator[tuple[bytes, Whole, Head]]:

@@ -568,6 +568,20 @@ async def test_a_run_beside_is_waited_for_by_the_user(archive: Archive, left: Pa
             await adopted(archive, left)
 
 
+async def test_a_folder_that_cannot_be_read_is_said(archive: Archive, left: Path) -> None:
+    """What might hold a result and cannot be looked into is an error that names it."""
+    deep = os.open(left, os.O_RDONLY)
+    for _ in range(20):  # deeper than a path can say
+        os.mkdir("x" * 250, dir_fd=deep)
+        inner = os.open("x" * 250, os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = inner
+    os.close(deep)
+
+    with pytest.raises(SettingsError, match=r"cannot read the folder .*x"):
+        await adopted(archive, left)
+
+
 async def test_an_archive_that_is_none_is_said(archive: Archive, left: Path) -> None:
     """A path that is no folder is a mistake of the command line, and nothing is made."""
     with pytest.raises(SettingsError, match="archive"):
