@@ -44,11 +44,12 @@ from pipeline.ledger import Reading
 from pipeline.ledger.adoptions import Adoption, Adoptive
 from pipeline.ledger.journal import Line, parse_line
 from pipeline.models import Completion
-from pipeline.names import derived, temporary, version
+from pipeline.names import derived, temporary
 from pipeline.options import canonical
 from pipeline.settings import Settings
 from pipeline.stages.scan import Listing, Scan, find_roots
 from pipeline.stages.upload import Source
+from pipeline.stages.write import kept_as
 
 __all__ = ["Adopted", "adopt"]
 
@@ -416,7 +417,9 @@ class _Work:
             return adoption
         place = self._context.place(recording.result)
         if await sha256_of(place) != digest:
-            await put_whole(answer.body, temporary(place), place, digest, self._kept_as(place))
+            await put_whole(
+                answer.body, temporary(place), place, digest, kept_as(self._context, place)
+            )
         if head.redacted_suffix:
             beside = os.path.join(self._archive, derived(document.name, head.redacted_suffix))
             await self._copy(beside, derived(place, head.redacted_suffix))
@@ -447,14 +450,8 @@ class _Work:
         if await sha256_of(place) == digest:
             await remove(fresh)
         else:
-            await keep_standing(place, digest, self._kept_as(place))
+            await keep_standing(place, digest, kept_as(self._context, place))
             await put_in_place(fresh, place)
-
-    def _kept_as(self, place: bytes) -> Callable[[str], bytes]:
-        """Where what stands at a place is kept when it is replaced, by its sha256."""
-        name = place.removeprefix(self._context.place(b""))
-        versions = os.path.join(os.fsencode(self._settings.state_dir), b"versions")
-        return lambda standing: os.path.join(versions, version(name, standing[:12]))
 
 
 async def _each(work: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:

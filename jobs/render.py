@@ -10,7 +10,7 @@ no key is needed. What is large stays where it is: processes are told names, and
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,18 +92,16 @@ async def render_archive(
     formats: Sequence[str],
     tell: Tell,
     *,
-    recording_ids: Collection[int] | None = None,
     workers: int | None = None,
     emit: Emit,
 ) -> Rendered:
     """
-    Make derived files of all results, or of those of some recordings; what goes wrong is told.
+    Make derived files of all results; what goes wrong is told.
 
     SIGINT and SIGTERM let what is in hand be finished; a second one ends that too.
 
     Args:
         formats: of `FORMATS`; `json`, which is what they are made from, is passed over.
-        recording_ids: of the ledger, None for all.
         workers: processes at once; None for one a core.
 
     Raises:
@@ -135,7 +133,7 @@ async def render_archive(
                         with receive:
                             for _ in range(count):
                                 group.start_soon(work, receive.clone())
-                        async for batch in _batches(run.context.ledger, recording_ids):
+                        async for batch in _batches(run.context.ledger):
                             if stopped.is_set():
                                 break
                             await send.send(batch)
@@ -164,16 +162,12 @@ async def _derive(
     return done
 
 
-async def _batches(
-    ledger: Ledger, recording_ids: Collection[int] | None
-) -> AsyncIterator[list[Stored]]:
+async def _batches(ledger: Ledger) -> AsyncIterator[list[Stored]]:
     """The results, as many at a time as are soon rendered."""
     batch: list[Stored] = []
     last = held_bytes = 0
     while page := await ledger.stored_after(last, _PAGE):
         for stored in page:
-            if recording_ids is not None and stored.recording_id not in recording_ids:
-                continue
             batch.append(stored)
             held_bytes += stored.size
             if len(batch) >= _MOST_RESULTS or held_bytes >= _MOST_BYTES:

@@ -14,6 +14,7 @@ contracts in pyproject.toml hold that.
     stages       scan, feed, upload, submit, poll, write: one coroutine a step
     webhooks     notifications of the service, taken over HTTP: hints to look
     reconcile    what became of requests whose answer was lost
+    redaction    redacted audio, which goes where its result goes
     report       what a run came to and what stands in the ledger, for people and programs
     terminal     the live block on a terminal
     progress     who else listens while a run goes on: log, pipe, file

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from pipeline.errors import AnswerUnusable
+from pipeline.phrases import is_spaced
 from pipeline.wire import DELETED_AUDIO_URL
 
 __all__ = ["Appraisal", "appraise", "is_better", "language", "suspicions"]
@@ -62,8 +63,6 @@ which one model writes and another leaves out, come to less than a tenth.
 """
 
 _SIGNS: Final = frozenset({"zh", "yue", "ja"})
-_UNSPACED: Final = _SIGNS | {"th", "lo", "my", "km", "bo"}
-"""Languages that write no space between words. Source: Unicode Standard Annex 14, section 3."""
 
 
 class Appraisal(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,9 +128,8 @@ def appraise(transcript: bytes) -> Appraisal:
     if answer.audio_url == DELETED_AUDIO_URL:
         raise AnswerUnusable("the transcript was deleted at the service")
     text = answer.text or ""
-    is_spaced = language(answer.language_code) not in _UNSPACED
     return Appraisal(
-        words=len(text.split()) if is_spaced else None,
+        words=len(text.split()) if is_spaced(answer.language_code) else None,
         letters=sum(map(str.isalpha, text)),
         audio_duration=_within(answer.audio_duration, math.inf),
         confidence=_within(answer.confidence, 1.0),

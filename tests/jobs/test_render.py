@@ -39,11 +39,8 @@ async def rendered(
 ) -> tuple[Rendered, list[Finding]]:
     """What it came to; nobody answers at the address of the service, and there is no key."""
     told: list[Finding] = []
-    only = given.pop("recording_ids", None)
     settings = archive.settings(**given).model_copy(update={"api_key_file": None})
-    done = await render_archive(
-        settings, formats, told.append, recording_ids=only, workers=2, emit=lambda _: None
-    )
+    done = await render_archive(settings, formats, told.append, workers=2, emit=lambda _: None)
     return done, told
 
 
@@ -110,18 +107,6 @@ async def test_what_the_ledger_does_not_know_is_not_touched(archive: Archive) ->
 
     assert done.results == 3
     assert "stranger.wav.srt" not in archive.results()
-
-
-async def test_only_some_are_rendered(archive: Archive) -> None:
-    """Of an archive those are taken that are named by the ids of their recordings."""
-    await archive.run()
-    rows = await archive.rows("SELECT recording_id, path FROM recordings")
-    (which,) = [recording_id for recording_id, path in rows if path == b"a.wav"]
-
-    done, _ = await rendered(archive, recording_ids={which})
-
-    assert done.results == 1
-    assert derived(archive).keys() == {"a.wav.srt", "a.wav.md"}
 
 
 async def test_a_dry_run_makes_nothing(archive: Archive) -> None:

@@ -1,0 +1,93 @@
+"""Redacted audio: it leaves the place of a result with that one, and comes back with it."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from pipeline.redaction import bring_audio_back, put_audio_aside
+
+pytestmark = pytest.mark.anyio
+
+
+def answer(transcript_id: str, quality: str | None = "mp3") -> bytes:
+    """A completed transcript, with redacted audio of this sort if any."""
+    redacted = {} if quality is None else {"redact_pii_audio_quality": quality}
+    of_audio = {"redact_pii_audio": quality is not None, **redacted}
+    return json.dumps({"id": transcript_id, "status": "completed", "text": "", **of_audio}).encode()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A result with audio, among versions still to come."""
+    place = tmp_path / "a.wav.json"
+    place.write_bytes(answer("old"))
+    (tmp_path / "a.wav.redacted.mp3").write_bytes(b"old sound")
+    return place
+
+
+def kept(digest: str, place: Path) -> bytes:
+    return bytes(place.parent / "versions" / f"a.wav~{digest[:12]}.json")
+
+
+def put(path: bytes, content: bytes) -> None:
+    Path(path.decode()).write_bytes(content)
+
+
+def sounds(place: Path) -> dict[str, bytes]:
+    """All audio, by its name below the folder."""
+    folder = place.parent
+    found = folder.rglob("*.redacted.*")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+async def aside(place: Path, new: bytes, *, but: str | None = None) -> None:
+    """What stands there is about to be replaced."""
+    digest = sha256(new).hexdigest()
+    await put_audio_aside(bytes(place), lambda standing: kept(standing, place), digest, but=but)
+
+
+async def test_it_leaves_with_its_result_and_comes_back_with_it(place: Path) -> None:
+    """It is kept under the name of its JSON, and a copy of it is put back."""
+    await aside(place, answer("new", None))
+    left = sounds(place)
+    version = kept(sha256(answer("old")).hexdigest(), place)
+    put(version, answer("old"))
+
+    await bring_audio_back(version, bytes(place))
+
+    (name,) = left
+    assert name.startswith("versions/a.wav~")
+    assert sounds(place) == {name: b"old sound", "a.wav.redacted.mp3": b"old sound"}
+    assert not list(place.parent.rglob("*~overnight"))
+
+
+async def test_what_is_kept_is_kept_as_it_was_first(place: Path) -> None:
+    """Cut off after the next one's audio was put there, a second time keeps no wrong sound."""
+    await aside(place, answer("new"))
+    put(bytes(place.parent / "a.wav.redacted.mp3"), b"new sound")
+    await aside(place, answer("new"))
+
+    assert list(sounds(place).values()) == [b"old sound"]
+
+
+@pytest.mark.parametrize(
+    ("new", "but"), [(answer("old"), None), (answer("new"), "redacted.mp3")], ids=["same", "next"]
+)
+async def test_it_stays_where_it_belongs(place: Path, new: bytes, but: str | None) -> None:
+    """Beside the same result, or as the audio of the next one, it is left alone."""
+    await aside(place, new, but=but)
+
+    assert sounds(place) == {"a.wav.redacted.mp3": b"old sound"}
+
+
+@pytest.mark.parametrize("standing", [b"", b"of somebody else", answer("old", None)])
+async def test_only_results_with_audio_have_some(place: Path, standing: bytes) -> None:
+    """A file of somebody else, an empty one or a result without audio takes nothing along."""
+    put(bytes(place), standing)
+
+    await aside(place, answer("new"))
+    await bring_audio_back(bytes(place), bytes(place.parent / "b.wav.json"))
+
+    assert sounds(place) == {"a.wav.redacted.mp3": b"old sound"}
