@@ -24,8 +24,8 @@ contracts in pyproject.toml hold that.
     ledger       durable state and queue: SQLite, one writer thread, group commit
     render       a saved answer as txt, srt, vtt, md, tsv; pure
     captions     what stands on the screen when; pure
-    phrases      where words may be parted; pure
     quality      how far a transcript can be trusted; pure
+    phrases      where words may be parted; pure
     spool        an answer on its way to disk: as it came, whole, durable
     schedule     what to ask next of all that is pending; pure
     wire         what is in the messages; no I/O
