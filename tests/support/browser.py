@@ -54,7 +54,7 @@ def browsing() -> Iterator[Browser]:
     """
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        if os.environ.get("OVERNIGHT_BROWSER") == "required":
+        if os.environ.get("TESTS_BROWSER") == "required":
             pytest.fail(f"none of {', '.join(BROWSERS)} is installed, and one has to be")
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     with sync_playwright() as playwright:
