@@ -32,12 +32,8 @@ from pipeline.durations import duration_of
 from pipeline.errors import AnswerUnusable, DiskFull, ExitCode, RecordingError, SettingsError
 from pipeline.events import Emit, Warned, printable
 from pipeline.files import (
-    copy_whole,
     in_thread,
-    keep_standing,
-    put_in_place,
     put_whole,
-    remove,
     sha256_of,
 )
 from pipeline.ledger import Reading
@@ -46,6 +42,7 @@ from pipeline.ledger.journal import Line, parse_line
 from pipeline.models import Completion
 from pipeline.names import derived, temporary
 from pipeline.options import canonical
+from pipeline.redaction import put_audio
 from pipeline.settings import Settings
 from pipeline.stages.scan import Listing, Scan, find_roots
 from pipeline.stages.upload import Source
@@ -422,7 +419,8 @@ class _Work:
             )
         if head.redacted_suffix:
             beside = os.path.join(self._archive, derived(document.name, head.redacted_suffix))
-            await self._copy(beside, derived(place, head.redacted_suffix))
+            audio = derived(place, head.redacted_suffix)
+            await put_audio(beside, audio, kept_as(self._context, audio))
         return adoption
 
     async def _check_seconds(self, match: Match, said_s: float) -> None:
@@ -438,20 +436,6 @@ class _Work:
                 f"it is of {said_s:.0f} s of audio, and {self._label(match.recording_id)} has"
                 f" {duration.seconds:.0f} s"
             )
-
-    async def _copy(self, source: bytes, place: bytes) -> None:
-        """Take what lies beside a document as well, if it does."""
-        fresh = temporary(place)
-        try:
-            digest, _ = await copy_whole(source, fresh)
-        except FileNotFoundError:
-            await remove(fresh)
-            return
-        if await sha256_of(place) == digest:
-            await remove(fresh)
-        else:
-            await keep_standing(place, digest, kept_as(self._context, place))
-            await put_in_place(fresh, place)
 
 
 async def _each(work: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:

@@ -21,7 +21,7 @@ import msgspec
 from jobs.shelf import whole
 from jobs.transcribe import with_model
 from pipeline.durations import by_size
-from pipeline.events import printable
+from pipeline.events import label
 from pipeline.ledger import evidence
 from pipeline.ledger.accounts import Reader
 from pipeline.ledger.archive import (
@@ -255,7 +255,7 @@ class _Planning:
         if why is not None:
             self._left_out(why, each)
             return
-        self.plan.listed[where] = self._called(each)
+        self.plan.listed[where] = label(self._roots, each.root, each.path)
         known = known_state(self._db, key) if key else None
         is_redone = self._force and key == each.result_key
         if known in ("open", "submitted", "completed", "written") and not is_redone:
@@ -313,11 +313,7 @@ class _Planning:
         plan = self.plan
         plan.left_out[why] += 1
         if why in ("gone", "changed") and plan.left_out[why] <= _NAMED:
-            plan.named.append((why, self._called(each)))
-
-    def _called(self, each: Selected) -> str:
-        root = self._roots.get(each.root)
-        return printable((root.prefix if root else each.root.encode() + b"/") + each.path)
+            plan.named.append((why, label(self._roots, each.root, each.path)))
 
     def _pay(self, settings: Settings, each: Selected, key: str) -> None:
         identity = bytes.fromhex(key)

@@ -261,10 +261,10 @@ class RolledBack:
         }
 
     def __str__(self) -> str:
+        if self.settled == Settled() and not self.others:
+            return f"the run {self.run_id} replaced no result that stayed, as the ledger has it"
         results = count(self.settled.back, "result")
         lines = [f"{results} back to what was there before the run {self.run_id}"]
-        if not (self.settled.back or self.others or self.settled.stayed or self.settled.left):
-            lines = [f"the run {self.run_id} replaced no result that stayed, as the ledger has it"]
         if self.others:
             lines.append(f"{count(self.others, 'recording')} have a newer result, or wait for one")
         if self.settled.stayed:

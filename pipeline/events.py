@@ -6,11 +6,13 @@ of the fact in snake_case, whose `time` is RFC 3339 in UTC, and whose other fiel
 Fields are only ever added.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+
+from pipeline.models import Root
 
 __all__ = [
     "Completed",
@@ -36,6 +38,12 @@ __all__ = [
 def printable(path: bytes) -> str:
     """A path of the file system as text; bytes that are not UTF-8 show as `\\xNN`."""
     return path.decode("utf-8", "backslashreplace")
+
+
+def label(roots: Mapping[str, Root], root: str, path: bytes) -> str:
+    """How a recording is called in events, for all roots by name."""
+    known = roots.get(root)
+    return printable((known.prefix if known else root.encode() + b"/") + path)
 
 
 class Event(msgspec.Struct, kw_only=True, tag_field="type"):

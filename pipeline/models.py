@@ -255,6 +255,8 @@ class Recipient:
     """Path of its JSON file, relative to the output folder."""
     current: bool
     """Whether it still has the content that was transcribed."""
+    replaces: bool
+    """Whether a result that was saved before stands in that place."""
 
 
 @dataclass(frozen=True, slots=True)

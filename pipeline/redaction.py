@@ -15,20 +15,17 @@ from pipeline.files import copy_whole, keep_standing, put_in_place, remove, sha2
 from pipeline.names import derived, temporary
 from pipeline.spool import head_of
 
-__all__ = ["bring_audio_back", "put_audio_aside"]
+__all__ = ["bring_audio_back", "put_audio", "put_audio_aside"]
 
 KeptAs = Callable[[str], bytes]
-"""Where a JSON is kept when it is replaced, by its sha256."""
+"""Where a file is kept when it is replaced, by its sha256."""
 
 
-async def put_audio_aside(
-    result: bytes, kept_as: KeptAs, digest: str, *, but: str | None = None
-) -> None:
+async def put_audio_aside(result: bytes, kept_as: KeptAs, digest: str) -> None:
     """
     Keep the audio of what stands at the place of a result with that one, among the versions.
 
-    It leaves its place, unless what is to be put there, which has the sha256 `digest`, is the same,
-    or its own audio lies there already, with `but` for its suffix.
+    It leaves its place, unless what is to be put there, which has the sha256 `digest`, is the same.
 
     Raises:
         OSError: it cannot be kept.
@@ -37,7 +34,7 @@ async def put_audio_aside(
     if standing in (None, digest):
         return
     suffix = await _suffix_of(result)
-    if suffix is None or suffix == but:
+    if suffix is None:
         return
     audio, kept = derived(result, suffix), derived(kept_as(str(standing)), suffix)
     if await keep_standing(audio, "", lambda _: kept):
@@ -51,17 +48,26 @@ async def bring_audio_back(version: bytes, result: bytes) -> None:
     Raises:
         OSError: there is no room for it.
     """
-    suffix = await _suffix_of(version)
-    if suffix is None:
-        return
-    place = derived(result, suffix)
+    if suffix := await _suffix_of(version):
+        await put_audio(derived(version, suffix), derived(result, suffix))
+
+
+async def put_audio(source: bytes, place: bytes, kept_as: KeptAs | None = None) -> None:
+    """
+    Put a copy of audio at a place, if there is any; with `kept_as` what stands there is kept.
+
+    Raises:
+        OSError: there is no room for it, or something is in the way.
+    """
     fresh = temporary(place)
     try:
-        await copy_whole(derived(version, suffix), fresh)
+        digest, _ = await copy_whole(source, fresh)
     except FileNotFoundError:
         await remove(fresh)
-    else:
-        await put_in_place(fresh, place)
+        return
+    if kept_as is not None:
+        await keep_standing(place, digest, kept_as)
+    await put_in_place(fresh, place)
 
 
 async def _suffix_of(result: bytes) -> str | None:

@@ -26,6 +26,7 @@ from jobs.session import Session, session
 from pipeline.batch import run_batch, start
 from pipeline.errors import ExitCode
 from pipeline.intake import Intake
+from pipeline.ledger import Redo
 from pipeline.models import Claim, Pending, Root, Uploaded
 from pipeline.options import canonical
 from pipeline.reconcile import Reconciler
@@ -59,6 +60,7 @@ LONGEST_S = 30.0
 BIG_BYTES = 1_500_000
 SERVER_ERROR = "Server error, developers have been alerted."
 REDACTED = {"redact_pii": True, "redact_pii_policies": ["person_name"], "redact_pii_audio": True}
+OTHERWISE_REDACTED = REDACTED | {"redact_pii_policies": ["location"]}
 SOUND = "the sound of it, redacted"
 
 
@@ -155,7 +157,8 @@ async def begun(archive: Archive, **given: Any) -> AsyncIterator[Cut]:
     """A run with its ledger and its service, of which no stage has started."""
     settings = archive.settings(**QUICK | given)
     roots = await to_thread.run_sync(find_roots, [str(archive.recordings)])
-    async with session(settings, roots=roots, emit=lambda _: None) as run:
+    redo = Redo(changed=settings.redo_changed)
+    async with session(settings, roots=roots, redo=redo, emit=lambda _: None) as run:
         yield Cut(archive, run, roots)
 
 
@@ -649,6 +652,12 @@ async def test_write(everywhere: Everywhere) -> None:
         archive.service.faults.add(ready)
         archive.service.faults.add(sound)
 
+    async def to_be_replaced(archive: Archive) -> None:
+        await redacted(archive)
+        await archive.run(**QUICK, transcript=REDACTED)
+        for transcript in archive.service:
+            transcript.is_billed = False  # on last month's bill
+
     async def redacted_before(archive: Archive) -> None:
         await redacted(archive)
         await archive.run(**QUICK, transcript=REDACTED)
@@ -696,6 +705,8 @@ async def test_write(everywhere: Everywhere) -> None:
         Scene(unknown, stage),
         Scene(redacted, stage, {"transcript": REDACTED}),
         Scene(redacted_before, stage, {"transcript": REDACTED}),
+        Scene(to_be_replaced, stage, {"redo_changed": True}),
+        Scene(to_be_replaced, stage, {"redo_changed": True, "transcript": OTHERWISE_REDACTED}),
         never=never,
     )
 

@@ -496,6 +496,7 @@ async def test_transcripts_answered_with_anything(archive: Archive, impatient: N
         second = await archive.run(provider=server.url)
 
     assert (first.summary.written, first.summary.parked) == (0, len(EVERY))
+    assert len(reasons) == len(EVERY)
     assert all(can_be_shown(reason) for (reason,) in reasons)
     assert (second.summary.written, second.summary.parked) == (len(EVERY), 0)
     assert paid(archive.service) == {1}
@@ -518,6 +519,7 @@ async def test_transcripts_that_are_none_of_ours(archive: Archive, impatient: No
 
     answers = {asked.path.rpartition("/")[2]: asked.answer for asked in server.asked}
     assert (first.summary.written, first.summary.parked) == (len(VERBATIM) + 1, len(UNUSABLE))
+    assert len(reasons) == len(UNUSABLE)
     assert all(can_be_shown(reason) for (reason,) in reasons)
     for name, change in VERBATIM.items():
         (row,) = archive.service.accepted(content_of(name))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.redaction import bring_audio_back, put_audio_aside
+from pipeline.redaction import bring_audio_back, put_audio, put_audio_aside
 
 pytestmark = pytest.mark.anyio
 
@@ -42,10 +42,10 @@ def sounds(place: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-async def aside(place: Path, new: bytes, *, but: str | None = None) -> None:
+async def aside(place: Path, new: bytes) -> None:
     """What stands there is about to be replaced."""
     digest = sha256(new).hexdigest()
-    await put_audio_aside(bytes(place), lambda standing: kept(standing, place), digest, but=but)
+    await put_audio_aside(bytes(place), lambda standing: kept(standing, place), digest)
 
 
 async def test_it_leaves_with_its_result_and_comes_back_with_it(place: Path) -> None:
@@ -72,14 +72,29 @@ async def test_what_is_kept_is_kept_as_it_was_first(place: Path) -> None:
     assert list(sounds(place).values()) == [b"old sound"]
 
 
-@pytest.mark.parametrize(
-    ("new", "but"), [(answer("old"), None), (answer("new"), "redacted.mp3")], ids=["same", "next"]
-)
-async def test_it_stays_where_it_belongs(place: Path, new: bytes, but: str | None) -> None:
-    """Beside the same result, or as the audio of the next one, it is left alone."""
-    await aside(place, new, but=but)
+async def test_it_stays_beside_the_same_result(place: Path) -> None:
+    """Where what is to be put there stands already, its audio is left alone."""
+    await aside(place, answer("old"))
 
     assert sounds(place) == {"a.wav.redacted.mp3": b"old sound"}
+
+
+async def test_what_stands_where_audio_goes_is_kept(place: Path) -> None:
+    """A file in the place of a copy is kept if it is another one; a copy of nothing is none."""
+    source, there = (bytes(place.parent / f"{n}.redacted.mp3") for n in ("source", "a.wav"))
+    put(source, b"new sound")
+
+    def versioned(standing: str) -> bytes:
+        return bytes(place.parent / f"kept~{standing[:12]}.redacted.mp3")
+
+    for _ in range(2):
+        await put_audio(source, there, versioned)
+    await put_audio(bytes(place.parent / "nothing"), there, versioned)
+
+    kept_as = Path(versioned(sha256(b"old sound").hexdigest()).decode()).name
+    new = {"source.redacted.mp3": b"new sound", "a.wav.redacted.mp3": b"new sound"}
+    assert sounds(place) == {kept_as: b"old sound", **new}
+    assert not list(place.parent.rglob("*~overnight"))
 
 
 @pytest.mark.parametrize("standing", [b"", b"of somebody else", answer("old", None)])

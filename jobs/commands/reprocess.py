@@ -161,10 +161,7 @@ class _Work:
         rest = self._plan(only=made.listed.keys() - set(made.sample))
         if code != ExitCode.DONE or not rest.recordings:
             return code
-        if self.settings.json_lines:
-            teller(True)(rest)
-        else:
-            tell(f"the rest: {rest}")
+        self._tell(rest, "the rest: ")
         if self._agreed(rest):
             return self._do(rest)
         tell("hint: the same without `--sample` transcribes it")
@@ -183,14 +180,14 @@ class _Work:
             only=only,
         )
 
-    def _tell(self, made: "Plan") -> None:
+    def _tell(self, made: "Plan", which: str = "") -> None:
         """The plan is what a dry run is for; before work it is there for whoever is asked."""
         if self.settings.json_lines:
             teller(True)(made)
         elif self.settings.dry_run:
             say(str(made))
         elif not (self.settings.quiet and self.yes):
-            tell(str(made))
+            tell(f"{which}{made}")
 
     def _agreed(self, made: "Plan") -> bool:
         self.yes -= 1

@@ -19,9 +19,27 @@ from pipeline.files import sync, write_all
 from pipeline.ledger.store import Store
 from pipeline.models import Entry
 
-__all__ = ["INTERRUPTED", "Books", "Found", "Known", "Promote", "Reading", "Redo", "Run"]
+__all__ = [
+    "INTERRUPTED",
+    "KEEP_RESULT",
+    "Books",
+    "Found",
+    "Known",
+    "Promote",
+    "Reading",
+    "Redo",
+    "Run",
+]
 
 INTERRUPTED = "interrupted"
+KEEP_RESULT = """
+INSERT INTO versions (recording_id, run_id, replaced_at, result_key, result_generation, result_size,
+  result_sha256, duration_s, written_run, replaced_by, promote)
+SELECT recording_id, ?, ?, result_key, result_generation, result_size,
+  result_sha256, duration_s, written_run, ?, promote
+FROM recordings WHERE recording_id = ?
+"""
+"""Note a result among the versions: of a run, at a time, replaced by a sha256, of a recording."""
 """Why an attempt came to nothing that was given up as if it had never been made."""
 
 Promote = Literal["always", "better", "never"]

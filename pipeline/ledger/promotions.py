@@ -10,7 +10,7 @@ that. A result comes back only in the place of what it gave way to.
 
 from dataclasses import dataclass
 
-from pipeline.ledger.books import Books, Promote
+from pipeline.ledger.books import KEEP_RESULT, Books, Promote
 from pipeline.ledger.store import reading, transition
 
 __all__ = ["MAY_COME_BACK", "Promotions", "Replaced"]
@@ -141,10 +141,7 @@ class Promotions(Books):
             (version_id,),
         ).fetchone()
         self.db.execute(
-            "INSERT INTO versions (recording_id, run_id, replaced_at, result_key,"
-            " result_generation, result_size, result_sha256, duration_s, written_run, replaced_by)"
-            " SELECT recording_id, ?, ?, result_key, result_generation, result_size,"
-            " result_sha256, duration_s, written_run, ? FROM recordings WHERE recording_id = ?",
+            KEEP_RESULT,
             (
                 *(row["rollback_run"] or row["run_id"], self.now()),
                 *(row["result_sha256"], row["recording_id"]),

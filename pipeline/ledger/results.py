@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from pipeline.ledger.books import Books
+from pipeline.ledger.books import KEEP_RESULT, Books
 from pipeline.ledger.store import reading, transition
 from pipeline.models import (
     Completion,
@@ -97,13 +97,8 @@ class Results(Books):
         key, generation, duration_s = attempt
         to_write = [(recording_id, key, generation) for recording_id in recording_ids]
         self.db.executemany(
-            "INSERT INTO versions (recording_id, run_id, replaced_at, result_key,"
-            " result_generation, result_size, result_sha256, duration_s, written_run, replaced_by,"
-            " promote) SELECT recording_id, ?, ?, result_key, result_generation, result_size,"
-            " result_sha256, duration_s, written_run, ?, promote"
-            " FROM recordings WHERE recording_id = ? AND state = 'found'"
-            " AND request_key = ? AND generation = ? AND result_size IS NOT NULL"
-            " AND result_sha256 <> ?",
+            f"{KEEP_RESULT} AND state = 'found' AND request_key = ? AND generation = ?"
+            " AND result_size IS NOT NULL AND result_sha256 <> ?",
             [(self.run.run_id, self.now(), sha256, *each, sha256) for each in to_write],
         )
         self.db.executemany(
@@ -257,7 +252,7 @@ def _delivery(db: sqlite3.Connection, attempt_id: int) -> Delivery:
         (attempt_id,),
     ).fetchone()
     rows = db.execute(
-        "SELECT recording_id, root, path, result, 1 FROM recordings "
+        "SELECT recording_id, root, path, result, 1, result_size IS NOT NULL FROM recordings "
         "WHERE request_key = ? AND generation = ? AND state = 'found' ORDER BY recording_id",
         (key, generation),
     ).fetchall()
@@ -270,7 +265,7 @@ def _delivery(db: sqlite3.Connection, attempt_id: int) -> Delivery:
     if not recipients and written is None:
         # Whoever asked holds other bytes by now: what was paid is kept all the same.
         row = db.execute(
-            "SELECT recording_id, root, path, result, 0 FROM recordings WHERE recording_id = ?",
+            "SELECT recording_id, root, path, result, 0, 0 FROM recordings WHERE recording_id = ?",
             (by,),
         ).fetchone()
         recipients = [Recipient(*row)]

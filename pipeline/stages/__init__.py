@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline.client import Client
-from pipeline.events import Emit, printable
+from pipeline.events import Emit, label
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
 from pipeline.models import Root
@@ -67,8 +67,7 @@ class Context:
 
     def label(self, root: str, path: bytes) -> str:
         """How a recording is called in events."""
-        known = self.roots.get(root)
-        return printable((known.prefix if known else root.encode() + b"/") + path)
+        return label(self.roots, root, path)
 
     def place(self, result: bytes) -> bytes:
         """The absolute path of a result."""

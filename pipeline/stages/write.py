@@ -275,7 +275,7 @@ async def _copy_written(context: Context, pending: Pending) -> bool:
                 except FileNotFoundError:
                     return False
                 await _put_beside(context, pending, delivery, audio, suffix, digest)
-        await _deliver(context, pending, delivery, spool, audio=suffix)
+        await _deliver(context, pending, delivery, spool, has_audio=suffix is not None)
     return True
 
 
@@ -290,8 +290,7 @@ async def _save_with_audio(
     if url is None and not _is_late(context, pending):
         return False  # looked at again, with the transcript
     has_audio = await _save_redacted(context, pending, delivery, suffix, url, spool.digest)
-    audio = suffix if has_audio else None
-    await _deliver(context, pending, delivery, spool, is_all=has_audio, audio=audio)
+    await _deliver(context, pending, delivery, spool, is_all=has_audio, has_audio=has_audio)
     return True
 
 
@@ -343,10 +342,11 @@ async def _put_beside(
     context: Context, pending: Pending, delivery: Delivery, spool: Spool, suffix: str, digest: str
 ) -> None:
     """Put the audio of a result of this sha256 beside it, wherever the result is waited for."""
-    results = [_place(context, pending, each) for each in delivery.recipients]
+    results = {_place(context, pending, each): each for each in delivery.recipients}
     free = [each for each in results if not await obstacle(each)]
     for result in sorted(free, key=lambda each: derived(each, suffix) == spool.place):
-        await put_audio_aside(result, kept_as(context, result), digest)
+        if results[result].replaces:
+            await put_audio_aside(result, kept_as(context, result), digest)
         place = derived(result, suffix)
         await spool.put(place, kept_as(context, place))
 
@@ -359,13 +359,13 @@ async def _deliver(
     completion: Completion | None = None,
     *,
     is_all: bool = True,
-    audio: str | None = None,
+    has_audio: bool = False,
 ) -> None:
     """
     Put a whole answer wherever it is waited for, then say so in the ledger.
 
-    `completion` is what it says of its cost, if the ledger has not been told yet, `audio` the
-    suffix of the redacted audio that lies there already.
+    `completion` is what it says of its cost, if the ledger has not been told yet. Audio of its own,
+    which it may have, lies there already.
     """
     written, failure = dict[Recipient, bool](), None
     places = [(_place(context, pending, each), each) for each in delivery.recipients]
@@ -374,8 +374,8 @@ async def _deliver(
     for place, recipient in places:
         kept = kept_as(context, place) if recipient.current else None
         try:
-            if kept is not None:
-                await put_audio_aside(place, kept, spool.digest, but=audio)
+            if kept is not None and recipient.replaces and not has_audio:
+                await put_audio_aside(place, kept, spool.digest)
             replaced = await spool.put(place, kept)
             if recipient.current:
                 formats = context.settings_of(recipient.root).formats[1:]

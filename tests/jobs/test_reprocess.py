@@ -519,6 +519,7 @@ async def test_what_the_run_put_aside_itself_is_not_taken_back(archive: Archive)
     back = await taken_back(archive, done.summary.run_id)
 
     assert (back.settled.back, back.exit_code) == (0, ExitCode.DONE)
+    assert "replaced no result" in str(back)
     assert archive.results() == before
 
 
