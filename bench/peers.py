@@ -7,7 +7,7 @@ In: the recordings of FOLDER. Out: a JSON file for each result in OUTPUT. The ve
 it in its three ways, `aiohttp` is a script of twenty lines without it. All of them are told the
 account's concurrency and the interval to poll at. None of them is durable, or resumes.
 
-Source: assemblyai 1.8.2, https://pypi.org/project/assemblyai/
+Source: the package assemblyai, 1.8.2
 """
 
 import argparse

@@ -4,7 +4,7 @@ It accepts only status 200, parses every body into its own types and pages by th
 list, so it finds what our reading of the description may have missed. The scripted service is
 held to the same: tests that trust it should be able to.
 
-Source: assemblyai 1.8.2, https://pypi.org/project/assemblyai/
+Source: the package assemblyai, 1.8.2
 """
 
 from __future__ import annotations
