@@ -682,7 +682,7 @@ async def test_a_long_walk_holds_nothing_up(archive: Archive) -> None:
         group.start_soon(run)
         with anyio.fail_after(30):
             await archive.service.held("list")
-            await archive.service.until(lambda: archive.service.requests["get"] == 9)
+            await archive.service.until(lambda: archive.service.requests["get"] >= 9)
             while len(archive.results()) < 9:
                 await anyio.wait_all_tasks_blocked()
             still_held = await archive.service.held("list")
