@@ -113,9 +113,15 @@ CREATE TABLE attempts (
   price_usd       REAL,
   confidence      REAL,                      -- of the whole transcript, 0 to 1, as the service says
   language_code   TEXT,                      -- of what was said, as the service says
-  expected_s      REAL,                      -- audio, as estimated before it was asked for under a cap
+  expected_s      REAL,                      -- audio, as estimated before it was asked for
   expected_usd    REAL,
   deletion        TEXT CHECK (deletion IN ('due', 'done')), -- of the service's copy, once it is saved here
+  upload_path     TEXT,                      -- of upload_url, percent-decoded: other spellings share it
+  claimed_id      TEXT,                      -- an id that came with doubt, kept while it is ambiguous
+  counted         INTEGER NOT NULL DEFAULT 1, -- whether a failure says something of its recording
+  odd             TEXT,                      -- what is suspicious about its answer, which is saved all the same
+  unknown_since   REAL,                      -- the first look at which the service did not know its id
+  unknown_at      REAL,                      -- the last one
   CHECK (state IN ('uploading', 'not_accepted') OR (upload_url IS NOT NULL AND request_key IS NOT NULL)),
   CHECK ((state = 'accepted') = (transcript_id IS NOT NULL)),
   CHECK (outcome IS NULL OR state = 'accepted')
@@ -125,7 +131,8 @@ CREATE TABLE attempts (
 CREATE UNIQUE INDEX attempts_alive ON attempts (request_key, generation)
   WHERE state IN ('submitting', 'ambiguous') OR (state = 'accepted' AND outcome IS NOT 'error');
 
--- A result that another one took the place of. Its file is in versions/, named by result and sha256.
+-- A result that another one took the place of, or that never had one: its recording held other bytes,
+-- or had other options, when it came. Its file is in versions/, named by result and sha256.
 -- With a promote it is not settled yet whether it comes back: unless the other one is better, or anyhow.
 CREATE TABLE versions (
   version_id        INTEGER PRIMARY KEY,
@@ -138,7 +145,7 @@ CREATE TABLE versions (
   result_sha256     TEXT    NOT NULL,
   duration_s        REAL,
   written_run       TEXT,
-  replaced_by       TEXT    NOT NULL,        -- sha256 of what took its place
+  replaced_by       TEXT,                    -- sha256 of what took its place, NULL if it never was current
   promote           TEXT CHECK (promote IN ('better', 'never')),
   rollback_run      TEXT                     -- that takes it back; NULL if `promote` was said before
 ) STRICT;
@@ -157,6 +164,18 @@ CREATE TABLE unclaimed (
   audio_url     TEXT
 ) STRICT, WITHOUT ROWID;
 
+-- Runs that may have asked for something: a journal of a run that is not here shows an older ledger.
+CREATE TABLE runs (
+  run_id   TEXT NOT NULL PRIMARY KEY,
+  began_at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Keys that the user says are of one project with those of later runs.
+CREATE TABLE trusted_keys (
+  key_fingerprint TEXT NOT NULL PRIMARY KEY,
+  trusted_at      REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- Requests by the second in which they were sent, as far back as the account's limit looks.
 CREATE TABLE requests (
   base_url TEXT    NOT NULL,
@@ -166,6 +185,8 @@ CREATE TABLE requests (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX attempts_by_state ON attempts (state) WHERE state IN ('uploading', 'uploaded', 'submitting', 'ambiguous');
+CREATE INDEX attempts_by_upload_path ON attempts (upload_path) WHERE upload_path IS NOT NULL;
+CREATE INDEX attempts_unknown ON attempts (unknown_at) WHERE unknown_at IS NOT NULL;
 CREATE INDEX attempts_to_delete ON attempts (attempt_id) WHERE deletion = 'due';
 CREATE INDEX attempts_by_owner ON attempts (owner, recording_id);
 CREATE INDEX attempts_open ON attempts (base_url) WHERE state = 'ambiguous' OR (state = 'accepted' AND outcome IS NULL);

@@ -32,7 +32,7 @@ from pipeline.threads import Threads
 
 __all__ = ["SCHEMA_VERSION", "Store", "copy_of", "read_only", "reading", "transition", "unusable"]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 

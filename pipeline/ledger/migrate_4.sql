@@ -1,0 +1,46 @@
+-- From schema 4 to 5: what may be asked of ids and addresses that are in doubt, results that never were
+-- current, and what an older ledger does not know.
+
+ALTER TABLE attempts ADD COLUMN upload_path TEXT;
+ALTER TABLE attempts ADD COLUMN claimed_id TEXT;
+ALTER TABLE attempts ADD COLUMN counted INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE attempts ADD COLUMN odd TEXT;
+ALTER TABLE attempts ADD COLUMN unknown_since REAL;
+ALTER TABLE attempts ADD COLUMN unknown_at REAL;
+
+CREATE INDEX attempts_by_upload_path ON attempts (upload_path) WHERE upload_path IS NOT NULL;
+CREATE INDEX attempts_unknown ON attempts (unknown_at) WHERE unknown_at IS NOT NULL;
+
+ALTER TABLE versions RENAME TO versions_4;
+CREATE TABLE versions (
+  version_id        INTEGER PRIMARY KEY,
+  recording_id      INTEGER NOT NULL REFERENCES recordings,
+  run_id            TEXT    NOT NULL,
+  replaced_at       REAL    NOT NULL,
+  result_key        TEXT    NOT NULL,
+  result_generation INTEGER NOT NULL,
+  result_size       INTEGER NOT NULL,
+  result_sha256     TEXT    NOT NULL,
+  duration_s        REAL,
+  written_run       TEXT,
+  replaced_by       TEXT,
+  promote           TEXT CHECK (promote IN ('better', 'never')),
+  rollback_run      TEXT
+) STRICT;
+INSERT INTO versions SELECT * FROM versions_4;
+DROP TABLE versions_4;
+CREATE INDEX versions_by_run ON versions (run_id, recording_id);
+CREATE INDEX versions_by_recording ON versions (recording_id);
+CREATE INDEX versions_by_result ON versions (result_key, result_generation);
+CREATE INDEX versions_unsettled ON versions (version_id) WHERE promote IS NOT NULL;
+
+CREATE TABLE runs (
+  run_id   TEXT NOT NULL PRIMARY KEY,
+  began_at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT OR IGNORE INTO runs SELECT owner, min(started_at) FROM attempts GROUP BY owner;
+
+CREATE TABLE trusted_keys (
+  key_fingerprint TEXT NOT NULL PRIMARY KEY,
+  trusted_at      REAL NOT NULL
+) STRICT, WITHOUT ROWID;
