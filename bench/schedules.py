@@ -1,12 +1,12 @@
 """
 What thousands of bad nights come to: random schedules of crashes and faults, played to their end.
 
-    python bench/schedules.py [--schedules 2000] [--seed 1] [--workers 2]
+    python bench/schedules.py [--lives] [--schedules 2000] [--seed 1] [--workers 2]
 
 Each schedule has a seed of its own, from `--seed` on: `--seed N --schedules 1` plays one again.
-What they are made of, and what is asked of them, is in `tests/support/schedules.py`. Prints a
-Markdown table for bench/README.md, and each broken promise in full to stderr; then its exit code
-is 1.
+With `--lives` each is the life of an archive over weeks. What they are made of, and what is asked
+of them, is in `tests/support/schedules.py` and `tests/support/lives.py`. Prints a Markdown table
+for bench/README.md, and each broken promise in full to stderr; then its exit code is 1.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -25,9 +26,10 @@ import anyio
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.support.machine import machine  # noqa: E402  (a bench is run as a script)
-from tests.support.schedules import Tally, Unsound, Violation, draw, play  # noqa: E402
-from tests.support.service_process import service_process  # noqa: E402
+from tests.support import lives, schedules  # noqa: E402  (a bench is run as a script)
+from tests.support.machine import Machine, machine  # noqa: E402
+from tests.support.schedules import Tally, Unsound, Violation  # noqa: E402
+from tests.support.service_process import ServiceProcess, service_process  # noqa: E402
 
 _BATCH = 20  # a fork server and a service of its own for so many
 _TRIES = 3  # of a schedule that the machine was too busy for
@@ -53,16 +55,24 @@ class Report:
         return sum(each == kind for _, each, _ in self.broken)
 
 
-async def _play(seeds: Sequence[int]) -> Report:
+async def _played(
+    seed: int, is_life: bool, running: Machine, service: ServiceProcess, root: Path
+) -> Tally:
+    number = Random(seed).randint
+    if is_life:
+        return await lives.live(lives.draw(number), running, service, root)
+    return await schedules.play(schedules.draw(number), running, service, root)
+
+
+async def _play(seeds: Sequence[int], is_life: bool) -> Report:
     report = Report()
     with tempfile.TemporaryDirectory() as folder:
         async with machine() as running, service_process() as service:
             for seed in seeds:
-                schedule = draw(Random(seed).randint)
                 for again in range(_TRIES):
                     root = Path(folder, f"{seed}-{again}")
                     try:
-                        report.tallies.append(await play(schedule, running, service, root))
+                        tally = await _played(seed, is_life, running, service, root)
                     except Unsound:
                         if again + 1 == _TRIES:
                             report.unsound.append(seed)
@@ -70,13 +80,15 @@ async def _play(seeds: Sequence[int]) -> Report:
                     except Violation as violation:
                         said = "\n".join([str(violation), *getattr(violation, "__notes__", ())])
                         report.broken.append((seed, violation.kind, said))
+                    else:
+                        report.tallies.append(tally)
                     break
     return report
 
 
-def play_batch(seeds: Sequence[int]) -> Report:
-    """Plays the schedules of these seeds, one after the other."""
-    return anyio.run(_play, seeds)
+def play_batch(is_life: bool, seeds: Sequence[int]) -> Report:
+    """Plays the schedules, or lives, of these seeds, one after the other."""
+    return anyio.run(_play, seeds, is_life)
 
 
 def table(report: Report, elapsed_s: float) -> Iterable[str]:
@@ -103,6 +115,7 @@ def table(report: Report, elapsed_s: float) -> Iterable[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
+    parser.add_argument("--lives", action="store_true", help="of archives, over weeks")
     parser.add_argument("--schedules", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1, help="of the first schedule")
     parser.add_argument("--workers", type=int, default=2, help="processes that play them")
@@ -111,7 +124,7 @@ def main() -> None:
     batches = [seeds[at : at + _BATCH] for at in range(0, len(seeds), _BATCH)]
     report, began = Report(), time.monotonic()
     with ProcessPoolExecutor(given.workers) as pool:
-        for played in pool.map(play_batch, batches):
+        for played in pool.map(partial(play_batch, given.lives), batches):
             report.add(played)
             for seed, _, said in played.broken:
                 print(f"--- seed {seed}: {said}\n", file=sys.stderr, flush=True)

@@ -2,8 +2,9 @@
 Random nights of trouble: whatever happens in whatever order, each content is paid once, and saved.
 
 Each example is a schedule of `tests.support.schedules`: an archive of 20 recordings or more, two
-deaths or more, troubles of every kind, then clean runs. `python bench/schedules.py` plays thousands
-of them, and one of them by its seed.
+deaths or more, troubles of every kind, then clean runs. Or it is a life of `tests.support.lives`:
+what befalls a few recordings and their results over weeks. `--long` lives 2,000 of them.
+`python bench/schedules.py` plays thousands of either, and one of them by its seed.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
 
+from tests.support.lives import Life, live
+from tests.support.lives import draw as draw_life
 from tests.support.machine import Machine, Point, machine
 from tests.support.runs import opened
 from tests.support.schedules import (
@@ -40,6 +43,12 @@ def schedules(drawn: st.DrawFn) -> Schedule:
     return draw(lambda least, most: drawn(st.integers(least, most)))
 
 
+@st.composite
+def lives(drawn: st.DrawFn) -> Life:
+    """Any life."""
+    return draw_life(lambda least, most: drawn(st.integers(least, most)))
+
+
 @dataclass
 class Stage:
     """A machine and a service, at hand for one schedule after the other."""
@@ -52,8 +61,14 @@ class Stage:
 
     def play(self, schedule: Schedule) -> Tally:
         """What a schedule comes to."""
-        root = self.folder / str(next(self.numbers))
-        return self.portal.call(play, schedule, self.machine, self.service, root)
+        return self.portal.call(play, schedule, self.machine, self.service, self._root())
+
+    def live(self, life: Life) -> Tally:
+        """What a life comes to."""
+        return self.portal.call(live, life, self.machine, self.service, self._root())
+
+    def _root(self) -> Path:
+        return self.folder / str(next(self.numbers))
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +82,18 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield Stage(portal, running, service, folder, count())
 
 
-@pytest.mark.parametrize("half", [1, 2])  # a worker plays one while another plays the other
-@settings(
-    max_examples=6,
+ANEW = settings(
     derandomize=False,
     database=None,
     print_blob=True,
     phases=[Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+"""Others each time."""
+
+
+@pytest.mark.parametrize("half", [1, 2])  # a worker plays one while another plays the other
+@settings(ANEW, max_examples=6)
 @given(schedule=schedules())
 def test_whatever_happens_each_content_is_paid_once_and_saved(
     stage: Stage, half: int, schedule: Schedule
@@ -88,6 +106,25 @@ def test_whatever_happens_each_content_is_paid_once_and_saved(
 
     assert tally.deaths >= 2
     assert tally.paid_most <= 1
+
+
+@pytest.mark.timeout(14_400)
+@pytest.mark.parametrize("half", [1, 2])
+def test_whatever_befalls_an_archive_what_was_paid_is_there(
+    stage: Stage, half: int, pytestconfig: pytest.Config
+) -> None:
+    """After any life of an archive each recording has what was paid for its own bytes, once."""
+
+    @settings(ANEW, max_examples=1000 if pytestconfig.getoption("--long") else 8)
+    @given(life=lives())
+    def befalls(life: Life) -> None:
+        try:
+            tally = stage.live(life)
+        except Unsound:
+            reject()
+        assert tally.paid_most <= 1
+
+    befalls()
 
 
 def test_an_upload_that_was_set_aside_is_nobody_at_work(stage: Stage) -> None:

@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.allowance import Allowance, Amount
 from pipeline.client import Client
-from pipeline.errors import ExitCode
+from pipeline.errors import CapReached, ExitCode
 from pipeline.events import Event, Warned
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
 from pipeline.limiter import Limiter
 from pipeline.models import AttemptState
 from pipeline.reconcile import Reconciler, next_look_s
+from pipeline.settings import Settings
 from pipeline.wire import Row
 from tests.ledger.ledgers import HERE, Clock, Steps, ledger_at, reading
 from tests.support.runs import Archive, opened
@@ -107,9 +109,11 @@ class Bench:
         return reconciler
 
     @asynccontextmanager
-    async def looking(self, settle_s: float | None, clock: Clock) -> "AsyncIterator[Looking]":
+    async def looking(
+        self, settle_s: float | None, clock: Clock, intake: Intake | None = None
+    ) -> "AsyncIterator[Looking]":
         """A reconciler at work, whose clock a test moves."""
-        intake = Intake(8, 8)
+        intake = intake or Intake(8, 8)
         reconciler = self.reconciler(intake, settle_s, clock)
         async with anyio.create_task_group() as group:
             group.start_soon(reconciler.run)
@@ -535,6 +539,20 @@ async def test_a_stop_ends_a_walk(bench: Bench, clock: Clock) -> None:
             intake.stop(ExitCode.INTERRUPTED, "stopped")
 
     assert await bench.states() == ["ambiguous"]
+
+
+async def test_what_is_parked_counts_against_the_caps(bench: Bench, clock: Clock) -> None:
+    """What nobody can decide on may be paid: a cap has no room left for as much again."""
+    allowance = Allowance(Settings(max_hours=1))
+    lost = await bench.lost(b"a.wav", ONE, accepted=False)
+    assert await allowance.reserve(lost, Amount(1800.0, None))
+    async with bench.looking(None, clock, Intake(8, 8, allowance)) as looking:
+        for age_s in (0.0, 60.0):
+            await looking.look(age_s)
+    assert not await bench.ledger.unresolved()
+
+    with pytest.raises(CapReached), anyio.fail_after(5):
+        await allowance.reserve(lost + 1, Amount(1801.0, None))
 
 
 async def test_what_never_settles_is_parked_and_decided_when_it_may_be(

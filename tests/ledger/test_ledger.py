@@ -513,6 +513,29 @@ async def test_consent_is_kept_for_what_was_claimed(tmp_path: Path) -> None:
         assert len(await ledger.claim(10)) == 1
 
 
+async def test_a_lost_result_is_no_consent_to_new_options(tmp_path: Path) -> None:
+    """A paid result that is gone, found with other options, is fetched and not asked for anew."""
+    changed = '{"punctuate":false}'
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    for run_id in ("run-2", "run-3"):  # the second finds what the first has left in `found`
+        async with ledger_at(tmp_path, replace(HERE, run_id=run_id)) as ledger:
+            await Steps(ledger).find(changed)
+
+            assert await ledger.claim(10) == []
+            assert [each.transcript_id for each in await ledger.pending()] == ["id-1"]
+
+
+@pytest.mark.parametrize("state", [AttemptState.AMBIGUOUS, AttemptState.ACCEPTED])
+async def test_what_may_be_paid_counts_as_spent(tmp_path: Path, state: AttemptState) -> None:
+    """A month counts what was accepted, and what may have been, as it was expected."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(state)
+        await ledger.expect(attempt_id, 60.0, 0.5)
+
+        assert await ledger.spent(0.0) == (60.0, 0.5)
+
+
 async def test_missing_is_asked_for_with_force_only(tmp_path: Path) -> None:
     """A transcript that is gone at the service stays missing until `--force` asks for another."""
     async with ledger_at(tmp_path) as ledger:

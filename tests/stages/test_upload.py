@@ -110,6 +110,16 @@ async def test_a_recording_that_is_replaced_is_not_taken(place: Path) -> None:
             await source.reading()
 
 
+async def test_a_recording_that_is_overwritten_is_not_taken(place: Path) -> None:
+    """Other bytes of the same number in the same file are told by the time of the change."""
+    async with await Source.open(os.fsencode(place)) as source:
+        await read(source)
+        await to_thread.run_sync(place.write_bytes, CONTENT[::-1])
+
+        with pytest.raises(RecordingChanged, match="changed while"):
+            await source.reading()
+
+
 async def test_what_became_no_file_is_not_opened(tmp_path: Path) -> None:
     """A FIFO, a link or nothing where a recording was found: told at once, without waiting."""
     os.mkfifo(tmp_path / "fifo.wav")

@@ -39,7 +39,27 @@ from anyio import to_thread
 from tests.support.machine import Ended, Machine, Point
 from tests.support.service_process import ServiceProcess
 
-__all__ = ["SPEED", "Night", "Schedule", "Tally", "Trouble", "Unsound", "Violation", "draw", "play"]
+__all__ = [
+    "SETTLE_S",
+    "SILENCE_S",
+    "SPEED",
+    "TIMEOUTS",
+    "Night",
+    "Number",
+    "Schedule",
+    "Silence",
+    "Tally",
+    "Trouble",
+    "Unsound",
+    "Violation",
+    "death",
+    "digest",
+    "draw",
+    "must",
+    "play",
+    "trouble",
+    "while_",
+]
 
 T = TypeVar("T")
 
@@ -49,9 +69,9 @@ Number = Callable[[int, int], int]
 SPEED = 30.0
 """Seconds of the program in one of the service."""
 
-_SETTLE_S = 45.0  # of the program: 1.5 s
-_LATE_S, _LAG_S, _SILENCE_S = 0.8, 0.2, 0.3
-_TIMEOUTS = '[timeouts]\nconnect = "20s"\nstall = "20s"\nanswer = "20s"\n'
+SETTLE_S = 45.0  # of the program: 1.5 s
+_LATE_S, _LAG_S, SILENCE_S = 0.8, 0.2, 0.3
+TIMEOUTS = '[timeouts]\nconnect = "20s"\nstall = "20s"\nanswer = "20s"\n'
 
 _KEYS = ("scripted-key", "second-key")
 _CLEAN_RUNS = 8
@@ -234,8 +254,8 @@ def _night(number: Number, recordings: int, kinds: int, *, is_first: bool, dies:
         # Also contents that nobody has heard of yet.
         replaced = [(number(0, recordings - 1), number(0, kinds + 2)) for _ in range(number(1, 4))]
     return Night(
-        die=_death(number) if dies or number(0, 2) == 2 else None,
-        troubles=tuple(_trouble(number) for _ in range(number(0, 6))),
+        die=death(number) if dies or number(0, 2) == 2 else None,
+        troubles=tuple(trouble(number) for _ in range(number(0, 6))),
         key=number(0, 3) // 3,
         skew_h=(0, 0, 0, 5, -5, 30)[number(0, 5)],
         list_lags=bool(number(0, 1)),
@@ -247,13 +267,15 @@ def _night(number: Number, recordings: int, kinds: int, *, is_first: bool, dies:
     )
 
 
-def _death(number: Number) -> Point:
+def death(number: Number) -> Point:
+    """An instant to be killed at."""
     name = _DEATHS_AT[number(0, len(_DEATHS_AT) - 1)]
     most = 40 if name in ("commit", "write", "fsync", "journal", "rename") else 12
     return Point(name, number(1, most), ("after", "before")[number(0, 1)])
 
 
-def _trouble(number: Number) -> Trouble:
+def trouble(number: Number) -> Trouble:
+    """Some requests that go wrong."""
     name = list(_TROUBLES)[number(0, len(_TROUBLES) - 1)]
     on = _TROUBLES[name][0]
     times: int | None = number(1, 6)
@@ -292,13 +314,13 @@ async def play(schedule: Schedule, machine: Machine, service: ServiceProcess, ro
     await service.clear_faults()
     await service.control("reset")
     player = _Player(schedule, machine, service, root)
-    silence = _Silence(service)
+    silence = Silence(service)
     try:
-        await _while(player.play, silence.watch)
+        await while_(player.play, silence.watch)
     except TimeoutError as error:
         raise _told(Violation("does not end", f"{error}"), player) from error
     except Violation as error:
-        if error.kind == "paid once" and silence.longest_s > _SILENCE_S:
+        if error.kind == "paid once" and silence.longest_s > SILENCE_S:
             raise Unsound(f"the service was silent for {silence.longest_s:.2f} s") from error
         raise _told(error, player) from None
     finally:
@@ -313,7 +335,7 @@ def _told(violation: Violation, player: _Player) -> Violation:
     return violation
 
 
-async def _while(
+async def while_(
     call: Callable[[], Awaitable[T]], *others: Callable[[], Coroutine[Any, Any, None]]
 ) -> T:
     """What a call returns or raises; the others are under way meanwhile, and then cancelled."""
@@ -330,7 +352,7 @@ async def _while(
     return outcome
 
 
-class _Silence:
+class Silence:
     """How long a service took to answer at the worst."""
 
     def __init__(self, service: ServiceProcess) -> None:
@@ -368,11 +390,11 @@ class _Player:
             upload_life_s=1e9,
         )
         for kind in schedule.shaky:
-            content = _digest(self._bytes(kind))
+            content = digest(self._bytes(kind))
             await self._service.control("fail_content", content=content, sentence=_SERVER_FAULT)
         for number, kind in self._holds.items():
             await to_thread.run_sync(self._put, number, kind)
-        (self._root / "overnight.toml").write_text(_TIMEOUTS)
+        (self._root / "overnight.toml").write_text(TIMEOUTS)
         for night in schedule.nights:
             await self._night(night)
         while self.tally.deaths < _DEATHS:  # whoever was not reached is caught here
@@ -399,14 +421,14 @@ class _Player:
             await self._service.control("foreign", count=_FOREIGN)
         await self._service.control("settings", list_lag_s=_LAG_S if night.list_lags else 0.0)
         # A refused key comes first: it spares no request that would meet something else.
-        for trouble in sorted(night.troubles, key=lambda trouble: trouble.on != "*"):
-            await self._service.add_fault(**trouble.fault())
+        for each in sorted(night.troubles, key=lambda trouble: trouble.on != "*"):
+            await self._service.add_fault(**each.fault())
         others: list[Callable[[], Coroutine[Any, Any, None]]] = []
         if night.together:
             others.append(partial(self._hold_uploads, night.together))
         if night.foreign_amid:
             others.append(self._crowd_the_list)
-        ended = await _while(partial(self._run, night), *others)
+        ended = await while_(partial(self._run, night), *others)
         await self._service.clear_faults()
         await self._service.control("release")
         await self._check(night, ended)
@@ -416,7 +438,7 @@ class _Player:
         ended = await self._machine.run(
             *("run", self._root / "recordings", "--output", self._output),
             *("--provider", self._service.url, "--config", self._root / "overnight.toml"),
-            *("--settle", f"{_SETTLE_S}s", "--json"),
+            *("--settle", f"{SETTLE_S}s", "--json"),
             *("--uploads", str(self.schedule.uploads)),
             *("--concurrency", str(self.schedule.concurrency)),
             environ={"ASSEMBLYAI_API_KEY": _KEYS[night.key]},
@@ -468,14 +490,14 @@ class _Player:
         """What holds after each run."""
         oracle = await self._service.oracle()
         self._must_be_paid_once(oracle)
-        _must(
+        must(
             "bounded",
             oracle["peak_uploads"] <= self.schedule.uploads,
             f"{oracle['peak_uploads']} uploads at once",
         )
         if ended.exit_code < 0:
             return
-        _must(
+        must(
             "a bug",
             ended.exit_code in (0, 3, 4, 5) and "Traceback" not in ended.stderr,
             f"exit code {ended.exit_code}\n{ended.stderr}",
@@ -483,24 +505,24 @@ class _Player:
         summary = ended.summary
         outcomes = ("written", "already_written", "kept", "failed", "skipped", "parked")
         counts = {outcome: summary[outcome] for outcome in outcomes}
-        _must(
+        must(
             "accounted",
             sum(counts.values()) == summary["found"] == len(self._holds),
             f"{len(self._holds)} recordings, in the summary {summary['found']}: {counts}",
         )
         for outcome in ("failed", "skipped", "parked"):
             reasons = summary["reasons"].get(outcome, {})
-            _must(
+            must(
                 "accounted",
                 sum(reasons.values()) == counts[outcome],
                 f"{counts[outcome]} {outcome}, by reason {reasons}",
             )
         unfinished = [str(path) for path in self._output.rglob("*~overnight")]
-        _must("whole", not unfinished, f"left behind: {unfinished}")
+        must("whole", not unfinished, f"left behind: {unfinished}")
 
     def _must_be_paid_once(self, oracle: Mapping[str, Any]) -> None:
         twice = {content: paid for content, paid in oracle["billable"].items() if paid > 1}
-        _must("paid once", not twice, f"{twice} of {oracle['transcripts']}")
+        must("paid once", not twice, f"{twice} of {oracle['transcripts']}")
 
     async def _judge(self, last: Ended) -> None:
         """What holds once all troubles are over."""
@@ -510,19 +532,19 @@ class _Player:
         # Of another program a transcript has no content but its address.
         ours = [row for row in oracle["transcripts"] if not row["content"].startswith("https://")]
         errors = Counter(row["content"] for row in ours if row["status"] == "error")
-        _must("asked once more", max(errors.values(), default=0) <= 2, f"{errors}")
-        wanted = [_digest(self._bytes(kind)) for kind in self._holds.values()]
-        hopeless = {_digest(self._bytes(kind)) for kind in self.schedule.failing}
+        must("asked once more", max(errors.values(), default=0) <= 2, f"{errors}")
+        wanted = [digest(self._bytes(kind)) for kind in self._holds.values()]
+        hopeless = {digest(self._bytes(kind)) for kind in self.schedule.failing}
         hopeless |= {content for content, times in errors.items() if times > 1}
         failed = sum(content in hopeless for content in wanted)
         summary = last.summary
-        _must("nothing parked", not summary["parked"], f"{summary['reasons']}")
-        _must("nothing skipped", not summary["skipped"], f"{summary['reasons']}")
-        _must("failed", summary["failed"] == failed, f"{failed} are hopeless: {summary}")
+        must("nothing parked", not summary["parked"], f"{summary['reasons']}")
+        must("nothing skipped", not summary["skipped"], f"{summary['reasons']}")
+        must("failed", summary["failed"] == failed, f"{failed} are hopeless: {summary}")
         await self._judge_results(ours, hopeless)
         doubts = 8 * self.tally.deaths + sum(bool(c["fault"]) for c in log if c["kind"] == "submit")
         in_flight = -(-5 * self.schedule.concurrency // 4)
-        _must(
+        must(
             "bounded",
             oracle["peak_open"] <= in_flight + doubts,
             f"{oracle['peak_open']} transcripts at once, with {doubts} lost answers",
@@ -535,17 +557,17 @@ class _Player:
         saved = [*results.items(), *versions.items()]
         said = await self._said({_id_of(body) for _, body in saved})
         for name, body in saved:
-            _must("whole", said[_id_of(body)] == body, f"{name} is not what the service says")
+            must("whole", said[_id_of(body)] == body, f"{name} is not what the service says")
         for number, kind in self._holds.items():
-            content, path = _digest(self._bytes(kind)), self._path(number)
+            content, path = digest(self._bytes(kind)), self._path(number)
             name = f"{path.relative_to(self._root / 'recordings')}.json"
             if content not in hopeless:
-                _must("lost", name in results, f"{name} is not there")
+                must("lost", name in results, f"{name} is not there")
                 held = contents.get(_id_of(results[name]))
-                _must("lost", held == content, f"{name} is the result of another content")
+                must("lost", held == content, f"{name} is the result of another content")
         for row in ours:
             if row["is_billed"]:
-                _must("lost", row["id"] in said, f"{row} was paid for and is nowhere")
+                must("lost", row["id"] in said, f"{row} was paid for and is nowhere")
 
     async def _said(self, ids: Iterable[str]) -> dict[str, bytes]:
         """What the service says of each id."""
@@ -566,12 +588,14 @@ class _Player:
                 tally.met[f"{call['kind']} {call['fault']}{status}"] += 1
 
 
-def _must(kind: str, holds: bool, said: str) -> None:
+def must(kind: str, holds: bool, said: str) -> None:
+    """Raise `Violation` unless it holds."""
     if not holds:
         raise Violation(kind, said)
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
+    """The sha256, hex."""
     return sha256(content).hexdigest()
 
 
