@@ -133,6 +133,7 @@ def main() -> None:
             print(so_far, file=sys.stderr, flush=True)
     for line in table(report, time.monotonic() - began):
         print(line)
+    sys.exit(bool(report.broken))
     if report.unsound:
         print(f"undecided, since the machine was too busy: {report.unsound}", file=sys.stderr)
     raise SystemExit(1 if report.broken else 0)
