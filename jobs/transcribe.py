@@ -303,7 +303,7 @@ async def _summary(
     code = intake.exit_code
     # What of a backlog is left to the coming nights is as it is meant to be.
     is_cut_short = counts["parked"] > reasons.get("parked", {}).get(BACKLOG, 0)
-    is_left = not settings.dry_run and (is_cut_short or await ledger.deletions(1))
+    is_left = not settings.dry_run and (is_cut_short or await ledger.is_deletion_left())
     if code is ExitCode.WINDOW_CLOSED and not is_cut_short:
         code = ExitCode.DONE
     is_incomplete = any(scan.incomplete for scan in scans) or any(each.problem for each in sources)
