@@ -31,8 +31,7 @@ from pipeline.promote import Settled, settle, settle_one
 from pipeline.report.differences import Comparisons, as_html, as_json, as_line
 from pipeline.report.words import count
 from pipeline.settings import Settings
-from pipeline.stages import Context
-from pipeline.stages.write import kept_as
+from pipeline.stages import Context, kept_as
 
 __all__ = ["Reprocessed", "RolledBack", "finish", "reprocess", "roll_back"]
 

@@ -26,8 +26,8 @@ from pipeline.quality import Appraisal, appraise, is_better
 from pipeline.redaction import bring_audio_back, put_audio_aside
 from pipeline.settings import FORMATS
 from pipeline.spool import Spool
-from pipeline.stages import Context
-from pipeline.stages.write import kept_as, render
+from pipeline.stages import Context, kept_as
+from pipeline.stages.write import render
 
 __all__ = ["Settled", "Verdict", "settle", "settle_one"]
 

@@ -45,7 +45,7 @@ SELECT v.version_id, v.recording_id, r.root, r.path, r.result, v.result_sha256, 
 FROM versions v JOIN recordings r USING (recording_id)
 """
 
-_REPLACED_BY = "v.run_id = ? AND v.written_run IS NOT v.run_id"
+_REPLACED_BY = "v.run_id = ? AND v.written_run IS NOT v.run_id AND v.replaced_by IS NOT NULL"
 """What a run put others in the place of, but for what it had written itself."""
 
 MAY_COME_BACK = """

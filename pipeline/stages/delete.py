@@ -25,8 +25,7 @@ from pipeline.models import Copy
 from pipeline.names import derived
 from pipeline.retry import retry
 from pipeline.spool import head_of
-from pipeline.stages import Context
-from pipeline.stages.write import held_at
+from pipeline.stages import Context, held_at
 
 __all__ = ["delete", "fetch_unheld"]
 

@@ -34,16 +34,16 @@ from pipeline.errors import (
 )
 from pipeline.events import printable
 from pipeline.files import cannot_write, obstacle, put_whole
-from pipeline.models import Completion, Copy, Delivery, Pending, Recipient
+from pipeline.models import Completion, Delivery, Pending, Recipient
 from pipeline.names import derived, temporary, version
 from pipeline.redaction import put_audio_aside
 from pipeline.render import RenderError, render_file
 from pipeline.retry import retry
 from pipeline.spool import Spool
-from pipeline.stages import Context
+from pipeline.stages import Context, held_at, kept_as
 from pipeline.wire import Head, is_in_progress, is_server_fault
 
-__all__ = ["held_at", "kept_as", "render", "render_lacking", "write"]
+__all__ = ["render", "render_lacking", "write"]
 
 R = TypeVar("R")
 
@@ -258,13 +258,9 @@ async def _spool(
         yield spool
 
 
-def _versions(context: Context) -> bytes:
-    return os.path.join(os.fsencode(context.settings.state_dir), b"versions")
-
-
 def _older_name(context: Context, pending: Pending) -> bytes:
     """Where earlier releases have put among the versions what no row of those names."""
-    return os.path.join(_versions(context), version(pending.result, pending.transcript_id))
+    return os.path.join(context.versions, version(pending.result, pending.transcript_id))
 
 
 async def _copy_written(context: Context, pending: Pending, *, with_audio: bool = True) -> bool:
@@ -448,18 +444,6 @@ async def _deliver(
             )
     if failure is not None:
         raise failure  # the others have theirs
-
-
-def held_at(context: Context, copy: Copy) -> bytes:
-    """Where a result lies."""
-    place = context.place(copy.result)
-    return kept_as(context, place)(copy.digest) if copy.is_version else place
-
-
-def kept_as(context: Context, place: bytes) -> Callable[[str], bytes]:
-    """Where what stands at a place is kept when it is replaced, by its sha256."""
-    name, versions = place.removeprefix(context.place(b"")), _versions(context)
-    return lambda standing: os.path.join(versions, version(name, standing[:12]))
 
 
 async def render_lacking(context: Context) -> int:
