@@ -44,9 +44,9 @@ from pipeline.names import derived, temporary
 from pipeline.options import canonical
 from pipeline.redaction import put_audio
 from pipeline.settings import Settings
+from pipeline.stages import kept_as
 from pipeline.stages.scan import Listing, Scan, find_roots
 from pipeline.stages.upload import Source
-from pipeline.stages.write import kept_as
 
 __all__ = ["Adopted", "adopt"]
 

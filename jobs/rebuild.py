@@ -29,12 +29,13 @@ from jobs.session import session
 from jobs.shelf import transcripts_below
 from pipeline.errors import ExitCode, RecordingError, SettingsError
 from pipeline.events import Emit, Warned, printable
-from pipeline.files import sync
+from pipeline.files import keep_standing, sync
 from pipeline.ledger import Ledger, Reading
 from pipeline.ledger.journal import lines
 from pipeline.ledger.remains import Result
 from pipeline.models import Root
 from pipeline.options import canonical
+from pipeline.redaction import bring_audio_back
 from pipeline.settings import Settings
 from pipeline.stages.scan import find_roots
 from pipeline.stages.upload import Source
@@ -223,12 +224,22 @@ def _last_change(runs: Path) -> float:
 async def _adopt_results(settings: Settings, ledger: Ledger, output: bytes) -> dict[str, bytes]:
     """Note every whole transcript on disk; where those lie that no journal knows."""
     nobodys: dict[str, bytes] = {}
+    versions = os.path.join(os.fsencode(settings.state_dir), b"versions")
     async for found in _batches(_results(settings, output)):
-        copies, unknown = await ledger.adopt_results(found)
+        copies, unknown, renamed = await ledger.adopt_results(found)
+        for kept, name in renamed:
+            await _name(os.path.join(versions, kept), os.path.join(versions, name))
         nobodys |= {each.transcript_id: each.place for each in unknown if each.place}
         readings = [(copy, await _read(os.path.join(copy.folder, copy.path))) for copy in copies]
         await ledger.adopt_copies([(copy, read) for copy, read in readings if read])
     return nobodys
+
+
+async def _name(kept: bytes, name: bytes) -> None:
+    """Give a version, and redacted audio of its own, a second name."""
+    with suppress(OSError):  # by its first name it is found as well, if need be fetched again
+        await keep_standing(kept, "", lambda _: name)
+        await bring_audio_back(kept, name)
 
 
 def _results(settings: Settings, output: bytes) -> Iterator[Result]:
@@ -240,6 +251,7 @@ def _results(settings: Settings, output: bytes) -> Iterator[Result]:
                 transcript_id=head.id,
                 audio_url=head.audio_url,
                 place=name if folder == output else None,
+                kept=name if folder == versions else None,
                 size=found.size,
                 digest=found.digest,
                 model_used=head.speech_model_used,

@@ -29,7 +29,7 @@ from pipeline.models import Claim, Pending, Uploaded
 from pipeline.reconcile import Reconciler
 from pipeline.retry import retry
 from pipeline.stages import Context
-from pipeline.stages.delete import delete
+from pipeline.stages.delete import delete, fetch_unheld
 from pipeline.stages.feed import feed
 from pipeline.stages.poll import poll
 from pipeline.stages.scan import Scan
@@ -85,6 +85,7 @@ async def run_batch(context: Context, scans: Sequence[Scan], stopped: anyio.Even
         group.start_soon(_scan, context, scans, scanned, stopped)
         if not await _has_work(context, scanned) or not await _may_begin(context, reconciler):
             return
+        await fetch_unheld(context)
         to_upload, claims = create_memory_object_stream[Claim](settings.uploads.max)
         to_submit, uploads = create_memory_object_stream[Uploaded](settings.uploads.max)
         to_poll, submitted = create_memory_object_stream[int](math.inf)

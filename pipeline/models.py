@@ -20,6 +20,7 @@ __all__ = [
     "AttemptState",
     "Claim",
     "Completion",
+    "Copy",
     "Delivery",
     "Entry",
     "Pending",
@@ -260,14 +261,26 @@ class Recipient:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """A result of a transcript, as the ledger has it lying on disk."""
+
+    result: bytes
+    """Path of the JSON file of the recording that it is of, relative to the output folder."""
+    digest: str
+    """sha256 of the file, hex."""
+    is_version: bool
+    """Whether it lies among the versions, and not there."""
+    is_noted: bool = True
+    """Whether it was there when the ledger last looked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
-    """A finished transcript and who waits for it."""
+    """A finished transcript and who waits for it; whoever asked for it where nobody does."""
 
     recipients: list[Recipient] = field(default_factory=list)
-    copy: tuple[bytes, str] | None = None
-    """A result of the same transcript: whose place it has, or had, and its sha256."""
-    is_replaced: bool = False
-    """Whether that one lies among the versions by now."""
+    copies: list[Copy] = field(default_factory=list)
+    """Where it lies already, some of the places."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -562,6 +562,12 @@ async def test_what_moves_is_drawn(tmp_path: Path) -> None:
         archive.add("again.wav", b"")
         archive.add("bad.wav", b"")
         await archive.run(transcript={"punctuate": False}, redo_changed=True)
+        trouble("found", "submit", "answer", status=400)
+        other = {"transcript": {"format_text": False}}
+        await archive.run(**other, redo_changed=True)
+        await archive.run(**other, min_size="1MB")
+        await archive.run()
+        before = (output / "found.wav.json").read_bytes()
 
         ids = "SELECT transcript_id FROM attempts WHERE transcript_id IS NOT NULL"
         for (lost,) in await archive.rows(ids):
@@ -573,6 +579,8 @@ async def test_what_moves_is_drawn(tmp_path: Path) -> None:
         trouble("poor", "submit", "negative_balance")
         await archive.run()
         service.keys = {OTHER_KEY: service.keys[service.key]}
+        await archive.run()
+        (output / "found.wav.json").write_bytes(before)
         await archive.run()
         moved = {tuple(row) for row in await archive.rows("SELECT * FROM moved")}
 

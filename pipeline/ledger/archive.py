@@ -210,7 +210,8 @@ def known_state(db: Reader, key: str) -> str | None:
 def is_put_aside(db: Reader, recording_id: int, key: str) -> bool:
     """Whether a run has made this for a recording, and let the older result stay."""
     row = db.execute(
-        "SELECT 1 FROM versions WHERE recording_id = ? AND result_key = ? AND written_run = run_id",
+        "SELECT 1 FROM versions WHERE recording_id = ? AND result_key = ? AND written_run = run_id"
+        " AND replaced_by IS NOT NULL",
         (recording_id, key),
     ).fetchone()
     return row is not None
@@ -243,7 +244,7 @@ def _prefix(path: bytes, result: bytes) -> bytes:
 
 
 def versions(db: Reader) -> Iterator[sqlite3.Row]:
-    """Every replaced result by root, path and time: what it was, and what took its place."""
+    """Every result among the versions by root, path and time: what it was, and who put it there."""
     yield from db.execute(
         "SELECT r.root, r.path, r.result, v.result_sha256, v.replaced_at, v.run_id, v.written_run,"
         " v.duration_s, m.options, a.model_used, a.confidence, a.transcript_id"

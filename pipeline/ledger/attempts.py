@@ -51,6 +51,7 @@ class Attempts(Books):
                 "WHERE recording_id = ?",
                 (changed, redo.force or (redo.changed and changed), claim.recording_id),
             )
+            self._lies_here(row["result_key"], row["result_generation"])
             return False
         key, generation, state = self._attach(claim, read)
         if state == "wanted" and self._waiting_upload(key, generation) is None:

@@ -219,6 +219,10 @@ class Books(Store):
             # Paid, and there is one more to write it to.
             self._set_transcript(key, generation, "completed")
             return "completed"
+        if state == "missing" and self._has_copy(key, generation):
+            self._lies_here(key, generation)
+            self._set_transcript(key, generation, "completed")
+            return "completed"
         if state == "failed" and (again or self._may_retry(key, generation)):
             self.db.execute(
                 "UPDATE transcripts SET state = 'wanted', tries = 0, due_at = 0 "
@@ -227,6 +231,16 @@ class Books(Store):
             )
             return "wanted"
         return str(state)
+
+    def _has_copy(self, key: str, generation: int) -> bool:
+        """Whether the ledger has a result of a transcript lying anywhere."""
+        row = self.db.execute(
+            "SELECT 1 FROM recordings WHERE result_key = :key AND result_generation = :generation"
+            " AND result_size IS NOT NULL UNION ALL SELECT 1 FROM versions"
+            " WHERE result_key = :key AND result_generation = :generation LIMIT 1",
+            {"key": key, "generation": generation},
+        ).fetchone()
+        return row is not None
 
     def _may_retry(self, key: str, generation: int) -> bool:
         """Whether the user wants what failed before tried again, and this run has not done so."""
@@ -254,6 +268,50 @@ class Books(Store):
             (key, generation),
         ).fetchone()
         return row is not None
+
+    def _keep_aside(
+        self,
+        recording_id: int,
+        key: str,
+        generation: int,
+        size: int,
+        digest: str,
+        duration_s: float | None,
+    ) -> None:
+        """Note a result among the versions that its recording never had; one file is one row."""
+        self.db.execute(
+            "INSERT INTO versions (recording_id, run_id, replaced_at, result_key,"
+            " result_generation, result_size, result_sha256, duration_s, written_run)"
+            " SELECT :id, :run, :now, :key, :generation, :size, :digest, :duration_s, :run"
+            " WHERE NOT EXISTS (SELECT 1 FROM versions WHERE recording_id = :id AND"
+            "  (result_key, result_generation, result_sha256) = (:key, :generation, :digest))",
+            {
+                "id": recording_id,
+                "run": self.run.run_id,
+                "now": self.now(),
+                "key": key,
+                "generation": generation,
+                "size": size,
+                "digest": digest,
+                "duration_s": duration_s,
+            },
+        )
+
+    def _lies_here(self, key: str, generation: int) -> None:
+        """Note that a result is on disk, whatever the service has: for all who wait for it."""
+        self.db.execute(
+            "UPDATE transcripts SET state = iif(state = 'completed' AND NOT EXISTS ("
+            "SELECT 1 FROM recordings WHERE request_key = :key AND generation = :generation"
+            " AND state = 'found'), 'written', 'completed') "
+            "WHERE request_key = :key AND generation = :generation"
+            " AND state IN ('completed', 'missing')",
+            {"key": key, "generation": generation},
+        )
+        self.db.execute(
+            "UPDATE attempts SET outcome = 'completed'"
+            " WHERE request_key = ? AND generation = ? AND outcome = 'missing'",
+            (key, generation),
+        )
 
     def _set_transcript(self, key: str, generation: int, state: str) -> None:
         self.db.execute(

@@ -5,9 +5,11 @@ ones that have to come back, and what stood in their place among the replaced.
 A row of `versions` is a result that another one took the place of. One that comes back trades
 places with it: its row goes, and the other one gets a row of its own, so that it can come back too.
 What a run has written itself, and put aside again, is none of what it replaced, whichever run does
-that. A result comes back only in the place of what it gave way to.
+that. A result comes back only in the place of what it gave way to, and only while its recording
+holds the bytes that it is of: whoever asks is told of both.
 """
 
+import sqlite3
 from dataclasses import dataclass
 
 from pipeline.ledger.books import KEEP_RESULT, Books, Promote
@@ -32,20 +34,31 @@ class Replaced:
     """sha256 of the current one, hex."""
     promote: Promote
     """`always` where nothing is left to be done: the current one stays."""
+    made_of: str | None
+    """sha256 of the bytes that the replaced one is of, None where that is not known."""
+    holds: str | None
+    """sha256 of the bytes of the recording as they were read last."""
+    folder: bytes | None
+    """Of the root, absolute; None where no run has noted it."""
+    looked: tuple[int, int, int, int] | None
+    """Size, mtime_ns, ctime_ns and inode when the recording was read, if it was not in flux."""
     price_usd: float | None = None
     """Of the current one, None where another recording was the one that it was asked for."""
 
 
 _REPLACED = """
 SELECT v.version_id, v.recording_id, r.root, r.path, r.result, v.result_sha256, r.result_sha256,
-  coalesce(v.promote, 'always'),
+  coalesce(v.promote, 'always'), o.content, r.content, f.folder,
+  iif(r.settled, r.size, NULL), r.mtime_ns, r.ctime_ns, r.inode,
   (SELECT a.price_usd FROM attempts a WHERE a.request_key = r.result_key
    AND a.generation = r.result_generation AND a.outcome = 'completed'
    AND a.recording_id = r.recording_id)
 FROM versions v JOIN recordings r USING (recording_id)
+LEFT JOIN transcripts o ON (o.request_key, o.generation) = (v.result_key, v.result_generation)
+LEFT JOIN roots f ON f.name = r.root
 """
 
-_REPLACED_BY = "v.run_id = ? AND v.written_run IS NOT v.run_id"
+_REPLACED_BY = "v.run_id = ? AND v.written_run IS NOT v.run_id AND v.replaced_by IS NOT NULL"
 """What a run put others in the place of, but for what it had written itself."""
 
 MAY_COME_BACK = """
@@ -66,7 +79,7 @@ class Promotions(Books):
             " ORDER BY 1 LIMIT ?",
             (run_id, after, limit),
         )
-        return [Replaced(*row) for row in rows]
+        return [_replaced(row) for row in rows]
 
     @reading
     def unsettled(self, after: int, limit: int) -> list[Replaced]:
@@ -76,7 +89,7 @@ class Promotions(Books):
             f" AND {MAY_COME_BACK} ORDER BY 1 LIMIT ?",
             (after, limit),
         )
-        return [Replaced(*row) for row in rows]
+        return [_replaced(row) for row in rows]
 
     @reading
     def made_with(self, run_id: str) -> tuple[list[str], str | None, str | None]:
@@ -165,3 +178,8 @@ class Promotions(Books):
             },
         )
         self.db.execute("DELETE FROM versions WHERE version_id = ?", (version_id,))
+
+
+def _replaced(row: sqlite3.Row) -> Replaced:
+    looked = None if row[11] is None else (row[11], row[12], row[13], row[14])
+    return Replaced(*row[:11], looked=looked, price_usd=row[15])

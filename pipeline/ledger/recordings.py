@@ -181,10 +181,11 @@ class Recordings(Books):
     ) -> str | None:
         """How an unchanged recording stands whose result is there, None if there is work."""
         recording_id, content, redo = row["recording_id"], row["content"], self.run.redo
-        size = row["result_size"]
+        size = row["result_size"] if _has_result(row, size_of) else None
         key = content and request_key(content, entry.options, self.run.provider_kind)
-        if row["state"] == "written":
+        if row["state"] == "written" or self._stands(row, key, size_of):
             if _has_result(row, size_of):
+                self._stand(row)
                 kept = self._is_changed(row, entry)
                 again = entry.skip is None and (redo.force or (redo.changed and kept))
                 marks = (self.run.run_id, kept, again, _lacking(row, size_of, formats))
@@ -203,7 +204,7 @@ class Recordings(Books):
                 )
                 return None
             # The result is gone or cut: what was paid is fetched again.
-            key, generation, size = row["result_key"], row["result_generation"], None
+            key, generation = row["result_key"], row["result_generation"]
         elif row["result_key"] == row["request_key"] and not (redo.force or redo.changed):
             # What it waits for was paid before; new options are no reason to pay again.
             key, generation = row["request_key"], row["generation"]
@@ -212,6 +213,9 @@ class Recordings(Books):
             generation = row["generation"] if same else self._latest(key)
         turn, place, waits = entry.turn, entry.place, False
         if key and not entry.skip:
+            is_there = size_of(row["result"]) not in (None, UNREADABLE)
+            if is_there and (key, generation) == (row["result_key"], row["result_generation"]):
+                self._lies_here(key, generation)  # brought back by somebody: its bytes will tell
             if self._failed_before(key, generation):
                 turn = max(turn, Turn.FAILED_BEFORE)
             waits = self._wait_for(key, generation, content, entry.options) != "wanted"
@@ -228,6 +232,43 @@ class Recordings(Books):
             ),
         )
         return None
+
+    def _stands(
+        self, row: sqlite3.Row, key: str | None, size_of: Callable[[bytes], int | None]
+    ) -> bool:
+        """
+        Whether the result of a recording that waits for another one is to be its own again.
+
+        `key` is what is asked for now. A redo that was agreed to goes on; one of other options than
+        these does not, nor one with these that came to nothing where the result is as asked for.
+        """
+        made_of = self.db.execute(
+            "SELECT content FROM transcripts WHERE request_key = ? AND generation = ?",
+            (row["result_key"], row["result_generation"]),
+        ).fetchone()
+        if key is None or made_of is None or made_of["content"] != row["content"]:
+            return False  # what lies there is of other bytes
+        if not _has_result(row, size_of):
+            return False
+        at = (row["request_key"], row["generation"])
+        if key != at[0] or at == (row["result_key"], row["result_generation"]):
+            return True
+        (state,) = self.db.execute(
+            "SELECT state FROM transcripts WHERE request_key = ? AND generation = ?", at
+        ).fetchone() or ("wanted",)
+        is_over = state == "failed" and (self.run.redo.force or not self._may_retry(*at))
+        return key == row["result_key"] and (is_over or state == "missing")
+
+    def _stand(self, row: sqlite3.Row) -> None:
+        """Note that the result of a recording is what it waits for, and lies there."""
+        if row["state"] == "written":
+            return
+        self.db.execute(
+            "UPDATE recordings SET state = 'written', reason = NULL, request_key = result_key,"
+            " generation = result_generation, promote = NULL, waits = 0 WHERE recording_id = ?",
+            (row["recording_id"],),
+        )
+        self._lies_here(row["result_key"], row["result_generation"])
 
     @transition
     def claim(self, limit: int, *, anew: bool = True, backlog: bool = True) -> list[Claim]:
@@ -330,7 +371,8 @@ class Recordings(Books):
     def _next(self, key: str, generation: int) -> int:
         """The generation to be asked for after this one, for equal recordings of a run the same."""
         (had,) = self.db.execute(
-            "SELECT max(generation) FROM transcripts t WHERE request_key = ? AND state = 'written'"
+            "SELECT max(generation) FROM transcripts t WHERE request_key = ?"
+            " AND state IN ('written', 'missing')"
             " AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.request_key = t.request_key"
             "  AND a.generation = t.generation AND a.owner = ?)",
             (key, self.run.run_id),

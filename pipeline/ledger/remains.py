@@ -26,7 +26,7 @@ from pipeline.ledger.journal import Line
 from pipeline.ledger.recordings import Recordings
 from pipeline.ledger.store import reading, transition
 from pipeline.models import Entry, Root, request_key
-from pipeline.names import fold, result_name
+from pipeline.names import fold, result_name, version
 from pipeline.wire import DELETED_AUDIO_URL
 
 __all__ = ["Copy", "Remains", "Result"]
@@ -47,6 +47,8 @@ class Result:
     model_used: str | None
     duration_s: float | None
     price_usd: float | None
+    kept: bytes | None = None
+    """Relative to the folder of the versions, if it is among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +136,19 @@ class Remains(Recordings):
         return int(row[0])
 
     @transition
-    def adopt_results(self, results: Sequence[Result]) -> tuple[list[Copy], list[Result]]:
+    def adopt_results(
+        self, results: Sequence[Result]
+    ) -> tuple[list[Copy], list[Result], list[tuple[bytes, bytes]]]:
         """
         Note what lies on disk.
 
-        What comes back are copies that may be another recording's, and results that no journal
-        knows: these are nobody's so far.
+        What comes back are copies that may be another recording's, results that no journal knows,
+        which are nobody's so far, and the names among the versions that an earlier release gave,
+        each with what the ledger takes it to be called.
         """
         copies: list[Copy] = []
         nobodys: list[Result] = []
+        renamed: list[tuple[bytes, bytes]] = []
         for result in results:
             attempt = self.db.execute(
                 "SELECT a.*, r.root, r.path, r.result, f.folder FROM attempts a"
@@ -169,21 +175,32 @@ class Remains(Recordings):
             self._set_transcript(attempt["request_key"], attempt["generation"], "written")
             if result.place is None:
                 self._keep(result, attempt)
+                name = version(attempt["result"], result.digest[:12])
+                if result.kept not in (None, name):
+                    renamed.append((result.kept or b"", name))
             elif not self._put(result, attempt, result.place):
                 copies += _copy(result, attempt, result.place)
-        return copies, nobodys
+        return copies, nobodys, renamed
 
     def _keep(self, result: Result, attempt: sqlite3.Row) -> None:
         """Note a result among the versions: which run replaced it is not known any more."""
         self.db.execute(
             "INSERT INTO versions (recording_id, run_id, replaced_at, result_key,"
             " result_generation, result_size, result_sha256, duration_s, replaced_by)"
-            " SELECT recording_id, '', ?, ?, ?, ?, ?, ?, coalesce(result_sha256, '')"
-            " FROM recordings WHERE recording_id = ? AND result_sha256 IS NOT ?",
-            (
-                *(self.now(), attempt["request_key"], attempt["generation"], result.size),
-                *(result.digest, result.duration_s, attempt["recording_id"], result.digest),
-            ),
+            " SELECT recording_id, '', :now, :key, :generation, :size, :digest, :duration_s,"
+            "  result_sha256"
+            " FROM recordings WHERE recording_id = :id AND result_sha256 IS NOT :digest"
+            " AND NOT EXISTS (SELECT 1 FROM versions WHERE recording_id = :id AND"
+            "  (result_key, result_generation, result_sha256) = (:key, :generation, :digest))",
+            {
+                "now": self.now(),
+                "key": attempt["request_key"],
+                "generation": attempt["generation"],
+                "size": result.size,
+                "digest": result.digest,
+                "duration_s": result.duration_s,
+                "id": attempt["recording_id"],
+            },
         )
 
     def _put(self, result: Result, attempt: sqlite3.Row, place: bytes) -> bool:

@@ -12,6 +12,7 @@ from pipeline.ledger.books import KEEP_RESULT, Books
 from pipeline.ledger.store import reading, transition
 from pipeline.models import (
     Completion,
+    Copy,
     Delivery,
     Pending,
     Recipient,
@@ -21,6 +22,7 @@ from pipeline.models import (
 __all__ = ["Results"]
 
 _PendingRow = tuple[int, str, str, bool, float, float | None, str]
+_COPIES = 32
 
 
 class Results(Books):
@@ -68,7 +70,7 @@ class Results(Books):
 
     @reading
     def delivery(self, attempt_id: int) -> Delivery:
-        """Who waits for a transcript, and a result of it that is already on disk, if any."""
+        """Who waits for a transcript, and where results of it lie already."""
         return _delivery(self.ro, attempt_id)
 
     @transition
@@ -80,11 +82,13 @@ class Results(Books):
         sha256: str,
         completion: Completion | None = None,
         *,
+        kept_for: Sequence[int] = (),
         is_all: bool = True,
     ) -> None:
         """
         Note that a result is durable at these recordings, and that it is paid if it was not known.
 
+        For the recordings in `kept_for`, which do not wait for it, it lies among the versions.
         Unless meanwhile one more recording came to wait for it, the transcript is done with, and
         the service's copy may be deleted if `is_all` that was asked for.
         """
@@ -95,6 +99,8 @@ class Results(Books):
                 (attempt_id,),
             ).fetchone()
         key, generation, duration_s = attempt
+        for recording_id in kept_for:
+            self._keep_aside(recording_id, key, generation, size, sha256, duration_s)
         to_write = [(recording_id, key, generation) for recording_id in recording_ids]
         self.db.executemany(
             f"{KEEP_RESULT} AND state = 'found' AND request_key = ? AND generation = ?"
@@ -121,7 +127,8 @@ class Results(Books):
         ).fetchone()
         if state == "written" and self.run.deletes and is_all:
             self.db.execute(
-                "UPDATE attempts SET deletion = 'due' WHERE attempt_id = ? AND deletion IS NULL",
+                "UPDATE attempts SET deletion = 'due' WHERE attempt_id = ? AND deletion IS NULL"
+                " AND odd IS NULL",
                 (attempt_id,),
             )
 
@@ -172,8 +179,8 @@ class Results(Books):
     def record_missing(self, attempt_id: int, reason: str) -> None:
         """Note that an accepted transcript is gone at the service; only `--force` asks again."""
         row = self.db.execute(
-            "UPDATE attempts SET outcome = 'missing', finished_at = ?, reason = ? "
-            "WHERE attempt_id = ? RETURNING *",
+            "UPDATE attempts SET outcome = 'missing', finished_at = ?, reason = ?,"
+            " deletion = nullif(deletion, 'due') WHERE attempt_id = ? RETURNING *",
             (self.now(), reason, attempt_id),
         ).fetchone()
         self.db.execute(
@@ -187,14 +194,11 @@ class Results(Books):
         """
         Attempt and transcript id of copies that the service is to delete; at most `limit`.
 
-        Also of earlier runs: it was asked for then. Not while a recording still waits for one.
-        `but` are attempts to leave out.
+        Also of earlier runs: it was asked for then. Not while a recording still waits for one, nor
+        of an odd answer. `but` are attempts to leave out.
         """
         rows = self.ro.execute(
-            "SELECT a.attempt_id, a.transcript_id FROM attempts a "
-            "JOIN transcripts t USING (request_key, generation) "
-            "WHERE a.deletion = 'due' AND t.state = 'written' AND a.base_url = ? "
-            "AND a.key_fingerprint IN (SELECT value FROM json_each(?)) "
+            f"SELECT a.attempt_id, a.transcript_id {_DUE} AND t.state = 'written' "
             "AND a.attempt_id NOT IN (SELECT value FROM json_each(?)) "
             "ORDER BY a.attempt_id LIMIT ?",
             (self.run.base_url, self.own_keys, json.dumps(sorted(but)), limit),
@@ -202,15 +206,40 @@ class Results(Books):
         return [(row[0], row[1]) for row in rows]
 
     @reading
-    def saved(self, attempt_id: int) -> list[tuple[bytes, str]]:
-        """Result and sha256 of every recording that has this transcript."""
+    def is_deletion_left(self) -> bool:
+        """Whether a copy is still to be deleted, be it that its result has to be fetched first."""
+        (is_any,) = self.ro.execute(
+            f"SELECT EXISTS (SELECT 1 {_DUE} AND t.state IN ('written', 'completed'))",
+            (self.run.base_url, self.own_keys),
+        ).fetchone()
+        return bool(is_any)
+
+    @reading
+    def deletions_unheld(self, after: int, limit: int) -> list[int]:
+        """The next attempts that are due to be deleted, and whose result no recording has."""
         rows = self.ro.execute(
-            "SELECT r.result, r.result_sha256 FROM recordings r JOIN attempts a"
-            " ON r.result_key = a.request_key AND r.result_generation = a.generation"
-            " WHERE a.attempt_id = ? AND r.result_size IS NOT NULL",
+            f"SELECT a.attempt_id {_DUE} AND t.state = 'written' AND a.attempt_id > ? "
+            "AND NOT EXISTS (SELECT 1 FROM recordings r WHERE r.result_key = a.request_key"
+            " AND r.result_generation = a.generation AND r.result_size IS NOT NULL) "
+            "ORDER BY a.attempt_id LIMIT ?",
+            (self.run.base_url, self.own_keys, after, limit),
+        )
+        return [row[0] for row in rows]
+
+    @reading
+    def saved(self, attempt_id: int) -> list[Copy]:
+        """Every result of a transcript: those that recordings have, then those of the versions."""
+        return [copy for copy in _copies(self.ro, attempt_id) if copy.is_noted]
+
+    @transition
+    def fetch_unheld(self, attempt_id: int) -> None:
+        """Note that the result of a transcript lies nowhere: it is due to be fetched."""
+        self.db.execute(
+            "UPDATE transcripts SET state = 'completed' WHERE state = 'written' AND"
+            " (request_key, generation) ="
+            " (SELECT request_key, generation FROM attempts WHERE attempt_id = ?)",
             (attempt_id,),
         )
-        return [(row[0], row[1]) for row in rows]
 
     @transition
     def record_deleted(self, attempt_id: int) -> None:
@@ -246,36 +275,42 @@ class Results(Books):
         )
 
 
+_DUE = """
+FROM attempts a JOIN transcripts t USING (request_key, generation)
+WHERE a.deletion = 'due' AND a.odd IS NULL AND a.base_url = ?
+  AND a.key_fingerprint IN (SELECT value FROM json_each(?))
+"""
+
+
 def _delivery(db: sqlite3.Connection, attempt_id: int) -> Delivery:
-    key, generation, by = db.execute(
-        "SELECT request_key, generation, recording_id FROM attempts WHERE attempt_id = ?",
-        (attempt_id,),
-    ).fetchone()
     rows = db.execute(
-        "SELECT recording_id, root, path, result, 1, result_size IS NOT NULL FROM recordings "
-        "WHERE request_key = ? AND generation = ? AND state = 'found' ORDER BY recording_id",
-        (key, generation),
+        "SELECT r.recording_id, r.root, r.path, r.result, 1, r.result_size IS NOT NULL"
+        " FROM recordings r JOIN attempts a USING (request_key, generation)"
+        " WHERE a.attempt_id = ? AND r.state = 'found' ORDER BY r.recording_id",
+        (attempt_id,),
     ).fetchall()
-    recipients = [Recipient(*row) for row in rows]
-    written = db.execute(
-        "SELECT result, result_sha256 FROM recordings "
-        "WHERE result_key = ? AND result_generation = ? AND state = 'written' LIMIT 1",
-        (key, generation),
-    ).fetchone()
-    if not recipients and written is None:
-        # Whoever asked holds other bytes by now: what was paid is kept all the same.
-        row = db.execute(
-            "SELECT recording_id, root, path, result, 0, 0 FROM recordings WHERE recording_id = ?",
-            (by,),
-        ).fetchone()
-        recipients = [Recipient(*row)]
-    if written is not None:
-        return Delivery(recipients, copy=(written[0], written[1]))
-    replaced = db.execute(
-        "SELECT r.result, v.result_sha256 FROM versions v JOIN recordings r USING (recording_id) "
-        "WHERE v.result_key = ? AND v.result_generation = ? LIMIT 1",
-        (key, generation),
-    ).fetchone()
-    if replaced is not None:
-        return Delivery(recipients, copy=(replaced[0], replaced[1]), is_replaced=True)
-    return Delivery(recipients)
+    if not rows:
+        # Whoever asked holds other bytes by now, or has other options: what was paid is kept.
+        rows = db.execute(
+            "SELECT recording_id, root, path, result, 0, 0 FROM recordings WHERE recording_id ="
+            " (SELECT recording_id FROM attempts WHERE attempt_id = ?)",
+            (attempt_id,),
+        ).fetchall()
+    copies = _copies(db, attempt_id, _COPIES)
+    return Delivery([Recipient(*row) for row in rows], copies)
+
+
+def _copies(db: sqlite3.Connection, attempt_id: int, limit: int = -1) -> list[Copy]:
+    """Where the ledger has results of a transcript lying, whatever their recordings wait for."""
+    rows = db.execute(
+        "SELECT r.result, r.result_sha256, 0 AS is_version, r.result_size IS NOT NULL AS is_noted"
+        " FROM attempts a JOIN recordings r"
+        " ON r.result_key = a.request_key AND r.result_generation = a.generation"
+        " WHERE a.attempt_id = :id AND r.result_sha256 IS NOT NULL "
+        "UNION SELECT r.result, v.result_sha256, 1, 1 FROM attempts a JOIN versions v"
+        " ON v.result_key = a.request_key AND v.result_generation = a.generation"
+        " JOIN recordings r ON r.recording_id = v.recording_id WHERE a.attempt_id = :id "
+        "ORDER BY is_noted DESC, is_version LIMIT :limit",
+        {"id": attempt_id, "limit": limit},
+    )
+    return [Copy(row[0], row[1], bool(row[2]), bool(row[3])) for row in rows]

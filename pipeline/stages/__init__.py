@@ -15,19 +15,20 @@ that is due again: nothing is ever sent upstream.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.client import Client
 from pipeline.events import Emit, label
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
-from pipeline.models import Root
+from pipeline.models import Copy, Root
+from pipeline.names import version
 from pipeline.notices import Notices
 from pipeline.settings import Settings
 from pipeline.wire import Webhook
 
-__all__ = ["Context"]
+__all__ = ["Context", "held_at", "kept_as"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,23 @@ class Context:
         assert self.settings.output is not None
         return os.path.join(os.fsencode(self.settings.output), result)
 
+    @property
+    def versions(self) -> bytes:
+        """The folder of results that are not current."""
+        return os.path.join(os.fsencode(self.settings.state_dir), b"versions")
+
     def where(self, root: str, path: bytes) -> bytes:
         """The absolute path of a recording; its root is one of this run."""
         return os.path.join(self.roots[root].folder, path)
+
+
+def kept_as(context: Context, place: bytes) -> Callable[[str], bytes]:
+    """Where what stands at a place is kept when it is replaced, by its sha256."""
+    name = place.removeprefix(context.place(b""))
+    return lambda standing: os.path.join(context.versions, version(name, standing[:12]))
+
+
+def held_at(context: Context, copy: Copy) -> bytes:
+    """Where a result lies."""
+    place = context.place(copy.result)
+    return kept_as(context, place)(copy.digest) if copy.is_version else place

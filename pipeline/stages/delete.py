@@ -2,7 +2,8 @@
 Saved, ledger -> the service: its copies are deleted, once all that was asked for lies on disk.
 
 What is due stands in the ledger, that of earlier runs too. A deletion that does not succeed is due
-again in the next run; it takes nothing from the results.
+again in the next run; it takes nothing from the results. No copy is deleted unless a file of the
+transcript was just read whole: what lies nowhere is fetched first, among the versions.
 """
 
 from contextlib import suppress
@@ -20,15 +21,27 @@ from pipeline.errors import (
     TransientError,
 )
 from pipeline.files import sha256_of
+from pipeline.models import Copy
 from pipeline.names import derived
 from pipeline.retry import retry
 from pipeline.spool import head_of
-from pipeline.stages import Context
+from pipeline.stages import Context, held_at
 
-__all__ = ["delete"]
+__all__ = ["delete", "fetch_unheld"]
 
 _AT_ONCE = 8
 _FAILED_IN_A_ROW = 8
+_PAGE = 100
+
+
+async def fetch_unheld(context: Context) -> None:
+    """Let be fetched whatever is due to be deleted and lies nowhere, before anything else is."""
+    last = 0
+    while page := await context.ledger.deletions_unheld(last, _PAGE):
+        for attempt_id in page:
+            if not await _is_saved(context, attempt_id):
+                await context.ledger.fetch_unheld(attempt_id)
+        last = page[-1]
 
 
 async def delete(context: Context, saved: MemoryObjectReceiveStream[None]) -> None:
@@ -91,13 +104,22 @@ async def _delete(context: Context, put_off: _PutOff, attempt_id: int, transcrip
 
 
 async def _is_saved(context: Context, attempt_id: int) -> bool:
-    """Whether all that was asked for still lies wherever it is wanted."""
+    """Whether the result was just read whole wherever it is wanted, else anywhere."""
     saved = await context.ledger.saved(attempt_id)
-    wanted: list[tuple[bytes, str | None]] = [(context.place(name), sha) for name, sha in saved]
-    for place, digest in wanted:
-        found = await sha256_of(place)
-        if found is None or digest not in (None, found):
-            return False
-        if digest is not None and (suffix := (await head_of(place)).redacted_suffix):
-            wanted.append((derived(place, suffix), None))  # looked for in its turn
-    return True
+    wanted = [copy for copy in saved if not copy.is_version]
+    if wanted:
+        return all([await _is_whole(context, each) for each in wanted])
+    for copy in saved:
+        with suppress(OSError):
+            if await _is_whole(context, copy):
+                return True
+    return False
+
+
+async def _is_whole(context: Context, copy: Copy) -> bool:
+    """Whether a result, and redacted audio of its own, is on disk as it was saved."""
+    place = held_at(context, copy)
+    if await sha256_of(place) != copy.digest:
+        return False
+    suffix = (await head_of(place)).redacted_suffix
+    return suffix is None or await sha256_of(derived(place, suffix)) is not None

@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from math import inf
@@ -39,10 +40,10 @@ from pipeline.redaction import put_audio_aside
 from pipeline.render import RenderError, render_file
 from pipeline.retry import retry
 from pipeline.spool import Spool
-from pipeline.stages import Context
+from pipeline.stages import Context, held_at, kept_as
 from pipeline.wire import Head, is_in_progress, is_server_fault
 
-__all__ = ["kept_as", "render", "render_lacking", "write"]
+__all__ = ["render", "render_lacking", "write"]
 
 R = TypeVar("R")
 
@@ -163,6 +164,12 @@ async def _unknown(context: Context, pending: Pending, error: TranscriptUnknown)
 
 
 async def _missing(context: Context, pending: Pending, reason: str) -> None:
+    if pending.completed and await _copy_written(context, pending, with_audio=False):
+        message = (
+            f"transcript {pending.transcript_id} is saved without its redacted audio: {reason}"
+        )
+        context.emit(events.Warned(message=message))
+        return
     await context.ledger.record_missing(pending.attempt_id, reason)
     await _tell_failed(context, pending, reason)
 
@@ -180,13 +187,16 @@ async def _failed(context: Context, pending: Pending, reason: str) -> None:
 async def _tell_failed(context: Context, pending: Pending, reason: str) -> None:
     delivery = await context.ledger.delivery(pending.attempt_id)
     for each in delivery.recipients:
-        context.emit(
-            events.Failed(
-                recording=context.label(each.root, each.path),
-                reason=reason,
-                transcript_id=pending.transcript_id,
+        label = context.label(each.root, each.path)
+        if each.current:
+            context.emit(
+                events.Failed(recording=label, reason=reason, transcript_id=pending.transcript_id)
             )
-        )
+        else:
+            message = (
+                f"transcript {pending.transcript_id} of {label}, which waits for none: {reason}"
+            )
+            context.emit(events.Warned(message=message))
 
 
 def _completion(context: Context, head: Head) -> Completion:
@@ -230,11 +240,10 @@ async def _put_off(context: Context, pending: Pending, error: Exception) -> None
 # --- delivery -------------------------------------------------------------------------------------
 
 
-def _place(context: Context, pending: Pending, recipient: Recipient) -> bytes:
-    """Where the result goes: to its recording, or among the versions if that has changed."""
-    if recipient.current:
-        return context.place(recipient.result)
-    return os.path.join(_versions(context), version(recipient.result, pending.transcript_id))
+def _place(context: Context, recipient: Recipient, digest: str) -> bytes:
+    """Where a result of this sha256 goes: to its recording, or among the versions."""
+    place = context.place(recipient.result)
+    return place if recipient.current else kept_as(context, place)(digest)
 
 
 @asynccontextmanager
@@ -244,38 +253,64 @@ async def _spool(
     """For the JSON of a transcript, or for a file that belongs to it."""
     place = context.place(pending.result)
     if pending.completed and await obstacle(place):  # others may wait for it, elsewhere
-        place = os.path.join(_versions(context), version(pending.result, pending.transcript_id))
+        place = _older_name(context, pending)
     async with Spool(derived(place, suffix) if suffix else place, pending.transcript_id) as spool:
         yield spool
 
 
-def _versions(context: Context) -> bytes:
-    return os.path.join(os.fsencode(context.settings.state_dir), b"versions")
+def _older_name(context: Context, pending: Pending) -> bytes:
+    """Where earlier releases have put among the versions what no row of those names."""
+    return os.path.join(context.versions, version(pending.result, pending.transcript_id))
 
 
-async def _copy_written(context: Context, pending: Pending) -> bool:
-    """Write from a result that is already here; False when there is none that is intact."""
+async def _copy_written(context: Context, pending: Pending, *, with_audio: bool = True) -> bool:
+    """
+    Write from a result that is already here; False when there is none that is intact.
+
+    One whose redacted audio is gone is none `with_audio`.
+    """
     delivery = await context.ledger.delivery(pending.attempt_id)
-    if delivery.copy is None:
-        return False
-    source, digest = context.place(delivery.copy[0]), delivery.copy[1]
-    if delivery.is_replaced:
-        source = kept_as(context, source)(digest)
+    # Where nobody waits, it is enough that it lies somewhere and a row says where.
+    waiting = replace(delivery, recipients=[each for each in delivery.recipients if each.current])
+    for copy in delivery.copies:
+        source, whose = held_at(context, copy), waiting if copy.is_noted else delivery
+        if await _copy_from(context, pending, whose, source, copy.digest, with_audio):
+            return True
+    older = _older_name(context, pending)
+    return await _copy_from(context, pending, delivery, older, None, with_audio)
+
+
+async def _copy_from(
+    context: Context,
+    pending: Pending,
+    delivery: Delivery,
+    source: bytes,
+    digest: str | None,
+    with_audio: bool,
+) -> bool:
+    """Write from a file of this sha256, or where that is not known of this transcript."""
     async with _spool(context, pending) as spool:
         try:
             found = await spool.copy_from(source)
-        except OSError:  # gone, or not to be read: it can be fetched
+            if digest not in (None, found):
+                return False
+            head = await spool.head()
+        except (OSError, PipelineError, ValueError):  # gone, or none: it can be fetched
             return False
-        if found != digest:
+        if digest is None and (head.id != pending.transcript_id or head.is_deleted):
             return False
-        if suffix := (await spool.head()).redacted_suffix:
+        has_audio = False
+        if suffix := head.redacted_suffix:
             async with _spool(context, pending, suffix) as audio:
-                try:
+                with suppress(FileNotFoundError):
                     await audio.copy_from(derived(source, suffix))
-                except FileNotFoundError:
+                    has_audio = True
+                if has_audio:
+                    await _put_beside(context, delivery, audio, suffix, found)
+                elif with_audio:
                     return False
-                await _put_beside(context, pending, delivery, audio, suffix, digest)
-        await _deliver(context, pending, delivery, spool, has_audio=suffix is not None)
+        is_all = has_audio or suffix is None
+        await _deliver(context, pending, delivery, spool, is_all=is_all, has_audio=has_audio)
     return True
 
 
@@ -334,15 +369,15 @@ async def _save_redacted(
             await spool.close()
 
         await _patiently(attempt)
-        await _put_beside(context, pending, delivery, spool, suffix, digest)
+        await _put_beside(context, delivery, spool, suffix, digest)
     return True
 
 
 async def _put_beside(
-    context: Context, pending: Pending, delivery: Delivery, spool: Spool, suffix: str, digest: str
+    context: Context, delivery: Delivery, spool: Spool, suffix: str, digest: str
 ) -> None:
     """Put the audio of a result of this sha256 beside it, wherever the result is waited for."""
-    results = {_place(context, pending, each): each for each in delivery.recipients}
+    results = {_place(context, each, digest): each for each in delivery.recipients}
     free = [each for each in results if not await obstacle(each)]
     for result in sorted(free, key=lambda each: derived(each, suffix) == spool.place):
         if results[result].replaces:
@@ -368,7 +403,7 @@ async def _deliver(
     which it may have, lies there already.
     """
     written, failure = dict[Recipient, bool](), None
-    places = [(_place(context, pending, each), each) for each in delivery.recipients]
+    places = [(_place(context, each, spool.digest), each) for each in delivery.recipients]
     # The one that the file lies beside comes last: it is renamed, the others get copies.
     places.sort(key=lambda pair: pair[0] == spool.place)
     for place, recipient in places:
@@ -394,6 +429,7 @@ async def _deliver(
         spool.size,
         spool.digest,
         completion,
+        kept_for=[each.recording_id for each in written if not each.current],
         is_all=is_all and failure is None,
     )
     for recipient, replaced in written.items():
@@ -408,12 +444,6 @@ async def _deliver(
             )
     if failure is not None:
         raise failure  # the others have theirs
-
-
-def kept_as(context: Context, place: bytes) -> Callable[[str], bytes]:
-    """Where what stands at a place is kept when it is replaced, by its sha256."""
-    name, versions = place.removeprefix(context.place(b"")), _versions(context)
-    return lambda standing: os.path.join(versions, version(name, standing[:12]))
 
 
 async def render_lacking(context: Context) -> int:

@@ -410,8 +410,9 @@ async def test_a_night_settles_what_it_collects(archive: Archive) -> None:
 
     night = await archive.run()
 
-    assert night.summary.written == 2
+    assert (night.summary.already_written, night.summary.exit_code) == (2, ExitCode.DONE)
     assert archive.results() == before
+    assert len(await archive.rows("SELECT 1 FROM versions WHERE replaced_by IS NULL")) == 2
     assert (await taken_back(archive, night.summary.run_id)).settled.back == 0
 
 

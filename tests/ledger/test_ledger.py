@@ -21,6 +21,7 @@ from pipeline.ledger import UPLOAD_LIFETIME_S, Ledger, Redo, read_only
 from pipeline.models import (
     AttemptState,
     Completion,
+    Copy,
     RecordingState,
     Root,
     TranscriptState,
@@ -386,7 +387,7 @@ async def test_one_more_recording_of_a_saved_content_waits_for_a_copy(tmp_path: 
         (pending,) = await ledger.pending()
         delivery = await ledger.delivery(pending.attempt_id)
         assert [each.path for each in delivery.recipients] == [b"b.wav"]
-        assert delivery.copy == (b"a.wav.json", "digest")
+        assert delivery.copies == [Copy(b"a.wav.json", "digest", is_version=False)]
 
 
 async def test_who_comes_late_is_not_forgotten(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.ledger import Ledger, Redo
-from pipeline.models import AttemptState, Claim, Completion, request_key
+from pipeline.models import AttemptState, Claim, Completion, Copy, request_key
 from tests.ledger.ledgers import HERE, Clock, Steps, entry, ledger_at, reading
 from tests.ledger.test_ledger import standing
 
@@ -236,7 +236,7 @@ async def test_what_is_replaced_is_a_copy_for_who_wants_it(tmp_path: Path) -> No
         (pending,) = await ledger.pending()
         delivery = await ledger.delivery(pending.attempt_id)
 
-    assert (delivery.copy, delivery.is_replaced) == ((b"a.wav.json", digest("two")), True)
+    assert delivery.copies == [Copy(b"a.wav.json", digest("two"), is_version=True)]
 
 
 async def test_going_back_means_the_newest_of_its_generations(tmp_path: Path) -> None:
