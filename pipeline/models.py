@@ -210,6 +210,8 @@ class Unresolved:
     """Of the key that it was asked for with."""
     is_ours: bool = True
     """Whether that key is known to be of this project: only then does its absence say anything."""
+    claimed_id: str | None = None
+    """An id that its answer gave and that may be another's: its absence says nothing then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,22 +2,25 @@
 What became of attempts whose answer was lost: in, pages of the service's list; out, who is adopted.
 
 The service takes no idempotency key, but each upload has an address of its own, and the list
-echoes it. So one walk of the list answers for all lost answers: newest first, without a filter,
-down past the oldest row that was known before any of them was sent. Position is what counts, not
-clocks. What no complete walk shows once `settle` has passed was not accepted, and is due again.
-A list that cannot be walked proves nothing.
+echoes it, in whatever spelling. So one walk of the list answers for all lost answers: newest first,
+without a filter, down past the oldest row that was known before any of them was sent. Position is
+what counts, not clocks. A row is taken once a GET of its id says the same. What no complete walk
+shows once `settle` has passed was not accepted, and is due again. A list that cannot be walked
+proves nothing.
 
 Source: https://github.com/AssemblyAI/assemblyai-api-spec, openapi.yml, listTranscripts: order by
 creation, `before_id` for older rows, `audio_url` required in each.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
 
+from pipeline.addresses import address_path, same_upload
 from pipeline.client import Client
 from pipeline.errors import AnswerUnusable, BatchError, RecordingError
 from pipeline.events import Emit, Warned
@@ -25,7 +28,7 @@ from pipeline.intake import Intake
 from pipeline.ledger import Ledger
 from pipeline.models import Unresolved
 from pipeline.retry import retry
-from pipeline.wire import Row, check_id
+from pipeline.wire import Row, check_id, parse_head
 
 __all__ = ["Reconciler", "next_look_s"]
 
@@ -37,6 +40,12 @@ _NEVER_SETTLED = "nobody knows whether the service accepted it (`--settle never`
 _OTHER_KEY = (
     "it was asked for with another API key, whose project may be another: run once with that key"
 )
+_CLAIMED = (
+    "its answer gave the id {id}, which may be that of another upload: nothing is asked for until"
+    " the list shows what became of it, or you say so with `overnight verify --claim {id}=PATH` or"
+    " `--disclaim {id}`"
+)
+_MOST_SIGHTED = 20  # of one attempt: more are shown only where addresses tell uploads badly apart
 _RANK = {"completed": 0, "processing": 1, "queued": 1}  # of several, the likeliest to be paid
 
 
@@ -62,6 +71,8 @@ class _Search:
     looked_at: float | None = None
     sighted: dict[str, Row] = field(default_factory=dict)
     """Rows that some page has shown, by id. One that is not listed any more was accepted too."""
+    doubts: set[str] = field(default_factory=set)
+    """Why rows that may be of it are not taken, as far as that was told."""
 
     def due_s(self, now: float, settle_s: float | None) -> float:
         """Seconds until the next look."""
@@ -90,6 +101,7 @@ class Reconciler:
         self._patience_s = _LOOKS_S[-1] if settle_s is None else settle_s
         self._clock = clock
         self._searches: dict[str, _Search] = {}  # by upload_url
+        self._by_path: defaultdict[str, list[str]] = defaultdict(list)  # the same urls
         self._rests_until = clock()
         self._woken = anyio.Event()
         self._is_finished = False
@@ -100,12 +112,20 @@ class Reconciler:
         """Take note of a page, whoever has read it; `is_newest` if the list begins so."""
         if is_newest and rows:
             self.newest_listed = rows[0].id
-        for row in rows:
-            search = self._searches.get(row.audio_url or "")
-            if search is not None and row.id not in search.sighted:
-                search.sighted[row.id] = row
-                search.looked_at = None
-                self.wake()
+        for row in rows if self._searches else ():
+            for upload_url in self._alike(row.audio_url):
+                search = self._searches[upload_url]
+                if row.id not in search.sighted and len(search.sighted) < _MOST_SIGHTED:
+                    search.sighted[row.id] = row
+                    search.looked_at = None
+                    self.wake()
+
+    def _alike(self, audio_url: str | None) -> list[str]:
+        """Which of the uploads that are looked for an address may be that of."""
+        if audio_url is None or audio_url in self._searches:
+            return [] if audio_url is None else [audio_url]
+        alike = self._by_path.get(address_path(audio_url), ())
+        return [each for each in alike if same_upload(each, audio_url)]
 
     def wake(self) -> None:
         """There may be an answer to look for."""
@@ -135,6 +155,9 @@ class Reconciler:
         now, known = self._clock(), self._searches
         urls = [each.upload_url for each in unresolved]
         self._searches = {url: known.get(url) or _Search(now) for url in urls}
+        self._by_path.clear()
+        for url in urls:
+            self._by_path[address_path(url)].append(url)
         due_s = [search.due_s(now, self._settle_s) for search in self._searches.values()]
         return max(min(due_s, default=_LOOK_EVERY_S), self._rests_until - now)
 
@@ -174,8 +197,8 @@ class Reconciler:
             for row in rows:
                 if row.audio_url is None and anchors:
                     raise AnswerUnusable(f"the list does not say what {row.id} is of")
-                if row.audio_url in found:
-                    found[row.audio_url].append(row)
+                for upload_url in self._alike(row.audio_url):
+                    found[upload_url].append(row)
                 anchors.discard(row.id)
             # Every anchor passed: whatever is further down was there before the first of them.
             if not anchors or not rows:
@@ -193,10 +216,15 @@ class Reconciler:
         absent = 0
         for attempt in unresolved:
             search = self._searches[attempt.upload_url]
-            if rows := found[attempt.upload_url] or list(search.sighted.values()):
-                await self._adopt(attempt, rows)
-            elif began - search.since < self._patience_s:
+            rows = found[attempt.upload_url] or list(search.sighted.values())
+            why_not = await self._adopt(attempt, rows)
+            if why_not is None or began - search.since < self._patience_s:
                 continue
+            elif why_not:
+                doubtful.setdefault(why_not, []).append(attempt)
+            elif attempt.claimed_id is not None:
+                reason = _CLAIMED.format(id=attempt.claimed_id)
+                doubtful.setdefault(reason, []).append(attempt)
             elif not attempt.is_ours:
                 doubtful.setdefault(_OTHER_KEY, []).append(attempt)
             elif self._settle_s is None:
@@ -217,25 +245,72 @@ class Reconciler:
             search = self._searches[attempt.upload_url]
             if now - search.since < self._patience_s:
                 continue
-            if search.sighted:
-                await self._adopt(attempt, list(search.sighted.values()))
-            else:
+            if await self._adopt(attempt, list(search.sighted.values())) is not None:
                 undecided.append(attempt)
         await self._park(undecided, f"the service's list cannot be read: {error}")
 
-    async def _adopt(self, attempt: Unresolved, rows: list[Row]) -> None:
-        """Take the best of the rows of one upload, newest first, and tell the others."""
-        oldest_first = rows[::-1]
-        best, *others = sorted(oldest_first, key=lambda row: _RANK.get(row.status, len(_RANK)))
-        why_not = None
+    async def _adopt(self, attempt: Unresolved, rows: list[Row]) -> str | None:
+        """
+        Take the best of the rows of one upload, newest first, and tell the others.
+
+        None once one is taken; else why those are not that may be of it, "" where there are none.
+        """
+        exact_first = sorted(
+            [row for row in rows[::-1] if await self._may_be_of(attempt, row)],
+            key=lambda row: (row.audio_url != attempt.upload_url, _RANK.get(row.status, 2)),
+        )
+        why_not = ""
+        for best in exact_first:
+            doubt = await self._doubt(attempt, best)
+            if doubt is None:
+                self._taken(attempt, best, [row for row in exact_first if row is not best])
+                return None
+            why_not = why_not or doubt
+        if why_not and why_not not in (told := self._searches[attempt.upload_url].doubts):
+            told.add(why_not)
+            self._emit(Warned(message=why_not))
+        return why_not
+
+    async def _may_be_of(self, attempt: Unresolved, row: Row) -> bool:
+        """Whether a row whose address is alike can be of this attempt, by all that is known."""
+        named = await self._ledger.named_by(row.audio_url or "")
+        if attempt.attempt_id not in named:
+            return False
+        return len(named) == 1 or not await self._ledger.knows_transcript(row.id)
+
+    async def _doubt(self, attempt: Unresolved, row: Row) -> str | None:
+        """Why a row is not taken for that of an attempt; None once the ledger has noted its id."""
+        ledger, ours = self._ledger, [attempt.attempt_id]
         try:
-            if not await self._ledger.record_accepted(attempt.attempt_id, check_id(best.id)):
-                why_not = f"the service lists {best.id} for two uploads"
-        except AnswerUnusable as error:
-            why_not = str(error)
-        if why_not is not None:
-            await self._park([attempt], why_not)
-            return
+            if await ledger.named_by(row.audio_url or "") != ours:
+                return f"the service lists {row.id} with an address that several uploads may have"
+            said = await retry(partial(self._said, check_id(row.id)))
+        except (RecordingError, BatchError) as error:
+            if isinstance(error, BatchError):
+                self._intake.end(error)
+            return f"the service lists {row.id}, which cannot be looked at: {error}"
+        if said is None and row.audio_url != attempt.upload_url:
+            return f"the service lists {row.id}, and does not say of what upload that is"
+        if said is not None and await ledger.named_by(said) != ours:
+            return f"the service lists {row.id}, and says then that it is of another upload"
+        if not await ledger.record_accepted(attempt.attempt_id, row.id):
+            return f"the service lists {row.id} for two uploads"
+        return None
+
+    async def _said(self, transcript_id: str) -> str | None:
+        """The address that a transcript says it is of; None where it says none, or was deleted."""
+        body = bytearray()
+
+        async def take(chunk: bytes) -> None:
+            body.extend(chunk)
+
+        await self._client.fetch(transcript_id, take)
+        head = parse_head(bytes(body))
+        if head.id != transcript_id:
+            raise AnswerUnusable(f"the service answered with the transcript {head.id}")
+        return None if head.is_deleted else head.audio_url
+
+    def _taken(self, attempt: Unresolved, best: Row, others: Sequence[Row]) -> None:
         self._intake.entered(attempt.attempt_id)
         self._ledger.trust_key(attempt.key_fingerprint)  # one list, one project
         for other in others:

@@ -174,6 +174,8 @@ class Accepted(msgspec.Struct, frozen=True):
     """The service has taken the request, and will bill it when it completes."""
 
     transcript_id: str
+    echo: str | None = None
+    """What it calls the upload, where that is not what it called it before."""
 
 
 class NotAccepted(msgspec.Struct, frozen=True):
@@ -350,16 +352,20 @@ def _decoded(body: bytes | memoryview) -> "_Transcript":
 
 
 def submission(status: int, headers: Mapping[str, str], body: bytes, upload_url: str) -> Submission:
-    """What a whole answer to a submit of `upload_url` says."""
+    """
+    What a whole answer to a submit of `upload_url` says.
+
+    An id in it is ours, whatever it calls the upload: servers behind proxies spell addresses in
+    their own way. Only who knows all uploads can tell whether it speaks of another one.
+    """
     if status in CERTAIN_REFUSALS:
         return NotAccepted(error_from("submit", status, headers, body))
     if not 200 <= status < 300:
         return Ambiguous(f"submit answered with HTTP {status}: {_excerpt(body)}")
     try:
         head = msgspec.json.decode(body, type=_Echo)
-        if head.audio_url is not None and head.audio_url != upload_url:
-            return Ambiguous("submit was answered for another audio_url")
-        return Accepted(check_id(head.id))
+        is_other = isinstance(head.audio_url, str) and head.audio_url != upload_url
+        return Accepted(check_id(head.id), head.audio_url if is_other else None)
     except _UNREADABLE:
         return Ambiguous(f"submit answered with HTTP {status} and {_excerpt(body)!r}")
     except AnswerUnusable as error:
@@ -368,7 +374,7 @@ def submission(status: int, headers: Mapping[str, str], body: bytes, upload_url:
 
 class _Echo(msgspec.Struct):
     id: str
-    audio_url: str | None = None
+    audio_url: Any = None  # of any kind: the id is what counts
 
 
 def is_server_fault(reason: str) -> bool:

@@ -98,17 +98,26 @@ def test_what_else_is_in_it_does_no_harm(patch: dict[str, Any]) -> None:
     assert answer == Accepted("6f0b-2c1e_5d1a")
 
 
-def test_an_acceptance_need_not_echo() -> None:
-    """An answer with an id and no `audio_url` at all is an acceptance."""
+@pytest.mark.parametrize("audio_url", [None, 5, [UPLOAD_URL], {"x": 1}, True])
+def test_an_acceptance_need_not_echo(audio_url: Any) -> None:
+    """An answer with an id is an acceptance, whatever stands where the `audio_url` should."""
+    body = json.dumps({"id": "a", "audio_url": audio_url}).encode()
+
     assert wire.submission(200, {}, b'{"id": "a"}', UPLOAD_URL) == Accepted("a")
+    assert wire.submission(200, {}, body, UPLOAD_URL) == Accepted("a")
+
+
+@pytest.mark.parametrize("echo", ["https://cdn.assemblyai.com/upload/other", "", "\0", "x" * 9000])
+def test_another_address_is_told_with_the_id(echo: str) -> None:
+    """What a 2xx calls the upload is passed on: only who knows all uploads can judge it."""
+    body = json.dumps(ACCEPTED | {"audio_url": echo}).encode()
+
+    assert wire.submission(200, {}, body, UPLOAD_URL) == Accepted(ACCEPTED["id"], echo)
 
 
 @pytest.mark.parametrize(
     "patch",
     [
-        {"audio_url": "https://cdn.assemblyai.com/upload/other"},
-        {"audio_url": ""},
-        {"audio_url": 5},
         {"id": None},
         {"id": 5},
         {"id": ""},
@@ -121,8 +130,8 @@ def test_an_acceptance_need_not_echo() -> None:
     ],
     ids=str,
 )
-def test_a_2xx_for_something_else_is_ambiguous(patch: dict[str, Any]) -> None:
-    """A foreign `audio_url`, or an id that cannot be one, leaves it open what was made."""
+def test_a_2xx_without_an_id_that_can_be_one_is_ambiguous(patch: dict[str, Any]) -> None:
+    """An id that cannot be one leaves it open what was made."""
     answer = wire.submission(200, {}, json.dumps(ACCEPTED | patch).encode(), UPLOAD_URL)
 
     assert isinstance(answer, Ambiguous)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pipeline.addresses import address_path
 from pipeline.errors import ServiceUnavailable
 from pipeline.ledger.books import INTERRUPTED, Books, Reading
 from pipeline.ledger.store import reading, transition
+from pipeline.ledger.uploads import named_by, names_another
 from pipeline.models import (
     Claim,
     Turn,
@@ -163,12 +165,14 @@ class Attempts(Books):
         self.db.execute(
             "UPDATE attempts SET content = :content, request_key = :key, generation = :generation,"
             " state = iif(:url IS NULL, state, 'uploaded'), upload_url = :url,"
+            " upload_path = :path,"
             " uploaded_at = iif(:url IS NULL, NULL, :now) WHERE attempt_id = :id",
             {
                 "content": read.content,
                 "key": key,
                 "generation": generation,
                 "url": upload_url,
+                "path": upload_url and address_path(upload_url),
                 "now": self.now(),
                 "id": claim.attempt_id,
             },
@@ -211,12 +215,19 @@ class Attempts(Books):
         return bool(entered)
 
     @transition
-    def record_accepted(self, attempt_id: int, transcript_id: str) -> bool:
-        """Note the id of a transcript; False when another attempt has that id already."""
+    def record_accepted(self, attempt_id: int, transcript_id: str, echo: str | None = None) -> bool:
+        """
+        Note the id of a transcript; False when it is, or may be, that of another attempt.
+
+        `echo` is what the service calls the upload, where it does not spell it as it gave it.
+        """
+        if echo is not None and names_another(self.db, attempt_id, echo):
+            return False
         try:
             row = self.db.execute(
                 "UPDATE attempts SET state = 'accepted', transcript_id = ?, accepted_at = ?,"
-                " reason = NULL WHERE attempt_id = ? AND state IN ('submitting', 'ambiguous') "
+                " reason = NULL, claimed_id = NULL"
+                " WHERE attempt_id = ? AND state IN ('submitting', 'ambiguous') "
                 "RETURNING *",
                 (transcript_id, self.now(), attempt_id),
             ).fetchone()
@@ -294,11 +305,19 @@ class Attempts(Books):
         )
 
     @transition
-    def record_ambiguous(self, attempt_id: int, reason: str) -> None:
-        """Note that the answer was lost; holds nothing but the right to be the only attempt."""
+    def record_ambiguous(self, attempt_id: int, reason: str, claimed_id: str | None = None) -> None:
+        """
+        Note that the answer was lost; holds nothing but the right to be the only attempt.
+
+        `claimed_id` is an id that came with it and may be another's: nothing but a row of the list,
+        or the user, says then what became of the attempt.
+        """
         row = self._leave_submitting(attempt_id, "ambiguous", reason)
         if row is not None:
             self._release(row["recording_id"])
+            self.db.execute(
+                "UPDATE attempts SET claimed_id = ? WHERE attempt_id = ?", (claimed_id, attempt_id)
+            )
 
     def _leave_submitting(
         self, attempt_id: int, state: str, reason: str | None
@@ -315,13 +334,33 @@ class Attempts(Books):
         """The ambiguous attempts at this address that are not parked, oldest first."""
         rows = self.ro.execute(
             "SELECT a.attempt_id, a.upload_url, a.anchor, a.key_fingerprint,"
-            " a.key_fingerprint IN (SELECT value FROM json_each(?)) FROM attempts a "
+            " a.key_fingerprint IN (SELECT value FROM json_each(?)), a.claimed_id FROM attempts a "
             "JOIN transcripts t USING (request_key, generation) "
             "WHERE a.state = 'ambiguous' AND a.base_url = ? AND t.parked IS NULL "
             "ORDER BY a.attempt_id",
             (self.own_keys, self.run.base_url),
         )
-        return [Unresolved(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
+        return [Unresolved(*row) for row in rows]
+
+    @reading
+    def named_by(self, audio_url: str) -> list[int]:
+        """The attempts whose upload an address may be that of: one where it is certain."""
+        return named_by(self.ro, audio_url)
+
+    @reading
+    def is_of_another(self, attempt_id: int, audio_url: str) -> bool:
+        """Whether an answer speaks of another upload, and the user has not said that it is ours."""
+        (is_said,) = self.ro.execute(
+            "SELECT coalesce(claimed_id = transcript_id, 0) FROM attempts WHERE attempt_id = ?",
+            (attempt_id,),
+        ).fetchone()
+        return not is_said and names_another(self.ro, attempt_id, audio_url)
+
+    @reading
+    def knows_transcript(self, transcript_id: str) -> bool:
+        """Whether an attempt has this transcript."""
+        query = "SELECT 1 FROM attempts WHERE transcript_id = ?"
+        return self.ro.execute(query, (transcript_id,)).fetchone() is not None
 
     @transition
     def record_not_accepted(self, attempt_id: int, tries: int) -> None:
@@ -332,7 +371,7 @@ class Attempts(Books):
         """
         row = self.db.execute(
             "UPDATE attempts SET state = 'not_accepted', reason = 'not listed by the service' "
-            "WHERE attempt_id = ? AND state = 'ambiguous' RETURNING *",
+            "WHERE attempt_id = ? AND state = 'ambiguous' AND claimed_id IS NULL RETURNING *",
             (attempt_id,),
         ).fetchone()
         if row is None:

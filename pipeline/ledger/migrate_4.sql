@@ -44,3 +44,37 @@ CREATE TABLE trusted_keys (
   key_fingerprint TEXT NOT NULL PRIMARY KEY,
   trusted_at      REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Addresses have one spelling from here on, and the vendor is the vendor however its host was spelled:
+-- else what was paid for under another spelling would be asked for again. A place that another spelling
+-- has, and that nothing was paid for, is free; behind one that was paid for comes the next generation.
+UPDATE attempts SET upload_path = address_path(upload_url) WHERE upload_url IS NOT NULL;
+
+CREATE TEMP TABLE respelled AS
+SELECT DISTINCT t.request_key AS former, request_key(t.content, t.options, 'assemblyai') AS request_key, 0 AS behind
+FROM transcripts t JOIN attempts a USING (request_key)
+WHERE t.provider = 'custom' AND provider_kind(a.base_url) = 'assemblyai';
+UPDATE respelled SET behind = coalesce((
+  SELECT max(t.generation) FROM transcripts t
+  WHERE t.request_key = respelled.request_key AND t.state NOT IN ('wanted', 'failed')), 0);
+CREATE INDEX temp.respelled_by_former ON respelled (former);
+DELETE FROM transcripts WHERE EXISTS (
+  SELECT 1 FROM respelled s WHERE s.request_key = transcripts.request_key AND transcripts.generation > s.behind);
+UPDATE transcripts SET provider = 'assemblyai', request_key = s.request_key, generation = generation + s.behind
+FROM respelled s WHERE transcripts.request_key = s.former;
+UPDATE attempts SET request_key = s.request_key, generation = generation + s.behind
+FROM respelled s WHERE attempts.request_key = s.former;
+UPDATE recordings SET request_key = s.request_key, generation = generation + s.behind
+FROM respelled s WHERE recordings.request_key = s.former;
+UPDATE recordings SET result_key = s.request_key, result_generation = result_generation + s.behind
+FROM respelled s WHERE recordings.result_key = s.former;
+UPDATE versions SET result_key = s.request_key, result_generation = result_generation + s.behind
+FROM respelled s WHERE versions.result_key = s.former;
+DROP TABLE respelled;
+
+UPDATE attempts SET base_url = canonical_base_url(base_url);
+CREATE TEMP TABLE requests_4 AS
+SELECT canonical_base_url(base_url) AS base_url, second, sum(count) AS count FROM requests GROUP BY 1, 2;
+DELETE FROM requests;
+INSERT INTO requests SELECT base_url, second, count FROM requests_4;
+DROP TABLE requests_4;

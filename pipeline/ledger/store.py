@@ -26,8 +26,10 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from anyio import to_thread
 
+from pipeline.addresses import address_path, canonical_base_url, provider_kind
 from pipeline.errors import DiskFull, LedgerUnusable, Locked
 from pipeline.ledger.mounts import mount_table, remote_file_system
+from pipeline.models import request_key
 from pipeline.threads import Threads
 
 __all__ = ["SCHEMA_VERSION", "Store", "copy_of", "read_only", "reading", "transition", "unusable"]
@@ -35,6 +37,14 @@ __all__ = ["SCHEMA_VERSION", "Store", "copy_of", "read_only", "reading", "transi
 SCHEMA_VERSION = 5
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+_FUNCTIONS: dict[Callable[..., str], int] = {
+    address_path: 1,
+    canonical_base_url: 1,
+    provider_kind: 1,
+    request_key: 3,
+}
+"""What migrations may call by its name, and how many arguments each takes."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -288,6 +298,8 @@ def _open(path: Path) -> sqlite3.Connection:
                 f" (schema {version}, this one knows {SCHEMA_VERSION}); update overnight"
             )
         if version < SCHEMA_VERSION:
+            for call, arguments in _FUNCTIONS.items():
+                db.create_function(call.__name__, arguments, call, deterministic=True)
             changes = "".join(_changes(version))
             end = f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             db.executescript(f"BEGIN IMMEDIATE; {changes} {end}")

@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.addresses import PROVIDERS, canonical_base_url, is_url, provider_kind
 from pipeline.errors import SettingsError
 from pipeline.options import DEFAULT_SPEECH_MODELS, merge
 from pipeline.settings.grammar import (
@@ -65,14 +66,12 @@ __all__ = [
 FORMATS = ("json", "txt", "srt", "vtt", "md", "tsv")
 """What a result can be saved as; `json` always is."""
 
-PROVIDERS = {
-    "assemblyai": "https://api.assemblyai.com",
-    "assemblyai-eu": "https://api.eu.assemblyai.com",
-}
-"""The vendor's own hosts by name. Source: AssemblyAI docs, "Select the region"."""
-
 PRICES = {"universal-3-5-pro": 0.21, "universal-3-pro": 0.21, "universal-2": 0.15}
 """USD per hour of audio by `speech_model_used`. Source: AssemblyAI docs, "Models"."""
+
+
+_LEAST_SETTLE_S = 5.0
+"""Where transcripts cost money, lists are given as long at the least to show one."""
 
 
 def _json_text(value: object) -> object:
@@ -96,20 +95,20 @@ def _formats(value: Sequence[str]) -> tuple[str, ...]:
 
 
 def _provider(value: str) -> str:
-    """A name of ours, or a base URL without its trailing `/` and `/v2`."""
+    """A name of ours, or a base URL in its one spelling."""
     text = value.strip()
     if text in PROVIDERS or text == "local":
         return text
-    url = urlsplit(text)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    base = canonical_base_url(text)
+    if not is_url(base):
         names = [*PROVIDERS, "local"]
         raise ValueError(
             f"unknown provider{nearest(text, names) or '.'} "
             f"It is one of {', '.join(names)}, or a URL that begins with http:// or https://"
         )
-    if url.username or url.password or url.query or url.fragment:
+    said = urlsplit(text if "://" in text else f"https://{text}")
+    if said.username or said.password or said.query or said.fragment:
         raise ValueError("a base URL has no user, password, `?` or `#`")
-    base = f"{url.scheme}://{url.netloc}{url.path}".rstrip("/").removesuffix("/v2").rstrip("/")
     # The vendor's own address is the vendor, so that naming it does not pay for an archive anew.
     return next((name for name, known in PROVIDERS.items() if base == known), base)
 
@@ -482,6 +481,12 @@ class Settings(BaseModel):
                 "the embedded engine sends no webhooks: leave out `webhook_listen` and"
                 " `webhook_url` with `provider = local`"
             )
+        is_hasty = self.settle is not None and self.settle < _LEAST_SETTLE_S
+        if is_hasty and self.provider_kind == "assemblyai":
+            raise ValueError(
+                f"`settle` at the vendor's hosts is {_LEAST_SETTLE_S:.0f}s at least: what its list"
+                " does not show yet would be paid for twice"
+            )
         if self.api_key_file and self.api_key_command:
             raise ValueError("`api_key_file` and `api_key_command` exclude each other")
         return self
@@ -503,9 +508,7 @@ class Settings(BaseModel):
     @property
     def provider_kind(self) -> str:
         """What of the provider is part of a request's identity: `assemblyai local custom`."""
-        if self.provider in PROVIDERS:
-            return "assemblyai"
-        return "local" if self.provider == "local" else "custom"
+        return provider_kind(self.base_url or self.provider)
 
     @property
     def base_url(self) -> str | None:

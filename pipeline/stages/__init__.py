@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.client import Client
-from pipeline.events import Emit, label
+from pipeline.events import Emit, Warned, label
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
 from pipeline.models import Copy, Root
@@ -49,6 +49,8 @@ class Context:
     """Whether what has been lying there for long comes after all else."""
     notices: Notices = field(default_factory=Notices)
     """What somebody says has finished."""
+    told: set[str] = field(default_factory=set)
+    """Kinds of what is told once a run."""
 
     def settings_of(self, root: str) -> Settings:
         """What counts for the recordings of a root."""
@@ -65,6 +67,12 @@ class Context:
     def in_order(self) -> bool:
         """Whether the first recording to be taken is known only when all are."""
         return self.settings.order != "path" or self.by_age
+
+    def warn_once(self, kind: str, message: str) -> None:
+        """Tell something that is so for all alike, the first time that it shows."""
+        if kind not in self.told:
+            self.told.add(kind)
+            self.emit(Warned(message=message))
 
     def label(self, root: str, path: bytes) -> str:
         """How a recording is called in events."""

@@ -10,6 +10,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from pipeline import events
+from pipeline.addresses import without_query
 from pipeline.client import Handover
 from pipeline.errors import (
     BatchError,
@@ -22,7 +23,7 @@ from pipeline.models import Uploaded
 from pipeline.options import DEFAULT_SPEECH_MODELS, canonical, request_options
 from pipeline.reconcile import Reconciler
 from pipeline.stages import Context
-from pipeline.wire import Accepted, Ambiguous, NotAccepted, submit_body
+from pipeline.wire import Accepted, Ambiguous, NotAccepted, shown, submit_body
 
 __all__ = ["submit"]
 
@@ -97,18 +98,14 @@ async def _ask(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> 
     # From here on the answer is known: a stop must not turn it into a lost one.
     with anyio.CancelScope(shield=True):
         match outcome:
-            case Accepted(transcript_id):
+            case Accepted(transcript_id, echo):
                 context.intake.reached()
                 context.intake.took(canonical(uploaded.options))
-                if await ledger.record_accepted(attempt_id, transcript_id):
-                    context.emit(
-                        events.Submitted(
-                            recording=context.label(uploaded.root, uploaded.path),
-                            transcript_id=transcript_id,
-                        )
-                    )
+                if await ledger.record_accepted(attempt_id, transcript_id, echo):
+                    _tell_accepted(context, uploaded, transcript_id, echo)
                     return True
-                await _lost(context, uploaded, f"the id {transcript_id} was given twice")
+                reason = f"the id {transcript_id} is, or may be, that of another upload"
+                await _lost(context, uploaded, reason, transcript_id)
             case Ambiguous(reason):
                 await _lost(context, uploaded, reason)
             case NotAccepted(error):
@@ -116,8 +113,21 @@ async def _ask(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> 
     return False
 
 
-async def _lost(context: Context, uploaded: Uploaded, reason: str) -> None:
-    await context.ledger.record_ambiguous(uploaded.attempt_id, reason)
+def _tell_accepted(
+    context: Context, uploaded: Uploaded, transcript_id: str, echo: str | None
+) -> None:
+    label = context.label(uploaded.root, uploaded.path)
+    context.emit(events.Submitted(recording=label, transcript_id=transcript_id))
+    if echo is not None:
+        given, spelled = (shown(without_query(url)) for url in (uploaded.upload_url, echo))
+        message = f"{label}: the service calls the upload {given} now {spelled}: taken for the same"
+        context.warn_once("echo", message)
+
+
+async def _lost(
+    context: Context, uploaded: Uploaded, reason: str, claimed_id: str | None = None
+) -> None:
+    await context.ledger.record_ambiguous(uploaded.attempt_id, reason, claimed_id)
     label = context.label(uploaded.root, uploaded.path)
     context.emit(events.Warned(message=f"{label}: the answer was lost, looking for it ({reason})"))
 

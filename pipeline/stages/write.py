@@ -143,7 +143,8 @@ async def _fetch(context: Context, pending: Pending, spool: Spool) -> Head:
     head.language_code = head.language_code and context.client.shown(head.language_code)
     if head.id != pending.transcript_id:
         raise AnswerUnusable(f"the service answered with the transcript {head.id}")
-    if head.audio_url not in (None, pending.audio_url) and not head.is_deleted:
+    echo = None if head.is_deleted or head.audio_url == pending.audio_url else head.audio_url
+    if echo is not None and await context.ledger.is_of_another(pending.attempt_id, echo):
         raise AnswerUnusable("the service answered with the transcript of another upload")
     return head
 

@@ -74,6 +74,18 @@ def test_formats_are_those_that_can_be_made() -> None:
     assert ("json", *RENDERED) == FORMATS
 
 
+VENDOR_SPELLED = [
+    *("API.assemblyai.com", "api.assemblyai.com:443", "api.assemblyai.com/v2"),
+    *("https://API.AssemblyAI.com", "HTTPS://api.assemblyai.com", "https://api.assemblyai.com:443"),
+    *(
+        "https://api.assemblyai.com//",
+        "https://api.assemblyai.com./v2/",
+        "http://api.assemblyai.com",
+    ),
+    " https://api.assemblyai.com:443/v2/ ",
+]
+
+
 @pytest.mark.parametrize(
     ("provider", "kept", "kind", "base_url", "ramps"),
     [
@@ -81,7 +93,20 @@ def test_formats_are_those_that_can_be_made() -> None:
         ("assemblyai-eu", "assemblyai-eu", "assemblyai", "https://api.eu.assemblyai.com", True),
         ("https://api.assemblyai.com/", "assemblyai", "assemblyai", None, True),
         ("local", "local", "local", None, False),
-        ("http://127.0.0.1:80/v2/", "http://127.0.0.1:80", "custom", "http://127.0.0.1:80", False),
+        ("http://127.0.0.1:80/v2/", "http://127.0.0.1", "custom", "http://127.0.0.1", False),
+        ("http://[::1]:81/x/", "http://[::1]:81/x", "custom", "http://[::1]:81/x", False),
+        (
+            "https://api.assemblyai.com:8443",
+            "https://api.assemblyai.com:8443",
+            "custom",
+            None,
+            False,
+        ),
+        ("https://x.api.assemblyai.com", "https://x.api.assemblyai.com", "custom", None, False),
+        *(
+            (spelling, "assemblyai", "assemblyai", "https://api.assemblyai.com", True)
+            for spelling in VENDOR_SPELLED
+        ),
     ],
 )
 def test_provider_is_a_name_or_an_address(
@@ -100,6 +125,21 @@ def test_a_zone_that_is_none_is_told(name: str) -> None:
     """A name of a time zone that is not known here is an error of the settings, as any other."""
     with pytest.raises(ValidationError, match="not a time zone"):
         made(time_zone=name)
+
+
+@pytest.mark.parametrize("provider", ["assemblyai", "assemblyai-eu", *VENDOR_SPELLED])
+def test_the_vendor_is_given_time_to_list(provider: str) -> None:
+    """A `settle` that would pay for what is only not listed yet is refused where things cost."""
+    with pytest.raises(ValidationError, match="5s at least"):
+        Settings(provider=provider, settle="4.9s")
+    assert Settings(provider=provider, settle="5s").settle == 5
+    assert Settings(provider=provider, settle="never").settle is None
+
+
+@pytest.mark.parametrize("provider", ["local", "http://127.0.0.1:1"])
+def test_others_may_settle_at_once(provider: str) -> None:
+    """Anywhere else any `settle` is fine."""
+    assert Settings(provider=provider, settle=0).settle == 0
 
 
 def test_never_settles() -> None:

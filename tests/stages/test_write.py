@@ -65,10 +65,9 @@ async def test_a_bad_answer_never_becomes_a_result(archive: Archive, fault: Faul
     "patch",
     [
         {"id": "00000000-0000-0000-0000-000000000000"},
-        {"audio_url": "https://elsewhere.invalid/other.mp3"},
         {"text": None},
     ],
-    ids=["id", "audio_url", "text"],
+    ids=["id", "text"],
 )
 async def test_a_foreign_answer_is_not_saved(
     archive: Archive, patch: dict[str, str | None]
@@ -86,6 +85,25 @@ async def test_a_foreign_answer_is_not_saved(
     assert (await archive.run()).summary.written == 1
     whole(archive)
     assert archive.service.requests["submit"] == 1
+
+
+@pytest.mark.parametrize("scheme", ["https:", "http:"])
+async def test_an_answer_about_another_upload_is_not_saved(archive: Archive, scheme: str) -> None:
+    """An answer of the right id that speaks of another upload of ours stays paid and parked."""
+    archive.add("b.wav", TWO)
+    await archive.run()
+    (other,) = archive.service.accepted(TWO)
+    archive.add("a.wav", ONE)
+    patch = {"audio_url": other.audio_url.replace("https:", scheme)}
+    archive.service.faults.add(Fault(on="get", action="patch", times=None, patch=patch))
+
+    outcome = await archive.run()
+
+    assert list(archive.results()) == ["b.wav.json"]
+    assert outcome.summary.parked == 1
+    archive.service.faults.clear()
+    assert (await archive.run()).summary.written == 1
+    assert archive.service.requests["submit"] == 2
 
 
 async def test_the_body_of_another_transcript(archive: Archive) -> None:

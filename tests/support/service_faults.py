@@ -118,7 +118,8 @@ class Fault:
     size_bytes: int = 8 * 1024 * 1024
     """What `big` adds to the body."""
     patch: dict[str, Any] = field(default_factory=dict)
-    """What `patch` puts over the answer's JSON, in the list over each row."""
+    """What `patch` puts over the answer's JSON, in the list over each row; a function makes it of
+    what stands there."""
     met: int = field(default=0, init=False)
     """How many requests have met it."""
 
@@ -285,7 +286,8 @@ async def _patch(scene: Scene) -> Reply:
     reply = await scene.effect()
     document = reply.document()
     for row in document.get("transcripts", [document]):
-        row |= scene.fault.patch
+        for name, new in scene.fault.patch.items():
+            row[name] = new(row.get(name)) if callable(new) else new
     return dataclasses.replace(reply, body=Reply.of(document).body)
 
 
