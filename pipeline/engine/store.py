@@ -382,9 +382,11 @@ class Store:
         oldest = datetime.now(UTC) - KEPT
         for path in self._uploads.iterdir():
             with suppress(FileNotFoundError):
-                arrived = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                arrived_at = path.stat().st_mtime
                 url = _UPLOAD_URL + path.name
-                if arrived < oldest and not self._is_needed(url, since=_text(oldest)):
+                if arrived_at < oldest.timestamp() and not self._is_needed(
+                    url, since=_text(oldest)
+                ):
                     path.unlink()
 
     @_in_thread
