@@ -36,6 +36,7 @@ from pipeline.events import (
     Written,
     encode,
 )
+from pipeline.files import regular
 from pipeline.lines import LineWriter
 
 __all__ = [
@@ -211,7 +212,7 @@ class EventFile(JsonLines):
             OSError: the file cannot be opened for appending.
         """
         # Without a buffer: what a full disk does not take is dropped, not left for the closing.
-        self._file = path.open("ab", buffering=0)
+        self._file = open(path, "ab", buffering=0, opener=regular)  # noqa: SIM115
         super().__init__(self._file)
 
     def __exit__(self, *_: object) -> None:

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pipeline.captions import READING_CHARS_PER_S, Caption, captions, in_lines, shown_name
+from pipeline.files import regular
 from pipeline.phrases import Turn, Word, binds, ends_sentence, is_pause, is_spaced, joined
 
 __all__ = ["FORMATS", "RenderError", "render", "render_file"]
@@ -86,7 +87,7 @@ def render_file(
         RenderError: as `render`.
         OSError: it cannot be read.
     """
-    with open(result, "rb") as file:
+    with open(result, "rb", opener=regular) as file:
         return render(file.read(), file_format, title, speaker_names)
 
 

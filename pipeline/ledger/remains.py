@@ -24,7 +24,7 @@ from pipeline.errors import SettingsError
 from pipeline.ledger.books import Reading
 from pipeline.ledger.journal import Line
 from pipeline.ledger.recordings import Recordings
-from pipeline.ledger.store import reading, transition
+from pipeline.ledger.store import private, reading, transition
 from pipeline.models import Entry, Root, request_key
 from pipeline.names import fold, result_name
 from pipeline.wire import DELETED_AUDIO_URL
@@ -282,6 +282,7 @@ class Remains(Recordings):
     @reading
     def copy_to(self, path: Path) -> None:
         """A copy of the whole ledger, durable when this returns."""
+        private(path)
         with closing(sqlite3.connect(path)) as copy:
             self.ro.backup(copy)
         with open(path, "rb") as file:
