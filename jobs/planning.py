@@ -35,6 +35,7 @@ from pipeline.ledger.archive import (
     unsettled,
 )
 from pipeline.ledger.books import Promote
+from pipeline.lines import visible
 from pipeline.models import Root, request_key, signed
 from pipeline.options import canonical
 from pipeline.report.words import count, hours, usd
@@ -173,7 +174,7 @@ class Plan:
             if number := self.left_out[why]:
                 lines.append(f"{count(number, 'recording')} left out: {words}")
                 lines += [f"  {name}" for reason, name in self.named if reason == why]
-        return "\n".join(lines)
+        return "\n".join(map(visible, lines))
 
 
 def plan(

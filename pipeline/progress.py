@@ -37,7 +37,7 @@ from pipeline.events import (
     encode,
 )
 from pipeline.files import regular
-from pipeline.lines import LineWriter
+from pipeline.lines import LineWriter, visible
 
 __all__ = [
     "EventFile",
@@ -183,7 +183,7 @@ class WarningLines:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Warned):
-            self._say(f"warning: {event.message}")
+            self._say(f"warning: {visible(event.message)}")
 
 
 class JsonLines:
@@ -227,7 +227,7 @@ def render_summary(summary: Summary) -> str:
     The first line accounts for every recording found; reasons follow, then what it took, then
     what else the user could ask for.
     """
-    return "\n".join(_summary_lines(summary))
+    return "\n".join(map(visible, _summary_lines(summary)))
 
 
 _ENDS = (

@@ -319,9 +319,9 @@ class Remains(Recordings):
         if count:
             raise SettingsError(
                 f"the ledger was made anew, and {count} transcripts of the account may be yours:"
-                " nothing is asked for until you say so\n"
+                " nothing is asked for until you say so",
                 "hint: `overnight verify --claim ID=PATH` for one of a recording,"
-                " `overnight verify --disclaim ID` or `--disclaim all` for those of other programs"
+                " `overnight verify --disclaim ID` or `--disclaim all` for those of other programs",
             )
 
     @reading
