@@ -31,6 +31,7 @@ from jobs.commands.setup import doctor, init
 from jobs.console import say, tell
 from pipeline import __version__
 from pipeline.errors import BatchError, ExitCode, SettingsError, leaves
+from pipeline.lines import visible
 
 __all__ = ["app", "main"]
 
@@ -89,11 +90,11 @@ def _refuse_empty(argv: Sequence[str]) -> None:
 def _report(error: BaseException) -> ExitCode:
     match error:
         case BatchError():
-            tell(f"error: {error}")
+            tell("error: " + "\n".join(visible(str(line)) for line in error.args))
             return error.exit_code
         case KeyboardInterrupt():
             return ExitCode.INTERRUPTED
-    traceback.print_exception(error)
+    tell("".join(traceback.format_exception(error)).rstrip())
     return ExitCode.UNEXPECTED
 
 

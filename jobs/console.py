@@ -1,7 +1,7 @@
 """
 What a command says, and to whom: in, lines, findings and events; out, stdout, stderr and the log.
 
-Data goes to stdout, everything else to stderr.
+Data goes to stdout, everything else to stderr. Neither gets what a terminal would obey.
 """
 
 import os
@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+
+from pipeline.lines import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +33,7 @@ __all__ = [
 def say(text: str) -> None:
     """Data, and with "" what others have left to be written, on stdout."""
     try:
-        sys.stdout.write(text and text + "\n")
+        sys.stdout.write(text and plain(text) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read it has enough; Python would complain once more when it ends.
@@ -42,14 +44,14 @@ def say(text: str) -> None:
 def tell(text: str) -> None:
     """Anything that is not data, on stderr, if anybody reads it."""
     with suppress(OSError, ValueError):
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(plain(text) + "\n")
 
 
 def agreed(question: str) -> bool:
     """Whether somebody at the terminal says yes; False where there is none."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.write(f"{plain(question)} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -30,6 +30,7 @@ from pipeline.errors import (
     PipelineError,
 )
 from pipeline.ledger.mounts import mount_table, remote_file_system
+from pipeline.lines import visible
 from pipeline.settings import Settings, key_fingerprint, require_key
 
 __all__ = ["Finding", "examine"]
@@ -51,7 +52,7 @@ class Finding:
 
     def __str__(self) -> str:
         mark = "ok" if self.exit_code is ExitCode.DONE else "!!"
-        return f"{mark}  {self.subject:<9} {self.text}"
+        return visible(f"{mark}  {self.subject:<9} {self.text}")
 
 
 def examine(

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.lines import visible
+
 __all__ = ["Finding", "Tell"]
 
 
@@ -33,7 +35,7 @@ class Finding:
 
     def __str__(self) -> str:
         about = self.path or self.transcript_id
-        return f"{self.kind:9}  {about}  {self.what}".replace("\n", "\\n")
+        return visible(f"{self.kind:9}  {about}  {self.what}")
 
 
 Tell = Callable[[Finding], object]

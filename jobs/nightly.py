@@ -143,7 +143,7 @@ def _sources(folders: Sequence[Path], settings: Settings) -> list[Source]:
         else:
             found.append(Source(source.root_name, roots, own))
     if len(problems) == len(found):
-        raise SettingsError("\n  ".join(["no source is there", *problems]))
+        raise SettingsError("no source is there", *(f"  {each}" for each in problems))
     return found
 
 

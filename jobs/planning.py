@@ -35,7 +35,8 @@ from pipeline.ledger.archive import (
     unsettled,
 )
 from pipeline.ledger.books import Promote
-from pipeline.models import Root, request_key
+from pipeline.lines import visible
+from pipeline.models import Root, request_key, signed
 from pipeline.options import canonical
 from pipeline.report.words import count, hours, usd
 from pipeline.settings import Settings
@@ -173,7 +174,7 @@ class Plan:
             if number := self.left_out[why]:
                 lines.append(f"{count(number, 'recording')} left out: {words}")
                 lines += [f"  {name}" for reason, name in self.named if reason == why]
-        return "\n".join(lines)
+        return "\n".join(map(visible, lines))
 
 
 def plan(
@@ -306,7 +307,7 @@ class _Planning:
             found = os.stat(where, follow_symlinks=settings.follow_links)
         except OSError:
             return "gone"
-        is_same = (found.st_size, found.st_mtime_ns) == (each.size, each.mtime_ns)
+        is_same = (found.st_size, signed(found.st_mtime_ns)) == (each.size, each.mtime_ns)
         return None if is_same or not each.has_result else "changed"
 
     def _left_out(self, why: str, each: Selected) -> None:

@@ -305,7 +305,7 @@ async def _folder_in(state: Path) -> AsyncIterator[Path]:
     """A folder in the state folder, gone with what is in it when the block ends."""
 
     def make() -> Path:
-        state.mkdir(parents=True, exist_ok=True)
+        state.mkdir(0o700, parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="rebuild-", dir=state))
 
     folder = await to_thread.run_sync(make)

@@ -24,6 +24,7 @@ from jobs.transcribe import Source, transcribe
 from pipeline.compare import Comparison, compare
 from pipeline.errors import AnswerUnusable, ExitCode, SettingsError
 from pipeline.events import Emit, Summary, Warned
+from pipeline.files import regular
 from pipeline.ledger import Redo
 from pipeline.ledger.books import Promote
 from pipeline.ledger.promotions import Replaced
@@ -164,7 +165,7 @@ async def _page(seen: _Seen, context: Context, folder: Path) -> None:
 
 
 def _opened(path: Path) -> BufferedWriter:
-    return path.open("wb")
+    return open(path, "wb", opener=regular)
 
 
 async def _compare(
@@ -205,7 +206,7 @@ def _note(
 def _differences(old: bytes, new: bytes) -> Comparison | str:
     """What differs between two saved answers, or why that cannot be said."""
     try:
-        with open(old, "rb") as before, open(new, "rb") as after:
+        with open(old, "rb", opener=regular) as before, open(new, "rb", opener=regular) as after:
             return compare(before.read(), after.read())
     except AnswerUnusable as error:
         return str(error)
@@ -216,8 +217,10 @@ def _differences(old: bytes, new: bytes) -> Comparison | str:
 def _write(folder: Path, lines: BufferedWriter, comparisons: Comparisons) -> None:
     lines.flush()
     differences = comparisons.differences()
-    (folder / "differences.json").write_bytes(as_json(differences))
-    (folder / "differences.html").write_text(as_html(differences), "utf-8")
+    made = {"json": as_json(differences), "html": as_html(differences).encode()}
+    for suffix, body in made.items():
+        with open(folder / f"differences.{suffix}", "wb", opener=regular) as file:
+            file.write(body)
 
 
 async def finish(settings: Settings, *, emit: Emit) -> ExitCode:

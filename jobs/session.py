@@ -25,7 +25,7 @@ from anyio import to_thread
 from jobs.budget import Budgets
 from pipeline import __version__
 from pipeline.allowance import NOTHING, Allowance, Amount
-from pipeline.errors import BatchError, LedgerUnusable, OutputNotWritable, SettingsError
+from pipeline.errors import BatchError, DiskFull, LedgerUnusable, SettingsError
 from pipeline.events import (
     Completed,
     Deleted,
@@ -36,7 +36,7 @@ from pipeline.events import (
     Warned,
     printable,
 )
-from pipeline.files import probe
+from pipeline.files import no_room, probe, unwritable
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger, Redo, Run, copy_of
 from pipeline.ledger.journal import newest
@@ -135,6 +135,7 @@ async def session(
     Raises:
         SettingsError: nothing says where results go.
         OutputNotWritable: results could not be saved there.
+        DiskFull: there is no room to begin.
         KeyRefused: there is no API key, and the provider needs one.
         Locked: another run works in the same state folder.
         LedgerUnusable: the ledger is damaged, newer than this program, or lost.
@@ -146,7 +147,7 @@ async def session(
         last = await to_thread.run_sync(newest, settings.state_dir / "runs")
     async with AsyncExitStack() as stack:
         if settings.dry_run:
-            state = Path(await stack.enter_async_context(_beside(tempfile.TemporaryDirectory)))
+            state = Path(await stack.enter_async_context(_beside(_temporary)))
             started_at = 0.0
             await to_thread.run_sync(
                 copy_of, settings.state_dir / "ledger.sqlite3", state / "ledger.sqlite3"
@@ -164,7 +165,7 @@ async def session(
             await to_thread.run_sync(_sweep, os.fsencode(state), started_at)
         folder = state / "runs" / run_id
         await to_thread.run_sync(_make, folder)
-        facts = await stack.enter_async_context(_beside(EventFile, folder / "events.ndjson"))
+        facts = await stack.enter_async_context(_beside(_event_file, folder / "events.ndjson"))
         totals = Totals(emit, facts, clock=clock)
         has_service = not (settings.dry_run or is_offline)
         service = await stack.enter_async_context(
@@ -254,29 +255,46 @@ def _prepare(settings: Settings, state: Path) -> float:
     """
     Make the folders, prove that results can be saved, and give the file system's time.
 
+    A state folder that is made is for its owner alone; one that is there keeps its rights.
+
     Raises:
         SettingsError: there is no output folder named.
         OutputNotWritable: they cannot.
+        DiskFull: there is no room.
     """
     if settings.output is None:
         raise SettingsError("where shall the results go? Name a folder with `--output`")
     started_at = 0.0
-    for folder in (settings.output, state):
+    for folder, mode in ((settings.output, 0o777), (state, 0o700)):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode, parents=True, exist_ok=True)
             started_at = probe(os.fsencode(folder)).st_mtime
         except OSError as error:
-            raise OutputNotWritable(
-                f"cannot write to {_named(folder)}: {error.strerror}; nothing was sent"
-            ) from error
+            what = f"nothing was sent: cannot write to {_named(folder)}"
+            raise unwritable(error, what) from error
     return started_at
 
 
 def _make(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True)
+        folder.parent.mkdir(0o700, exist_ok=True)
+        folder.mkdir(0o700)
     except OSError as error:
-        raise OutputNotWritable(f"cannot make {_named(folder)}: {error.strerror}") from error
+        raise unwritable(error, f"cannot make {_named(folder)}") from error
+
+
+def _event_file(path: Path) -> EventFile:
+    try:
+        return EventFile(path)
+    except OSError as error:
+        raise unwritable(error, f"cannot make {_named(path)}") from error
+
+
+def _temporary() -> "tempfile.TemporaryDirectory[str]":
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise unwritable(error, "cannot make a folder for temporary files") from error
 
 
 def _named(folder: Path) -> str:
@@ -318,12 +336,16 @@ async def _service(settings: Settings, state: Path, key: str) -> AsyncIterator[_
         from pipeline.engine import EngineUnavailable, serve, stored_key
 
         folder = state / "engine"
-        key = await to_thread.run_sync(stored_key, folder)
         async with AsyncExitStack() as stack:
             try:
+                key = await to_thread.run_sync(stored_key, folder)
                 engine = await stack.enter_async_context(
                     serve(folder, keys=[key], model=settings.engine_model)
                 )
+            except OSError as error:
+                raise unwritable(error, f"cannot use {_named(folder)}") from error
             except EngineUnavailable as error:
+                if no_room(error.__cause__):
+                    raise DiskFull(str(error)) from error
                 raise SettingsError(str(error)) from error
             yield _Service(engine.url, "local", key)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.errors import AnswerUnusable, ServiceUnavailable, SettingsError
 from pipeline.events import printable
+from pipeline.files import regular
 from pipeline.wire import Head, parse_head
 
 __all__ = ["Whole", "files_below", "replaced_ids", "transcripts_below", "whole"]
@@ -38,7 +39,7 @@ def whole(place: bytes) -> Whole:
     Raises:
         OSError: it is not there, or cannot be read.
     """
-    with open(place, "rb") as file:
+    with open(place, "rb", opener=regular) as file:
         if not os.fstat(file.fileno()).st_size:
             return Whole(None, 0, sha256().hexdigest())
         with (

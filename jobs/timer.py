@@ -179,8 +179,8 @@ def install(
     for path in files:
         if path.exists() and not _is_ours(path):
             raise SettingsError(
-                f"{path} is not from `overnight nightly install`, and is left as it is\n"
-                "hint: `--name` installs under another name"
+                f"{path} is not from `overnight nightly install`, and is left as it is",
+                "hint: `--name` installs under another name",
             )
     for folder in plan.writes if kind == "systemd" else (*plan.writes, plan.log.parent):
         _make(folder)

@@ -26,6 +26,7 @@ from pipeline.allowance import expected
 from pipeline.batch import run_batch
 from pipeline.errors import BatchError, ExitCode, SettingsError
 from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode
+from pipeline.files import regular
 from pipeline.ledger import BACKLOG, Redo
 from pipeline.lines import hide
 from pipeline.models import Claim, Root
@@ -146,8 +147,13 @@ async def transcribe(
             run.totals(summary)
             line = encode(summary) + b"\n"
             with suppress(OSError):  # a full disk is said in the summary, which went to stdout
-                await to_thread.run_sync((run.folder / "summary.json").write_bytes, line)
+                await to_thread.run_sync(_leave, run.folder / "summary.json", line)
     return summary
+
+
+def _leave(path: Path, line: bytes) -> None:
+    with open(path, "wb", opener=regular) as file:
+        file.write(line)
 
 
 def _require_prices(settings: Settings, sources: Sequence[Source]) -> None:

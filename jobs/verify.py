@@ -9,15 +9,12 @@ equal result or fetched again by its id, and nothing can be asked for.
 """
 
 import os
-import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from hashlib import file_digest
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -32,6 +29,7 @@ from pipeline.events import Emit, Warned, printable
 from pipeline.ledger import evidence
 from pipeline.ledger.accounts import Reader
 from pipeline.ledger.evidence import Saved
+from pipeline.ledger.lock import held_since
 from pipeline.models import TranscriptState
 from pipeline.names import is_temporary
 from pipeline.settings import FORMATS, Settings
@@ -288,7 +286,8 @@ def _check_files(db: Reader, settings: Settings, started_at: float | None) -> It
     for name in evidence.strays(db, others(), _SUFFIXES, output):
         yield Finding("stray", printable(name), "no recording of the ledger has such a file")
     if started_at is None:
-        started_at = _under_way_since(settings.state_dir / "lock")
+        since = held_since(settings.state_dir / "lock")
+        started_at = inf if since is None else since
     for place in unfinished:
         with suppress(FileNotFoundError):
             if os.stat(place, follow_symlinks=False).st_mtime < started_at:
@@ -299,19 +298,6 @@ def _check_files(db: Reader, settings: Settings, started_at: float | None) -> It
 
 def _is_ours(name: bytes) -> bool:
     return is_temporary(os.path.basename(name))
-
-
-def _under_way_since(lock: Path) -> float:
-    """When the run began that may be under way, Unix seconds; infinity when there is none."""
-    try:
-        host, pid, since = lock.read_text("utf-8").split()[:3]
-        if host == socket.gethostname():
-            os.kill(int(pid), 0)
-        return datetime.fromisoformat(since).timestamp()
-    except (FileNotFoundError, ProcessLookupError, ValueError):
-        return inf
-    except PermissionError:  # it is there, and somebody else's
-        return 0.0
 
 
 def _output(settings: Settings) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from pipeline.events import printable
-from pipeline.files import put
+from pipeline.files import put, regular
 from pipeline.models import Stored
 from pipeline.names import derived, temporary, version
 from pipeline.render import RenderError, render
@@ -62,7 +62,7 @@ def derive(
     done = Derived()
     for stored in results:
         try:
-            with open(shelf.output + b"/" + stored.result, "rb") as file:
+            with open(shelf.output + b"/" + stored.result, "rb", opener=regular) as file:
                 body = file.read()
             if sha256(body).hexdigest() != stored.digest:
                 raise RenderError("it is not what was saved")
@@ -104,7 +104,7 @@ def _derive(
 
 def _standing(place: bytes) -> bytes | None:
     try:
-        with open(place, "rb") as file:
+        with open(place, "rb", opener=regular) as file:
             return file.read()
     except FileNotFoundError:
         return None

@@ -115,7 +115,14 @@ _WORST_FIRST = [
 
 
 class PipelineError(Exception):
-    """Everything that the pipeline raises on purpose."""
+    """
+    Everything that the pipeline raises on purpose: a sentence, and lines to go below it.
+
+    So a line that ends within one of them, in the name of a folder say, is known for what it is.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class BatchError(PipelineError):

@@ -6,6 +6,8 @@ of the fact in snake_case, whose `time` is RFC 3339 in UTC, and whose other fiel
 Fields are only ever added.
 """
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -35,8 +37,18 @@ __all__ = [
 ]
 
 
+_OBEYED = re.compile(
+    rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
+)
+"""What JSON leaves as it is, of that which `pipeline.lines.visible` shows."""
+
+
 def printable(path: bytes) -> str:
-    """A path of the file system as text; bytes that are not UTF-8 show as `\\xNN`."""
+    """
+    A path of the file system as text; bytes that are not UTF-8 show as `\\xNN`.
+
+    It may hold what a terminal obeys: on its way to one it goes through `pipeline.lines`.
+    """
     return path.decode("utf-8", "backslashreplace")
 
 
@@ -216,8 +228,18 @@ Emit = Callable[[Event], None]
 
 
 def encode(event: Event) -> bytes:
-    """One line of NDJSON, without the newline."""
-    return msgspec.json.encode(event)
+    """One line of NDJSON, without the newline, in which a terminal finds nothing to obey."""
+    try:
+        line = msgspec.json.encode(event)
+    except UnicodeEncodeError:  # a path of the system as Python reads it
+        line = json.dumps(msgspec.to_builtins(event), ensure_ascii=False).encode(
+            "utf-8", "backslashreplace"
+        )
+    return _OBEYED.sub(_escaped, line)
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return f"\\u{ord(found[0].decode()):04x}".encode()
 
 
 def as_dict(event: Event) -> dict[str, Any]:

@@ -9,42 +9,49 @@ Source: https://www.kernel.org/doc/html/latest/filesystems/ext4/ and rename(2), 
 import asyncio
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial, wraps
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from io import FileIO
 from secrets import token_hex
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+from pipeline.errors import DiskFull, OutputNotWritable
 from pipeline.names import temporary
 from pipeline.threads import Threads
 
 __all__ = [
     "cannot_write",
+    "copy_file",
     "copy_whole",
     "in_thread",
     "keep_standing",
     "made",
+    "no_room",
     "obstacle",
     "probe",
     "put",
     "put_in_place",
     "put_whole",
     "read_whole",
+    "regular",
     "remove",
     "sha256_of",
     "sync",
+    "unwritable",
     "why_not",
     "write_all",
 ]
 
 _THREADS = 16
 _COPY_BYTES = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
+
+_NOT_REGULAR = "it is a link, or no regular file"
 
 _threads: WeakKeyDictionary[asyncio.AbstractEventLoop, Threads] = WeakKeyDictionary()
 
@@ -63,6 +70,40 @@ def in_thread(blocking: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
         return await threads.run(partial(blocking, *args, **kwargs))
 
     return hop
+
+
+def regular(path: Any, flags: int) -> int:
+    """
+    Open a file of ours, as an `opener`; a new one is for its owner alone.
+
+    What a link leads to is none of ours, whoever put the link there, and what is no regular file,
+    such as a pipe, might keep us waiting.
+
+    Raises:
+        OSError: there is something else in its place, or it cannot be opened.
+    """
+    quick = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags | quick, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise OSError(error.errno, _NOT_REGULAR, path) from error
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, _NOT_REGULAR, path)
+
+
+def no_room(error: BaseException | None) -> bool:
+    """Whether something could not be written for want of room on its disk, or of a quota."""
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
+def unwritable(error: OSError, what: str) -> DiskFull | OutputNotWritable:
+    """What it means for a run that `what` cannot be done: there may be room again, or not."""
+    message = f"{what}: {error.strerror}"
+    return DiskFull(message) if no_room(error) else OutputNotWritable(message)
 
 
 def probe(folder: bytes) -> os.stat_result:
@@ -95,8 +136,10 @@ def cannot_write(folder: bytes) -> bool:
 def why_not(place: bytes) -> str | None:
     """Why no file could be put at a place, in a folder that may have to be made; None: it could."""
     try:
-        if stat.S_ISDIR(os.lstat(place).st_mode):
-            return f"{_shown(place)} is a folder"
+        mode = os.lstat(place).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            is_folder = stat.S_ISDIR(mode)
+            return f"{_shown(place)} is {'a folder' if is_folder else 'no regular file'}"
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:  # its name is too long for the disk, say
@@ -118,10 +161,21 @@ obstacle = in_thread(why_not)
 @in_thread
 def copy_whole(source: bytes, target: bytes) -> tuple[str, int]:
     """Copy a file, in a folder made as needed; the sha256 (hex) and size (bytes) of the copy."""
-    with open(source, "rb") as file, made(target) as copy:
-        shutil.copyfileobj(file, copy, _COPY_BYTES)
-    with open(target, "rb") as copy:
+    copy_file(source, target)
+    with open(target, "rb", opener=regular) as copy:
         return file_digest(copy, "sha256").hexdigest(), os.path.getsize(target)
+
+
+def copy_file(source: bytes, target: bytes) -> None:
+    """
+    Copy the bytes of a file, in a folder made as needed; not durable yet.
+
+    Raises:
+        OSError: it cannot be read, or there is no room for the copy.
+    """
+    with open(source, "rb", opener=regular) as file, made(target) as copy:
+        while chunk := file.read(_COPY_BYTES):
+            write_all(copy, chunk)
 
 
 @in_thread
@@ -176,12 +230,21 @@ def write_all(file: FileIO, body: bytes) -> None:
 
 
 def made(path: bytes) -> FileIO:
-    """A file to be written anew, in a folder that is made if it is not there."""
+    """
+    A file to be written anew, in a folder that is made if it is not there.
+
+    What was left under its name is removed, never written to: it may be a link to anywhere.
+
+    Raises:
+        OSError: there is no room for it, or something is in the way.
+    """
     try:
-        return open(path, "wb", buffering=0)
+        return open(path, "xb", buffering=0)
+    except FileExistsError:
+        os.unlink(path)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        return open(path, "wb", buffering=0)
+    return open(path, "xb", buffering=0)
 
 
 @in_thread
@@ -190,7 +253,7 @@ def keep_standing(place: bytes, digest: str, kept_as: Callable[[str], bytes]) ->
     Keep what lies at a place, whoever wrote it, before its name is taken over.
 
     `kept_as` gives its new name for its sha256. False when there is nothing, or just what is to be
-    put there, which has the sha256 `digest`.
+    put there, which has the sha256 `digest`. A link is kept as the link that it is.
 
     Raises:
         OSError: it cannot be kept.
@@ -199,7 +262,8 @@ def keep_standing(place: bytes, digest: str, kept_as: Callable[[str], bytes]) ->
 
 
 def _keep_standing(place: bytes, digest: str, kept_as: Callable[[str], bytes]) -> bool:
-    standing = _sha256_of(place)
+    is_link = os.path.islink(place)
+    standing = sha256(os.readlink(place)).hexdigest() if is_link else _sha256_of(place)
     if standing in (None, digest):
         return False
     _keep_version(place, kept_as(str(standing)))
@@ -215,13 +279,13 @@ def read_whole(path: bytes) -> bytes:
 
 @in_thread
 def sha256_of(path: bytes) -> str | None:
-    """The sha256 of a file, hex; None when it is not there."""
-    return _sha256_of(path)
+    """The sha256 of a file, hex; None when it is not there, or there is only a link to one."""
+    return None if os.path.islink(path) else _sha256_of(path)
 
 
 def _sha256_of(path: bytes) -> str | None:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
@@ -232,14 +296,16 @@ def _keep_version(place: bytes, kept: bytes) -> None:
     os.makedirs(os.path.dirname(kept), exist_ok=True)
     with suppress(FileNotFoundError, FileExistsError):
         try:
-            os.link(place, kept)
+            os.link(place, kept, follow_symlinks=False)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             fresh = temporary(kept)
-            shutil.copyfile(place, fresh)
-            sync(fresh)
-            os.replace(fresh, kept)
+            if os.path.islink(place):
+                os.symlink(os.readlink(place), kept)
+            else:
+                copy_file(place, fresh)
+                _put(fresh, kept)
     sync(os.path.dirname(kept))
 
 

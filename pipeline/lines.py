@@ -1,18 +1,25 @@
 """
 Lines on their way out: in, text as it comes; out, the same in a stream, and without secrets.
 
-A secret that was named to `hide` leaves `masked` as `***`, wherever in a line it stands.
+A secret that was named to `hide` leaves `masked` as `***`, wherever in a line it stands. What a
+terminal would obey, or take for the end of a line, leaves `visible` as text.
 """
 
 import json
+import re
 import threading
 from queue import SimpleQueue
 from typing import BinaryIO, Self
 
-__all__ = ["LineWriter", "hide", "masked"]
+__all__ = ["LineWriter", "hide", "masked", "plain", "visible"]
 
 _SHORTEST_SECRET = 6
 """Characters. No service gives out a shorter key, and masking one would eat ordinary words."""
+
+_OBEYED = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_OBEYED_ANYWHERE = re.compile(f"[{_OBEYED}]")
+_OBEYED_IN_A_LINE = re.compile(rf"(?!\n)[{_OBEYED}]")
+_LETTERS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 _secrets: set[str] = set()
 
@@ -28,6 +35,27 @@ def masked(line: str) -> str:
     for secret in _secrets:
         line = line.replace(secret, "***")
     return line
+
+
+def visible(text: str) -> str:
+    r"""
+    A text on one line, of which a terminal obeys nothing: control characters show as `\u001b`.
+
+    So do ends of lines, marks that turn the direction of a text, and halves of characters. What is
+    JSON stays it, and says the same.
+
+    Source: Unicode general categories Cc, Cs, Zl, Zp, and the property Bidi_Control.
+    """
+    return _OBEYED_ANYWHERE.sub(_shown, text)
+
+
+def plain(text: str) -> str:
+    """The same of text that has several lines, which it keeps."""
+    return _OBEYED_IN_A_LINE.sub(_shown, text)
+
+
+def _shown(found: re.Match[str]) -> str:
+    return _LETTERS.get(found[0]) or f"\\u{ord(found[0]):04x}"
 
 
 class LineWriter:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SettingsError
 from pipeline.events import Event, as_dict
-from pipeline.lines import LineWriter, masked
+from pipeline.lines import LineWriter, masked, plain, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -139,10 +139,20 @@ def _console_outlet(console: "Console | None", level: int) -> _Outlet:
         colors = not console.no_color
         render: Any = structlog.dev.ConsoleRenderer(colors=colors, force_colors=colors)
         return _Outlet(
-            level, render, lambda line: console.print(Text.from_ansi(line), soft_wrap=True)
+            level,
+            lambda logger, method, facts: render(logger, method, _visible(facts)),
+            lambda line: console.print(Text.from_ansi(line), soft_wrap=True),
         )
     render = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
-    return _Outlet(level, render, partial(_print, console))
+    return _Outlet(level, lambda *given: visible(render(*given)), partial(_print, console))
+
+
+def _visible(facts: "EventDict") -> "EventDict":
+    """The same with nothing in its texts that a terminal would obey, or take for another line."""
+    shown = {key: visible(each) if isinstance(each, str) else each for key, each in facts.items()}
+    if isinstance(facts.get("exception"), str):
+        shown["exception"] = plain(facts["exception"]).replace("\n", "\n    ")
+    return shown
 
 
 def _print(console: "Console | None", line: str) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "Unresolved",
     "Uploaded",
     "request_key",
+    "signed",
 ]
 
 MAX_UPLOAD_BYTES = 2_200_000_000
@@ -43,6 +44,8 @@ Source: https://www.assemblyai.com/docs, FAQ on file size: 2.2 GB for `/v2/uploa
 
 UNREADABLE = -1
 """In place of a size: the folder that the file is or is not in cannot be read."""
+
+_HALF = 1 << 63
 
 SETTLED_S = 2.0
 """Age of a file's last change, seconds, from which on another one would show in its times."""
@@ -121,6 +124,16 @@ def request_key(content: str, options: str, provider_kind: str) -> str:
     in it: none of them may pay for an archive again.
     """
     return sha256(f"{content}\n{options}\n{provider_kind}".encode()).hexdigest()
+
+
+def signed(number: int) -> int:
+    """
+    A number of a file system as SQLite takes it: 64 bits with a sign. What differed still differs.
+
+    Source: https://www.sqlite.org/datatype3.html. Inodes have 64 bits without a sign, and times in
+    nanoseconds have more for years before 1677 and after 2262.
+    """
+    return (number + _HALF) % (2 * _HALF) - _HALF
 
 
 @dataclass(frozen=True, slots=True)

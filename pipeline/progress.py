@@ -36,7 +36,8 @@ from pipeline.events import (
     Written,
     encode,
 )
-from pipeline.lines import LineWriter
+from pipeline.files import regular
+from pipeline.lines import LineWriter, visible
 
 __all__ = [
     "EventFile",
@@ -182,7 +183,7 @@ class WarningLines:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Warned):
-            self._say(f"warning: {event.message}")
+            self._say(f"warning: {visible(event.message)}")
 
 
 class JsonLines:
@@ -211,7 +212,7 @@ class EventFile(JsonLines):
             OSError: the file cannot be opened for appending.
         """
         # Without a buffer: what a full disk does not take is dropped, not left for the closing.
-        self._file = path.open("ab", buffering=0)
+        self._file = open(path, "ab", buffering=0, opener=regular)  # noqa: SIM115
         super().__init__(self._file)
 
     def __exit__(self, *_: object) -> None:
@@ -226,7 +227,7 @@ def render_summary(summary: Summary) -> str:
     The first line accounts for every recording found; reasons follow, then what it took, then
     what else the user could ask for.
     """
-    return "\n".join(_summary_lines(summary))
+    return "\n".join(map(visible, _summary_lines(summary)))
 
 
 _ENDS = (

@@ -20,7 +20,7 @@ from anyio import BrokenWorkerProcess, to_process
 
 from pipeline.errors import AnswerUnusable
 from pipeline.events import Warned
-from pipeline.files import in_thread, sha256_of
+from pipeline.files import in_thread, regular, sha256_of
 from pipeline.ledger.promotions import Replaced
 from pipeline.names import derived
 from pipeline.quality import Appraisal, appraise, is_better
@@ -132,7 +132,7 @@ def _is_worse(new: bytes, old: bytes) -> bool:
 
 def _appraised(place: bytes) -> Appraisal | None:
     try:
-        with open(place, "rb") as file:
+        with open(place, "rb", opener=regular) as file:
             return appraise(file.read())
     except (FileNotFoundError, AnswerUnusable):
         return None

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pipeline.captions import READING_CHARS_PER_S, Caption, captions, in_lines, shown_name
+from pipeline.files import regular
 from pipeline.phrases import Turn, Word, binds, ends_sentence, is_pause, is_spaced, joined
 
 __all__ = ["FORMATS", "RenderError", "render", "render_file"]
@@ -86,7 +87,7 @@ def render_file(
         RenderError: as `render`.
         OSError: it cannot be read.
     """
-    with open(result, "rb") as file:
+    with open(result, "rb", opener=regular) as file:
         return render(file.read(), file_format, title, speaker_names)
 
 
@@ -366,8 +367,24 @@ def _tsv(speech: _Speech) -> str:
     )
     for start, end, speaker, words in pieces:
         name = speech.names.get(speaker, speaker)
-        rows.append(f"{start}\t{end}\t{name}\t{joined(words)}")
+        rows.append(f"{start}\t{end}\t{_cell(name)}\t{_cell(joined(words))}")
     return "\n".join(rows)
+
+
+_FORMULA = re.compile("[\"'\\s]*[=+\\-@\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?\d+(?:[.,:/]\d+)*\s?%?", re.ASCII)
+
+
+def _cell(text: str) -> str:
+    """
+    A text that a spreadsheet shows and does not run: an apostrophe leads what may be a formula.
+
+    Source: https://owasp.org/www-community/attacks/CSV_Injection. Quotes that lead it are taken
+    away by a spreadsheet first, and full-width characters count where keyboards have them.
+    """
+    if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
+        return f"'{text}"
+    return text
 
 
 _WRITERS: Final[dict[str, Callable[[_Speech], str]]] = {

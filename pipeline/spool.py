@@ -20,6 +20,7 @@ from pipeline.files import (
     made,
     put_in_place,
     put_whole,
+    regular,
     remove,
     write_all,
 )
@@ -172,7 +173,7 @@ _write = in_thread(write_all)
 def _check(path: bytes) -> tuple[Head, str, int]:
     """What a whole answer in a file says, its sha256 and its size, without a copy in memory."""
     with (
-        open(path, "rb") as file,
+        open(path, "rb", opener=regular) as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body,
         memoryview(body) as view,  # let go of by name: an error would keep it, and the map, open
     ):

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.events import Event
+from pipeline.lines import plain
 from pipeline.progress import Tally, pace, phases
 
 __all__ = ["TerminalProgress", "say_above"]
@@ -29,7 +30,7 @@ def say_above(console: Console, line: str) -> None:
 
     As it is: a file name is no markup, and a line that is broken cannot be searched for.
     """
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
 
 
 class TerminalProgress:

@@ -24,7 +24,8 @@ from pathlib import Path
 import anyio
 from aiohttp import web
 
-from pipeline.errors import SettingsError
+from pipeline.errors import DiskFull, SettingsError
+from pipeline.files import no_room, regular
 from pipeline.notices import Notices
 from pipeline.settings import Address
 from pipeline.wire import SECRET_HEADER, WEBHOOK_PATH, parse_notification
@@ -56,7 +57,7 @@ def stored_secret(state: Path) -> str:
     """
     path = state / "webhook-secret"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = regular(path, os.O_RDWR | os.O_CREAT)
         with open(descriptor, "r+", encoding="ascii", errors="replace") as file:
             secret = file.read(2000).strip()
             # A crash leaves an empty file, and what fits no header would fail every submit.
@@ -66,6 +67,8 @@ def stored_secret(state: Path) -> str:
                 file.truncate()
                 file.write(secret + "\n")
     except OSError as error:
+        if no_room(error):
+            raise DiskFull(f"no room for {path}") from error
         raise SettingsError(f"cannot keep a secret in {path}: {error.strerror}") from error
     return secret
 

@@ -1,9 +1,14 @@
 """Lines of text on their way out: in order, without waiting, without secrets."""
 
 import io
+import json
 import threading
 
-from pipeline.lines import LineWriter, hide, masked
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.lines import LineWriter, hide, masked, plain, visible
 
 
 def test_what_is_hidden_is_masked_wherever_it_stands() -> None:
@@ -51,3 +56,29 @@ def test_lines_that_cannot_be_written_are_counted() -> None:
         write(b"two")
 
     assert write.lost == 2
+
+
+@given(st.text())
+def test_what_is_visible_is_one_line(text: str) -> None:
+    """Whatever a text holds, it is one line that can be encoded, and clean text stays as it is."""
+    shown = visible(text)
+
+    assert shown.encode().decode() == shown
+    assert len(shown.splitlines()) <= 1
+    assert shown == text or any(not each.isprintable() for each in text)
+    assert visible(shown) == shown
+    assert plain(f"{text}\n{text}").replace("\n", "\\n") == f"{shown}\\n{shown}"
+
+
+@given(st.dictionaries(st.text(), st.text() | st.lists(st.text())))
+def test_json_says_the_same_when_it_is_visible(facts: dict[str, object]) -> None:
+    """What is JSON can be shown to a terminal, and read by a program, as one and the same."""
+    assert json.loads(visible(json.dumps(facts, ensure_ascii=False))) == facts
+
+
+@pytest.mark.parametrize(
+    "text", ["Ünïcode", "日本語", "👩\u200d👩\u200d👧", "a\u00a0b", "שלום", "می\u200cروم"]
+)
+def test_names_of_people_stay_as_they_are(text: str) -> None:
+    """What no terminal obeys is shown as it is, also where its parts are joined or kept apart."""
+    assert visible(text) == text

@@ -174,3 +174,22 @@ def test_unwritable_file_is_a_settings_error(console: Console, tmp_path: Path) -
         configure_logs(verbose=0, quiet=False, log_file=tmp_path, console=console),
     ):
         pass
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_no_value_forges_a_line_or_reaches_a_terminal(is_terminal: bool) -> None:
+    """Names and exceptions of any kind are told on lines of ours, without what a terminal obeys."""
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, no_color=True, width=40)
+    nasty = "x\x1b[2J\nlevel=error event=forged\r\x9b\u202e\x07\udc80"
+    with configure_logs(verbose=2, quiet=False, log_file=None, console=console):
+        log(logging.INFO, f"said.{nasty}", recording=nasty, odd=[nasty], path=Path("/" + nasty))
+        try:
+            raise ValueError(nasty)
+        except ValueError:
+            log(logging.ERROR, "broken", exc_info=True)
+
+    said = shown(console)
+    assert not set(said) & set("\x1b\r\x9b\u202e\x07\udc80")
+    assert not any(line.startswith("level=error event=forged") for line in said.splitlines())
+    if not is_terminal:
+        assert len(said.splitlines()) == 2

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import models
-from pipeline.models import AttemptState, Delivery, RecordingState, TranscriptState, request_key
+from pipeline.models import (
+    AttemptState,
+    Delivery,
+    RecordingState,
+    TranscriptState,
+    request_key,
+    signed,
+)
 
 CONTENT = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
@@ -72,3 +79,11 @@ def test_what_flows_cannot_be_changed() -> None:
 def test_deliveries_share_nothing() -> None:
     """A delivery that was given no recipients has a list of its own."""
     assert Delivery().recipients is not Delivery().recipients
+
+
+@given(st.integers(-(2**63), 2**64 - 1), st.integers(-(2**63), 2**64 - 1))
+def test_numbers_of_file_systems_fit_into_the_ledger(one: int, other: int) -> None:
+    """Whatever a file system says fits, what fitted stays as it is, and a change still shows."""
+    assert -(2**63) <= signed(one) < 2**63
+    assert signed(one) == one or one >= 2**63
+    assert (signed(one) == signed(other)) == (abs(one - other) in (0, 2**64))

@@ -472,6 +472,36 @@ def test_tables_have_four_columns(transcript: bytes) -> None:
         assert text
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", '"=1+1"', "'=1+1", "- yes", "=", "-"),
+        *("\uff1d1+1", "\uff0b1", "\uff0d2+3", "\uff20SUM(A1)", "+1 (555) 010-99 or so"),
+    ],
+)
+def test_no_cell_of_a_table_is_run(said: str) -> None:
+    """What a spreadsheet would take for a formula, of speech or of a name, has an apostrophe."""
+    utterance = {"speaker": "A", "start": 0, "end": 1_000, "text": said}
+    transcript = {"status": "completed", "text": said, "utterances": [utterance]}
+
+    made = render(json.dumps(transcript).encode(), "tsv", "", {"A": said}).decode()
+
+    assert made.splitlines()[1:] == [f"0\t1000\t'{said}\t'{said}"]
+
+
+@pytest.mark.parametrize(
+    "said", ["-5", "+3.5", "-1,000.50", "-5 %", "5", "a=b", "Yes - no.", "«@»"]
+)
+def test_numbers_and_words_of_a_table_stay(said: str) -> None:
+    """A number with a sign stays a number, and what is no formula stays what was said."""
+    utterance = {"speaker": "A", "start": 0, "end": 1_000, "text": said}
+    transcript = {"status": "completed", "text": said, "utterances": [utterance]}
+
+    made = render(json.dumps(transcript).encode(), "tsv").decode()
+
+    assert made.splitlines()[1:] == [f"0\t1000\tA\t{said}"]
+
+
 def _confuses_pysubs2(made: str) -> bool:
     """It takes any line with two times for the head of a caption."""
     timestamp = pysubs2.time.TIMESTAMP

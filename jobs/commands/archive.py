@@ -41,8 +41,8 @@ def adopt_archive(archive: Path, folders: Sequence[Path], settings: "Settings") 
 
     if not folders:
         raise SettingsError(
-            "of which recordings? Name their folder\n"
-            f"hint: `overnight reprocess FOLDER --adopt {archive} -o OUTPUT`"
+            "of which recordings? Name their folder",
+            f"hint: `overnight reprocess FOLDER --adopt {archive} -o OUTPUT`",
         )
     tell, environ = teller(settings.json_lines), dict(os.environ)
     with repair_listeners(settings) as emit:

@@ -56,7 +56,7 @@ def engine(
         with logs(settings, terminal()[0]):
             anyio.run(_serve, folder, host, port, key, settings.engine_model)
     except* EngineUnavailable as group:
-        raise SettingsError("\n".join(str(error) for error in leaves(group))) from group
+        raise SettingsError(*map(str, leaves(group))) from group
     return ExitCode.DONE
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from jobs.console import say
 from jobs.flags import WHERE, Switch, Where
 from pipeline.errors import ExitCode
+from pipeline.lines import visible
 
 __all__ = ["report"]
 
@@ -44,5 +45,5 @@ def report(
         case "line":
             say(as_line(facts))
         case _:
-            say(str(save(facts, settings.state_dir / "runs" / facts.run_id)))
+            say(visible(str(save(facts, settings.state_dir / "runs" / facts.run_id))))
     return ExitCode.DONE

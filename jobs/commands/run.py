@@ -34,8 +34,8 @@ def run(*folders: Path, sample: Annotated[bool, Switch] = False, flags: Flags = 
     settings = flags.settings(provider=provider)
     if not folders and not sample and settings.files_from is None:
         raise SettingsError(
-            "which recordings? Name their folder\n"
-            "hint: `overnight run FOLDER -o OUTPUT`, or try `overnight run --sample`"
+            "which recordings? Name their folder",
+            "hint: `overnight run FOLDER -o OUTPUT`, or try `overnight run --sample`",
         )
     if settings.output is None:
         if not sample:

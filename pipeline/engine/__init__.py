@@ -24,9 +24,13 @@ imported before `serve` is called.
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import secrets
+import stat
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -134,10 +138,22 @@ def stored_key(state: Path) -> str:
     """
     path = state / "key"
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        path.touch(mode=0o600, exist_ok=False)
-    # An empty file is what a crash between these two steps leaves.
-    if not (key := path.read_text().strip()):
-        key = secrets.token_hex(16)
-        path.write_text(key + "\n")
+    with open(path, "r+", encoding="ascii", errors="replace", opener=_own) as file:
+        key = file.read(1000).strip()
+        # A crash leaves an empty file, and what fits no header would fail every request.
+        if not re.fullmatch("[!-~]+", key):
+            key = secrets.token_hex(16)
+            file.seek(0)
+            file.truncate()
+            file.write(key + "\n")
     return key
+
+
+def _own(path: str, flags: int) -> int:
+    """A file that is made for its owner alone; no link, and nothing that might keep us waiting."""
+    quick = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags | quick, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return descriptor

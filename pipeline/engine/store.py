@@ -20,6 +20,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequenc
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from errno import EINVAL
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, BinaryIO, Concatenate, Literal, ParamSpec, TypeVar
@@ -189,6 +190,7 @@ class Store:
             # Transcripts are nobody's business but the owner's.
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._uploads.mkdir(mode=0o700, exist_ok=True)
+            _require_plain(state / "engine.sqlite3")
             self._db = sqlite3.connect(
                 state / "engine.sqlite3", timeout=1, isolation_level=None, check_same_thread=False
             )
@@ -382,9 +384,11 @@ class Store:
         oldest = datetime.now(UTC) - KEPT
         for path in self._uploads.iterdir():
             with suppress(FileNotFoundError):
-                arrived = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                arrived_at = path.stat().st_mtime
                 url = _UPLOAD_URL + path.name
-                if arrived < oldest and not self._is_needed(url, since=_text(oldest)):
+                if arrived_at < oldest.timestamp() and not self._is_needed(
+                    url, since=_text(oldest)
+                ):
                     path.unlink()
 
     @_in_thread
@@ -466,6 +470,20 @@ def _unusable(state: Path, error: Exception) -> EngineUnavailable:
         + ("another engine is running on it; stop that one, or " if in_use else "")
         + "name another folder"
     )
+
+
+def _require_plain(path: Path) -> None:
+    """
+    A database that is for its owner alone if it is new, and let SQLite follow no link.
+
+    Raises:
+        OSError: one of its files is a link, or no regular file, or cannot be made.
+    """
+    for place in (f"{path}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")):
+        if os.path.lexists(place) and (os.path.islink(place) or not os.path.isfile(place)):
+            raise OSError(EINVAL, "it is a link, or no regular file", place)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _now() -> str:

@@ -103,7 +103,9 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
 
     @transition
     def record_roots(self, roots: Sequence[Root]) -> None:
-        """Note where recordings are found, for those who check them later."""
+        """Note where this run looks for recordings; what another one found is not its own."""
+        if roots:
+            self.db.execute("DELETE FROM seen")
         self.db.executemany(
             "INSERT INTO roots (name, folder) VALUES (?,?) "
             "ON CONFLICT DO UPDATE SET folder = excluded.folder",

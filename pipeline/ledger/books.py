@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Literal
 
-from pipeline.files import sync, write_all
+from pipeline.files import regular, sync, write_all
 from pipeline.ledger.store import Store
 from pipeline.models import Entry
 
@@ -171,7 +171,9 @@ class Books(Store):
         try:
             if self._journal is None:
                 # Open until `closed`: it is written to once for every few transcripts.
-                self._journal = open(self._journal_path, "ab", buffering=0)  # noqa: SIM115
+                self._journal = open(  # noqa: SIM115
+                    self._journal_path, "ab", buffering=0, opener=regular
+                )
             if not self._is_named:
                 sync(os.fsencode(self._journal_path.parent))
                 self._is_named = True

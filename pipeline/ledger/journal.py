@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from pipeline.files import regular
 from pipeline.names import result_name
 
 __all__ = ["Line", "lines", "newest", "parse_line"]
@@ -56,7 +57,7 @@ class Line(msgspec.Struct, frozen=True):
 def lines(runs: Path) -> Iterator[Line]:
     """Every line of every journal, oldest run first. What a crash tore off is left out."""
     for journal in _journals(runs):
-        with open(journal, "rb") as file:
+        with open(journal, "rb", opener=regular) as file:
             for text in file:
                 if line := parse_line(text):
                     yield line
@@ -65,7 +66,7 @@ def lines(runs: Path) -> Iterator[Line]:
 def newest(runs: Path) -> Line | None:
     """The line that was added last, None where there is none."""
     for journal in reversed(_journals(runs)):
-        with open(journal, "rb") as file:
+        with open(journal, "rb", opener=regular) as file:
             file.seek(-min(_TAIL_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
             for text in reversed(file.readlines()):
                 if line := parse_line(text):

@@ -16,13 +16,15 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 from anyio import to_thread
 
-from pipeline.errors import LedgerUnusable, Locked
+from pipeline.errors import DiskFull, LedgerUnusable, Locked
+from pipeline.files import no_room, regular
 
-__all__ = ["Lock", "lock"]
+__all__ = ["Lock", "held_since", "lock"]
 
 _LOOK_EVERY_S = 1.0
 _TEXT_BYTES = 400
@@ -72,6 +74,7 @@ async def lock(path: Path, *, wait: bool = False, break_: bool = False) -> Async
     Raises:
         Locked: another process holds it, and `wait` is False.
         LedgerUnusable: the file system knows no locks, or the file cannot be opened.
+        DiskFull: there is no room for its text.
     """
     since = datetime.now(UTC).isoformat(timespec="seconds")
     mine = Lock(path, f"{socket.gethostname()} {os.getpid()} {since} {secrets.token_hex(4)}\n")
@@ -91,33 +94,66 @@ async def lock(path: Path, *, wait: bool = False, break_: bool = False) -> Async
             await to_thread.run_sync(_let_go, held)
 
 
+def held_since(path: Path) -> float | None:
+    """
+    Since when a lock is held, Unix seconds; None where nobody holds it, as far as its text tells.
+
+    Of a holder on another machine nobody knows whether it still runs: it counts as if it did.
+    """
+    found = _named(_text(path))
+    if found is None:
+        return None
+    if found.host == socket.gethostname():
+        try:
+            os.kill(found.pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass  # it is there, and somebody else's
+    return found.since
+
+
 def _try(mine: Lock, break_: bool) -> int | None:
     """The descriptor that holds the lock, None when somebody else does."""
     held = _open(mine.path)
-    text = _text(mine.path) if held is None else os.pread(held, _TEXT_BYTES, 0).decode()
+    text = _text(mine.path) if held is None else _read(held)
     elsewhere = _is_elsewhere(text)
     if break_ and elsewhere:
         # A file of its own: who holds the old one finds by its name that it is not theirs.
         fresh = mine.path.with_name(f".{mine.path.name}-{mine.word}~overnight")
         if held is not None:
             os.close(held)
-        held = _open(fresh)
+        held = _open(fresh, os.O_EXCL)
         os.replace(fresh, mine.path)
     elif held is not None and elsewhere:
         os.close(held)
         return None
     if held is not None:
-        os.ftruncate(held, 0)
-        os.pwrite(held, mine.text.encode(), 0)
-        os.fsync(held)
+        _sign(held, mine)
     return held
 
 
-def _open(path: Path) -> int | None:
+def _sign(descriptor: int, mine: Lock) -> None:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, mine.text.encode(), 0)
+        os.fsync(descriptor)
     except OSError as error:
-        raise LedgerUnusable(f"cannot open {path}: {error.strerror}") from error
+        os.close(descriptor)
+        raise _unusable(mine.path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> DiskFull | LedgerUnusable:
+    if no_room(error):
+        return DiskFull(f"no room for {path}")
+    return LedgerUnusable(f"cannot open {path}: {error.strerror}")
+
+
+def _open(path: Path, exclusively: int = 0) -> int | None:
+    try:
+        descriptor = regular(path, os.O_RDWR | os.O_CREAT | exclusively)
+    except OSError as error:
+        raise _unusable(path, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Whoever broke the lock meanwhile put another file there.
@@ -146,17 +182,42 @@ def _let_go(held: Lock) -> None:
 
 def _text(path: Path) -> str:
     with suppress(OSError):
-        return path.read_text("utf-8", "replace")[:_TEXT_BYTES]
+        descriptor = regular(path, os.O_RDONLY)
+        try:
+            return _read(descriptor)
+        finally:
+            os.close(descriptor)
     return ""
+
+
+def _read(descriptor: int) -> str:
+    return os.pread(descriptor, _TEXT_BYTES, 0).decode("utf-8", "replace")
+
+
+class _Named(NamedTuple):
+    host: str
+    pid: int
+    since: float
+
+
+def _named(text: str) -> _Named | None:
+    """Whom a text names, None for rubbish: what a crash of the machine left was no holder's."""
+    try:
+        host, pid, since = text.split()[:3]
+        found = _Named(host, int(pid), datetime.fromisoformat(since).timestamp())
+    except (ValueError, OverflowError):
+        return None
+    return found if 0 < found.pid < 1 << 31 and host.isprintable() else None
 
 
 def _holder(text: str) -> str:
     """Host, process and since when."""
-    return " ".join(text.split()[:3]) or "no name given"
+    return "no name given" if _named(text) is None else " ".join(text.split()[:3])
 
 
 def _is_elsewhere(text: str) -> bool:
-    return bool(text.strip()) and text.split()[0] != socket.gethostname()
+    found = _named(text)
+    return found is not None and found.host != socket.gethostname()
 
 
 def _way_out(text: str) -> str:

@@ -123,11 +123,7 @@ class Recordings(Books):
         return found
 
     def _insert(self, root: str, entry: Entry) -> int:
-        name, folded = entry.result, fold(entry.result)
-        taken = "SELECT 1 FROM recordings WHERE result_fold = ?"
-        if self.db.execute(taken, (folded,)).fetchone():
-            name = distinct(name.removesuffix(b".json"), root.encode() + b"/" + entry.path)
-            folded = fold(name)
+        name, folded = self._free_name(root, entry)
         recording_id = self.db.execute(
             "INSERT INTO recordings (root, path, size, mtime_ns, ctime_ns, inode, settled, options,"
             " result, result_fold, state, reason, run_id, turn, place)"
@@ -146,6 +142,17 @@ class Recordings(Books):
         ).lastrowid
         assert recording_id is not None
         return recording_id
+
+    def _free_name(self, root: str, entry: Entry) -> tuple[bytes, str]:
+        """What the result of a new recording is called, and what file systems take that for."""
+        name, folded = entry.result, fold(entry.result)
+        identity = root.encode() + b"/" + entry.path
+        taken = "SELECT 1 FROM recordings WHERE result_fold = ?"
+        while self.db.execute(taken, (folded,)).fetchone():
+            name = distinct(entry.result.removesuffix(b".json"), identity)
+            folded = fold(name)
+            identity += b"\0"  # what no path holds: another recording may spell this name, too
+        return name, folded
 
     def _reset(
         self,

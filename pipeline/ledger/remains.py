@@ -24,7 +24,7 @@ from pipeline.errors import SettingsError
 from pipeline.ledger.books import Reading
 from pipeline.ledger.journal import Line
 from pipeline.ledger.recordings import Recordings
-from pipeline.ledger.store import reading, transition
+from pipeline.ledger.store import private, reading, transition
 from pipeline.models import Entry, Root, request_key
 from pipeline.names import fold, result_name, version
 from pipeline.wire import DELETED_AUDIO_URL
@@ -299,6 +299,7 @@ class Remains(Recordings):
     @reading
     def copy_to(self, path: Path) -> None:
         """A copy of the whole ledger, durable when this returns."""
+        private(path)
         with closing(sqlite3.connect(path)) as copy:
             self.ro.backup(copy)
         with open(path, "rb") as file:
@@ -335,9 +336,9 @@ class Remains(Recordings):
         if count:
             raise SettingsError(
                 f"the ledger was made anew, and {count} transcripts of the account may be yours:"
-                " nothing is asked for until you say so\n"
+                " nothing is asked for until you say so",
                 "hint: `overnight verify --claim ID=PATH` for one of a recording,"
-                " `overnight verify --disclaim ID` or `--disclaim all` for those of other programs"
+                " `overnight verify --disclaim ID` or `--disclaim all` for those of other programs",
             )
 
     @reading

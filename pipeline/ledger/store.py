@@ -11,13 +11,12 @@ that was cancelled has its change made all the same: whoever reads the ledger la
 """
 
 import asyncio
-import shutil
+import os
 import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, suppress
-from errno import EDQUOT, ENOSPC
 from functools import partial, wraps
 from importlib.resources import files
 from pathlib import Path
@@ -28,15 +27,27 @@ from anyio import to_thread
 
 from pipeline.addresses import address_path, canonical_base_url, provider_kind
 from pipeline.errors import DiskFull, LedgerUnusable, Locked
+from pipeline.files import copy_file, no_room, probe, regular
 from pipeline.ledger.mounts import mount_table, remote_file_system
 from pipeline.models import request_key
 from pipeline.threads import Threads
 
-__all__ = ["SCHEMA_VERSION", "Store", "copy_of", "read_only", "reading", "transition", "unusable"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Store",
+    "copy_of",
+    "private",
+    "read_only",
+    "reading",
+    "transition",
+    "unusable",
+]
 
 SCHEMA_VERSION = 5
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_NOT_WORKING = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)  # what a full disk may be, too
+_BESIDE = ("", "-wal", "-shm", "-journal")
 
 _FUNCTIONS: dict[Callable[..., str], int] = {
     address_path: 1,
@@ -86,7 +97,12 @@ class Store:
         if error := self._opened.get():
             self._thread.join()
             raise error
-        self.ro = read_only(self.path)
+        try:
+            self.ro = read_only(self.path)
+        except BaseException:
+            self._jobs.put(None)
+            self._thread.join()
+            raise
 
     def _stop(self) -> None:
         self.ro.close()  # before the writer, who as the last one puts the log into the file
@@ -215,8 +231,7 @@ def _meaning(error: sqlite3.Error | OSError | Locked, path: Path) -> Exception:
     """What an error in the middle of a run means for it: no room, damage, or what it says."""
     if isinstance(error, Locked):
         return error
-    code = getattr(error, "sqlite_errorcode", None)
-    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in (ENOSPC, EDQUOT):
+    if _is_full(error, path.parent):
         return DiskFull(f"no room for the ledger {path}")
     # Its subclasses say that a rule of the schema was broken, or that SQLite was used wrongly.
     if (
@@ -227,12 +242,58 @@ def _meaning(error: sqlite3.Error | OSError | Locked, path: Path) -> Exception:
     return error
 
 
+def _not_opened(error: sqlite3.Error | OSError, path: Path) -> DiskFull | LedgerUnusable:
+    """What an error means before a run has begun."""
+    if _is_full(error, path.parent):
+        return DiskFull(f"no room for the ledger {path}")
+    return unusable(error, path)
+
+
+def _is_full(error: sqlite3.Error | OSError, folder: Path) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _NOT_WORKING:
+        try:
+            probe(os.fsencode(folder))
+        except OSError as why:
+            return no_room(why)
+    return code == sqlite3.SQLITE_FULL or no_room(error)
+
+
+def private(path: Path) -> None:
+    """
+    Make the file of a database, for its owner alone, unless there is one.
+
+    What SQLite makes beside it has the same rights.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with suppress(FileExistsError):
+        os.close(regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+
+
+def _require_plain(path: Path) -> None:
+    """
+    Let SQLite open no link: it would work with whatever that leads to.
+
+    Raises:
+        LedgerUnusable: a file of the ledger is none.
+    """
+    for place in (f"{path}{suffix}" for suffix in _BESIDE):
+        if os.path.lexists(place) and (os.path.islink(place) or not os.path.isfile(place)):
+            raise LedgerUnusable(
+                f"{place} is a link, or no regular file; name another folder with `--state`"
+            )
+
+
 def read_only(path: Path) -> sqlite3.Connection:
     """A connection that cannot change anything, for use from any one thread at a time.
 
     Raises:
         LedgerUnusable: there is no ledger, or it cannot be opened.
+        DiskFull: there is no room for what has to lie beside it.
     """
+    _require_plain(path)
     try:
         db = sqlite3.connect(
             f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False
@@ -240,7 +301,7 @@ def read_only(path: Path) -> sqlite3.Connection:
         db.row_factory = sqlite3.Row
         (version,) = db.execute("PRAGMA user_version").fetchone()
     except sqlite3.Error as error:
-        raise unusable(error, path) from error
+        raise _not_opened(error, path) from error
     if version != SCHEMA_VERSION:
         raise LedgerUnusable(
             f"the ledger {path} is of {'a newer' if version > SCHEMA_VERSION else 'an older'}"
@@ -255,20 +316,22 @@ def copy_of(path: Path, target: Path) -> None:
 
     Raises:
         LedgerUnusable: it cannot be read.
+        DiskFull: there is no room for the copy.
     """
+    _require_plain(path)
     if not path.is_file():
         return
-    if not path.with_name(f"{path.name}-wal").exists():  # at rest: to open it would leave traces
-        shutil.copyfile(path, target)
-        return
     try:
+        if not path.with_name(f"{path.name}-wal").exists():  # at rest: opened, it would show traces
+            copy_file(os.fsencode(path), os.fsencode(target))
+            return
         with (
             closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db,
             closing(sqlite3.connect(target)) as copy,
         ):
             db.backup(copy)
-    except sqlite3.Error as error:
-        raise unusable(error, path) from error
+    except (sqlite3.Error, OSError) as error:
+        raise _not_opened(error, path) from error
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -281,7 +344,9 @@ def _open(path: Path) -> sqlite3.Connection:
     """
     if kind := remote_file_system(path.parent, mount_table()):
         raise _unfit(path, kind)
+    _require_plain(path)
     try:
+        private(path)
         db = sqlite3.connect(path, isolation_level=None)
         db.row_factory = sqlite3.Row
         (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -303,8 +368,8 @@ def _open(path: Path) -> sqlite3.Connection:
             changes = "".join(_changes(version))
             end = f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             db.executescript(f"BEGIN IMMEDIATE; {changes} {end}")
-    except sqlite3.DatabaseError as error:
-        raise unusable(error, path) from error
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise _not_opened(error, path) from error
     return db
 
 

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import msgspec
 
+from pipeline.files import regular
 from pipeline.report.words import cut
 
 __all__ = [
@@ -272,7 +273,7 @@ def course(events: Path) -> Course:
     """
     found = Course()
     try:
-        file = events.open("rb")
+        file = open(events, "rb", opener=regular)  # noqa: SIM115
     except FileNotFoundError:
         return found
     with file:

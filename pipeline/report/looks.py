@@ -20,6 +20,7 @@ import msgspec
 
 from pipeline.errors import AnswerUnusable
 from pipeline.events import printable
+from pipeline.files import regular
 from pipeline.ledger.accounts import Reader
 from pipeline.ledger.nights import Saved, saved
 from pipeline.quality import Appraisal, appraise, language, suspicions
@@ -136,7 +137,7 @@ def _note(
 def _weighed(output: bytes, each: Saved) -> Appraisal | str:
     """What a result says of itself, or why it cannot be read."""
     try:
-        with open(os.path.join(output, each.result), "rb") as file:
+        with open(os.path.join(output, each.result), "rb", opener=regular) as file:
             return appraise(file.read())
     except OSError as error:
         return f"it cannot be read: {error.strerror}"

@@ -12,9 +12,8 @@ from pathlib import Path
 import msgspec
 from markupsafe import Markup
 
-from pipeline.errors import OutputNotWritable
 from pipeline.events import Standing
-from pipeline.files import made, sync, write_all
+from pipeline.files import made, sync, unwritable, write_all
 from pipeline.names import temporary
 from pipeline.report import words
 from pipeline.report.calendar import Night
@@ -95,13 +94,14 @@ def save(morning: Morning, folder: Path) -> Path:
 
     Raises:
         OutputNotWritable: they cannot be written there.
+        DiskFull: there is no room for them.
     """
     page = folder / "report.html"
     try:
         _put(folder / "report.json", as_json(morning) + b"\n")
         _put(page, as_html(morning).encode())
     except OSError as error:
-        raise OutputNotWritable(f"cannot write the report to {folder}: {error.strerror}") from error
+        raise unwritable(error, f"cannot write the report to {folder}") from error
     return page
 
 

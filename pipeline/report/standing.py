@@ -13,6 +13,7 @@ from pipeline.events import printable
 from pipeline.ledger.accounts import OUTCOMES, recordings, states
 from pipeline.ledger.archive import versions
 from pipeline.ledger.evidence import opened
+from pipeline.lines import visible
 from pipeline.names import version
 
 __all__ = ["list_lines", "status_json", "status_text", "version_lines"]
@@ -47,7 +48,7 @@ def status_text(state: Path) -> str:
             f"last run     {last['run_id']}: {last['found']} found, {last['written']} written,"
             f" {last['failed']} failed, {last['parked']} parked, exit code {last['exit_code']}"
         )
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Iterator[str]:
@@ -79,7 +80,7 @@ def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Itera
             else:
                 what = facts["result"] or facts["reason"] or ""
                 line = f"{facts['state']:9}  {facts['path']}  {what}"
-                yield line.replace("\n", "\\n")
+                yield visible(line)
 
 
 def version_lines(state: Path, *, as_json: bool) -> Iterator[str]:
@@ -113,7 +114,7 @@ def version_lines(state: Path, *, as_json: bool) -> Iterator[str]:
             else:
                 made_with = f"{facts['speech_model_used'] or '?'} {row['options'] or ''}"
                 line = f"{facts['replaced_at']}  {facts['path']}  {facts['file']}  {made_with}"
-                yield line.replace("\n", "\\n")
+                yield visible(line)
 
 
 def _counted(counts: dict[str, int]) -> str:

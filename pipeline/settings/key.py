@@ -88,8 +88,8 @@ def require_key(settings: Settings, environ: Mapping[str, str]) -> str:
     key = read_api_key(settings, environ)
     if key is None:
         raise KeyRefused(
-            "no API key: set `ASSEMBLYAI_API_KEY`, or name a file with `--api-key-file`\n"
-            "hint: `--provider local` needs none and transcribes on this machine"
+            "no API key: set `ASSEMBLYAI_API_KEY`, or name a file with `--api-key-file`",
+            "hint: `--provider local` needs none and transcribes on this machine",
         )
     return key
 

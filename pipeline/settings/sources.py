@@ -87,11 +87,9 @@ def load_settings(
     if settings is not None:
         problems += _unfit_options(settings, origin_of)
     if settings is None or problems:
-        raise SettingsError(
-            problems[0]
-            if len(problems) == 1
-            else "\n  ".join([f"{len(problems)} settings are wrong", *problems])
-        )
+        below = [f"  {each}" for each in problems]
+        several = (f"{len(problems)} settings are wrong", *below)
+        raise SettingsError(*(problems if len(problems) == 1 else several))
     return settings
 
 

@@ -20,7 +20,7 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 from pipeline.errors import SettingsError
 from pipeline.events import Emit, RecordingFound, Skipped, Warned, printable
 from pipeline.ledger import Ledger
-from pipeline.models import MAX_UPLOAD_BYTES, SETTLED_S, UNREADABLE, Entry, Root, Turn
+from pipeline.models import MAX_UPLOAD_BYTES, SETTLED_S, UNREADABLE, Entry, Root, Turn, signed
 from pipeline.names import derived, is_temporary, result_name
 from pipeline.options import canonical
 from pipeline.settings import Settings, glob_pattern
@@ -49,6 +49,9 @@ _ENDED = 5000
 
 _MOST_SORTED = 10_000
 """Entries of one folder that are held and sorted at a time."""
+
+_FURTHEST = 2**63 - 1
+"""Place of what is older or newer than a ledger can tell."""
 
 _Found = tuple[bytes, os.stat_result]
 _OURS = (b".redacted.mp3", b".redacted.wav")  # written beside the results, perhaps among the input
@@ -335,9 +338,9 @@ class Scan:
         return Entry(
             path=path,
             size=found.st_size,
-            mtime_ns=found.st_mtime_ns,
-            ctime_ns=found.st_ctime_ns,
-            inode=found.st_ino,
+            mtime_ns=signed(found.st_mtime_ns),
+            ctime_ns=signed(found.st_ctime_ns),
+            inode=signed(found.st_ino),
             settled=self._now - found.st_mtime >= SETTLED_S,
             options=options,
             result=result_name(path, root.prefix),
@@ -354,9 +357,9 @@ class Scan:
             case "smallest":
                 return found.st_size
             case "newest":
-                return -found.st_mtime_ns
+                return min(max(-found.st_mtime_ns, -_FURTHEST), _FURTHEST)
             case "oldest":
-                return found.st_mtime_ns
+                return min(max(found.st_mtime_ns, -_FURTHEST), _FURTHEST)
         return 0
 
     def _reason_to_skip(self, found: os.stat_result) -> str | None:

@@ -32,7 +32,7 @@ from pipeline.errors import (
 )
 from pipeline.files import in_thread, why_not
 from pipeline.ledger import Reading
-from pipeline.models import SETTLED_S, Claim, Turn, Uploaded
+from pipeline.models import SETTLED_S, Claim, Turn, Uploaded, signed
 from pipeline.options import canonical
 from pipeline.retry import retry
 from pipeline.stages import Context
@@ -300,9 +300,9 @@ class Source:
             content=self._digest.hexdigest(),
             edges=self.edges,
             size=found.st_size,
-            mtime_ns=found.st_mtime_ns,
-            ctime_ns=now.st_ctime_ns,
-            inode=found.st_ino,
+            mtime_ns=signed(found.st_mtime_ns),
+            ctime_ns=signed(now.st_ctime_ns),
+            inode=signed(found.st_ino),
             settled=time.time() - found.st_mtime >= SETTLED_S,
         )
 

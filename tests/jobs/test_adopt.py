@@ -22,7 +22,7 @@ from pipeline.errors import ExitCode, Locked, SettingsError
 from pipeline.ledger.lock import lock
 from tests.support.audio import tone, wav_bytes
 from tests.support.machine import Ended, Point, machine
-from tests.support.runs import Archive, opened, watched
+from tests.support.runs import Archive, opened, recording, watched
 from tests.support.service import Fault
 
 pytestmark = pytest.mark.anyio
@@ -558,6 +558,19 @@ async def test_uploads_that_are_still_good_stay_good(archive: Archive, left: Pat
 
     assert outcome.summary.written == 1
     assert archive.service.requests["upload"] == uploads
+
+
+async def test_after_a_run_over_another_folder(archive: Archive, left: Path) -> None:
+    """What an earlier run found in folders that are not named now is no matter of an adoption."""
+    said = await answers(archive)
+    leave(left, {f"{name}.json": body for name, body in said.items()})
+    elsewhere = archive.root / "elsewhere"
+    recording(elsewhere / "other.wav", b"other")
+    await archive.run(elsewhere)
+
+    done, told = await adopted(archive, left)
+
+    assert (done.adopted, done.recordings, done.without) == (3, 3, 0), told
 
 
 async def test_a_run_beside_is_waited_for_by_the_user(archive: Archive, left: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -312,14 +313,44 @@ async def test_no_room_for_the_ledger(archive: Archive, small_disk: Path) -> Non
     assert set(archive.service.billable.values()) == {1}
 
 
+async def test_a_disk_that_is_full_at_the_start(archive: Archive, small_disk: Path) -> None:
+    """However little room there is to begin with, it is a cause that passes: exit 5."""
+    archive.add("a.wav", b"a")
+    state = small_disk / "state"
+    for room_bytes in (0, 4096, 8192, 16384, 32768, 65536, 131072):
+        await to_thread.run_sync(_fill_up, small_disk, room_bytes)
+
+        full = await archive.command(*archive.run_line("--state", state))
+
+        assert full.exit_code == ExitCode.TRY_LATER, (room_bytes, full.stderr)
+        assert "Traceback" not in full.stderr
+        await to_thread.run_sync(shutil.rmtree, state, True)
+        (small_disk / "ballast").unlink()
+    assert archive.service.requests["submit"] <= 1
+
+
+async def test_no_room_for_a_dry_run(archive: Archive, small_disk: Path) -> None:
+    """A dry run that finds no room for its copy of the ledger says so, with exit 5."""
+    archive.add("a.wav", b"a")
+    await archive.command(*archive.run_line())
+    archive.environ["TMPDIR"] = str(small_disk)
+    for room_bytes in (4096, 8192, 32768):
+        await to_thread.run_sync(_fill_up, small_disk, room_bytes)
+
+        full = await archive.command(*archive.run_line("--dry-run"))
+
+        assert full.exit_code == ExitCode.TRY_LATER, (room_bytes, full.stderr)
+        assert "Traceback" not in full.stderr
+        (small_disk / "ballast").unlink()
+
+
 def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
-def _fill_up(disk: Path) -> None:
-    try:
-        with (disk / "ballast").open("wb", buffering=0) as file:
+def _fill_up(disk: Path, room_bytes: int = 0) -> None:
+    with (disk / "ballast").open("wb", buffering=0) as file:
+        with suppress(OSError):
             while file.write(b"x" * 4096):
                 pass
-    except OSError:
-        pass
+        os.truncate(file.fileno(), file.tell() - room_bytes)

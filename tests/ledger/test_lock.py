@@ -5,14 +5,18 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anyio
 import pytest
 from anyio import to_thread
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import ExitCode, Locked
-from pipeline.ledger.lock import lock
+from pipeline.ledger.lock import held_since, lock
 
 pytestmark = pytest.mark.anyio
 
@@ -94,6 +98,41 @@ async def test_a_holder_elsewhere_is_never_presumed_dead(tmp_path: Path) -> None
             pytest.fail("taken from a run that may be alive")
 
     assert (tmp_path / "lock").read_text() == ELSEWHERE
+
+
+def rubbish() -> Iterator[bytes]:
+    """What crashes, other programs and people leave in a file."""
+    yield from (b"\0" * 64, b"\xff\xfe\x80", b"\x1b[2J\n", b"4711", b"a b c d", b"x" * (3 << 20))
+    yield from (b"another-machine", b"another-machine 4711", b"another-machine x y z")
+    yield b"another-machine 4711 not-a-time 5eb1f00d\n"
+    yield b"another-machine 99999999999999999999 2026-11-20T22:00:00+00:00 5eb1f00d\n"
+    yield b"another-machine -1 2026-11-20T22:00:00+00:00 5eb1f00d\n"
+    yield ELSEWHERE.encode()[:30] + b"\xff"
+
+
+@pytest.mark.parametrize("text", [*rubbish()], ids=lambda text: repr(text[:20]))
+async def test_rubbish_is_nobody(tmp_path: Path, text: bytes) -> None:
+    """What names no holder holds nothing: a run begins, however the text came there."""
+    (tmp_path / "lock").write_bytes(text)
+    assert await to_thread.run_sync(held_since, tmp_path / "lock") is None
+
+    async with lock(tmp_path / "lock") as held:
+        await to_thread.run_sync(held.check)
+        with pytest.raises(Locked, match=str(os.getpid())):
+            async with lock(tmp_path / "lock"):
+                pass
+
+    assert (tmp_path / "lock").read_text() == ""
+
+
+@given(st.binary(max_size=500))
+@settings(deadline=None)
+def test_no_text_of_a_lock_is_an_error(text: bytes) -> None:
+    """Whatever lies in the file, somebody holds the lock or nobody does."""
+    with TemporaryDirectory() as folder:
+        Path(folder, "lock").write_bytes(text)
+
+        assert held_since(Path(folder, "lock")) is None
 
 
 async def test_a_holder_elsewhere_can_be_replaced_by_word_of_the_user(tmp_path: Path) -> None:

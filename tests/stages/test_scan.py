@@ -5,22 +5,27 @@ import time
 import tracemalloc
 import unicodedata
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import anyio
 import pytest
 from anyio import to_thread
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import Event, RecordingFound, Skipped, Warned
 from pipeline.ledger import Ledger, Reading, read_only
 from pipeline.models import MAX_UPLOAD_BYTES, Completion
+from pipeline.names import distinct, fold
 from pipeline.settings import Settings
 from pipeline.stages.scan import MEDIA_SUFFIXES, Listing, Scan, find_roots
-from tests.ledger.ledgers import HERE, ledger_at
+from tests.ledger.ledgers import HERE, entry, ledger_at
 from tests.support.runs import recording
 
 pytestmark = pytest.mark.anyio
@@ -479,3 +484,77 @@ def rows(folder: Path) -> list[tuple[Any, ...]]:
     """All that is known of recordings."""
     with closing(read_only(folder / "ledger.sqlite3")) as db:
         return [tuple(row) for row in db.execute("SELECT * FROM recordings ORDER BY 1")]
+
+
+# --- odd values ----------------------------------------------------------------------------------
+
+
+YEARS_S = (-(2**62), -11_644_473_600, -1, 0, 9_223_372_037, 13_569_465_600, 253_402_300_800, 2**62)
+"""Times of file systems, Unix seconds: 1601, 1969, 1970, 2262, 2400, 10000, and far beyond."""
+
+MEMORY = Path("/dev/shm")
+"""A file system that keeps times of any year, where there is one."""
+
+
+@pytest.fixture
+def of_any_year(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a recording of each of these times."""
+    with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else tmp_path) as folder:
+        for number, second in enumerate(YEARS_S):
+            recording(Path(folder, f"{number}.wav"), b"%d" % number)
+            os.utime(Path(folder, f"{number}.wav"), (second, second))
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("order", ["path", "newest", "oldest", "largest"])
+async def test_times_of_any_year_are_taken(eye: Eye, of_any_year: Path, order: str) -> None:
+    """Recordings of any year are found, and taken in their order."""
+    looked = await Eye(of_any_year.parent, eye.ledger).look(of_any_year.name, order=order)
+
+    assert sorted(looked.found) == [f"{number}.wav" for number in range(len(YEARS_S))]
+    assert looked.warned == []
+    claimed = [each.path for each in await eye.ledger.claim(100)]
+    assert len(claimed) == len(YEARS_S)
+    if order in ("newest", "oldest"):
+        # What is further off than 292 years from 1970 counts as just that.
+        times = [os.stat(of_any_year / os.fsdecode(each)).st_mtime for each in claimed]
+        times = [min(max(each, -9.22e9), 9.22e9) for each in times]
+        assert times == sorted(times, reverse=order == "newest")
+
+
+@pytest.mark.parametrize("names", [("a.wav", "A.WAV"), ("A.WAV", "a.wav")])
+async def test_a_name_that_spells_that_of_a_collision(eye: Eye, names: tuple[str, str]) -> None:
+    """Recordings that are called as the results of others would be get names of their own."""
+    eye.add(f"0/{names[0]}")
+    await eye.look(include=["**"])
+    spelt: list[bytes] = []
+    for round_ in range(3):  # each time what the next collision would be called is there before
+        identity = b"in/0/" + names[1].encode() + b"\0" * round_
+        spelt.append(distinct(b"0/" + names[1].encode(), identity).removesuffix(b".json"))
+        eye.add(spelt[-1].upper() if round_ == 1 else spelt[-1])
+    await eye.look(include=["**"])
+    eye.add(f"0/{names[1]}")
+    eye.add("z/last.wav")
+
+    looked = await eye.look(include=["**"])
+
+    assert {f"0/{names[1]}", "z/last.wav"} <= set(looked.found)
+    results = [claim.result for claim in await eye.ledger.claim(100)]
+    assert len({fold(each) for each in results}) == len(results) == 6
+
+
+@given(st.sets(st.text("aAäÄ\u0308~.w", min_size=1, max_size=3), min_size=1, max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_whatever_recordings_are_called_results_differ(names: set[str]) -> None:
+    """However names collide by case or form, each recording has a result, and no two share one."""
+
+    async def all_of_them() -> None:
+        with TemporaryDirectory() as folder:
+            async with ledger_at(Path(folder)) as ledger:
+                entries = [entry(f"{name}.wav".encode()) for name in sorted(names)]
+                await ledger.record_found("in", entries, lambda _: None, ())
+                results = [claim.result for claim in await ledger.claim(100)]
+
+            assert len({fold(each) for each in results}) == len(names)
+
+    anyio.run(all_of_them)

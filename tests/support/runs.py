@@ -114,6 +114,7 @@ class Archive:
     def settings(self, **given: Any) -> Settings:
         """Settings that are quick about it, as a file would spell them."""
         key = self.root / "key"
+        key.touch(mode=0o600)
         key.write_text(self.service.key)
         quick: dict[str, Any] = {
             "output": self.output,
