@@ -37,8 +37,8 @@ CREATE INDEX versions_unsettled ON versions (version_id) WHERE promote IS NOT NU
 CREATE TABLE runs (
   run_id   TEXT NOT NULL PRIMARY KEY,
   began_at REAL NOT NULL
-) STRICT, WITHOUT ROWID;
-INSERT OR IGNORE INTO runs SELECT owner, min(started_at) FROM attempts GROUP BY owner;
+) STRICT;
+INSERT INTO runs SELECT owner, min(started_at) FROM attempts GROUP BY owner ORDER BY max(attempt_id);
 
 CREATE TABLE trusted_keys (
   key_fingerprint TEXT NOT NULL PRIMARY KEY,
