@@ -570,6 +570,9 @@ async def test_what_moves_is_drawn(tmp_path: Path) -> None:
             service.faults.add(Fault(on="get", action="unknown_id", match=lost, times=None))
         (output / "found.wav.json").unlink()
         await archive.run()
+        await archive.run(ahead_s=3601)
+        service.faults.clear()
+        await archive.run(ahead_s=2 * 3602)
 
         archive.add("poor.wav", b"poor")
         trouble("poor", "submit", "negative_balance")

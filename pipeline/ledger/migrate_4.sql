@@ -8,6 +8,10 @@ ALTER TABLE attempts ADD COLUMN odd TEXT;
 ALTER TABLE attempts ADD COLUMN unknown_since REAL;
 ALTER TABLE attempts ADD COLUMN unknown_at REAL;
 
+-- What was missing after two looks of whatever distance is looked for again.
+UPDATE attempts SET unknown_since = finished_at, unknown_at = finished_at
+WHERE outcome = 'missing' AND reason LIKE 'the service no longer has it%';
+
 CREATE INDEX attempts_by_upload_path ON attempts (upload_path) WHERE upload_path IS NOT NULL;
 CREATE INDEX attempts_unknown ON attempts (unknown_at) WHERE unknown_at IS NOT NULL;
 

@@ -1,20 +1,15 @@
 """A session works with the ledger that knows all that was asked for, whatever clocks say."""
 
 import shutil
-import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
-from anyio import to_thread
 
 from jobs.rebuild import rebuild
-from jobs.transcribe import Source, transcribe
 from pipeline.errors import LedgerUnusable
-from pipeline.events import Event, Summary
-from pipeline.stages.scan import find_roots
 from tests.support.runs import Archive, opened, watched
 from tests.support.service import Fault
 
@@ -30,18 +25,6 @@ async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
         archive.add("a.wav", b"one")
         archive.environ["OVERNIGHT_SETTLE"] = "500ms"
         yield archive
-
-
-async def run(archive: Archive, ahead_s: float = 0.0, **given: Any) -> Summary:
-    """A run under a clock that is ahead of the true one."""
-    events: list[Event] = []
-    (root,) = await to_thread.run_sync(find_roots, [str(archive.recordings)])
-    settings = archive.settings(**given)
-    sources = [Source(root.name, [root], settings)]
-    with anyio.fail_after(30):
-        return await transcribe(
-            settings, sources, emit=events.append, clock=lambda: time.time() + ahead_s
-        )
 
 
 def backup(archive: Archive) -> Path:
@@ -71,13 +54,13 @@ async def test_an_older_ledger_is_noticed(
     A ledger from before the last run that asked for something asks for nothing, however clocks
     stood and even if each answer was lost; made anew it goes on, and nothing is paid twice.
     """
-    await run(archive, CLOCKS[first])
+    await archive.run(ahead_s=CLOCKS[first])
     copy = backup(archive)
     archive.add("b.wav", b"two")
     if is_lost:
         archive.service.faults.add(Fault(on="submit", action="hold"))
     async with anyio.create_task_group() as group:
-        group.start_soon(run, archive, CLOCKS[second])
+        group.start_soon(partial(archive.run, ahead_s=CLOCKS[second]))
         if is_lost:
             await archive.service.held("submit")
             group.cancel_scope.cancel()
@@ -86,12 +69,12 @@ async def test_an_older_ledger_is_noticed(
 
     for flags in ({}, {"dry_run": True}):
         with pytest.raises(LedgerUnusable, match="--rebuild"):
-            await run(archive, **flags)
+            await archive.run(**flags)
 
     assert archive.service.requests.total() == 0
     made = await rebuild(archive.settings(), lambda _: None, emit=lambda _: None)
     if not made.unclaimed:
-        assert (await run(archive)).exit_code == 0
+        assert (await archive.run()).summary.exit_code == 0
     assert max(archive.service.billable.values()) == 1
 
 
@@ -100,7 +83,7 @@ async def test_a_ledger_that_was_copied_amid_a_run_is_noticed(archive: Archive) 
     archive.add("b.wav", b"two")
     archive.service.faults.add(Fault(on="upload", action="hold_before", match="two"))
     async with anyio.create_task_group() as group:
-        group.start_soon(run, archive)
+        group.start_soon(archive.run)
         with anyio.fail_after(30):
             await archive.service.held("upload")
             while not await archive.rows("SELECT 1 FROM attempts WHERE state = 'accepted'"):
@@ -112,33 +95,33 @@ async def test_a_ledger_that_was_copied_amid_a_run_is_noticed(archive: Archive) 
         shutil.copy(copy, archive.state)
 
     with pytest.raises(LedgerUnusable, match="--rebuild"):
-        await run(archive)
+        await archive.run()
 
     assert archive.service.requests["submit"] == 2
 
 
 async def test_only_journals_of_unknown_runs_are_opened(archive: Archive) -> None:
     """Nights by the thousand cost one look at the folder: what is known is not read again."""
-    await run(archive)
+    await archive.run()
     (known,) = archive.state.glob("runs/*")
     for number in range(3):
         archive.add(f"{number}.wav", b"%d" % number)
-        await run(archive)
+        await archive.run()
     for number in range(2000):
         (archive.state / f"runs/20200101T000000Z-{number:06x}").mkdir()
 
     with watched(known / "attempts.ndjson") as opens:
-        assert (await run(archive)).already_written == 4
+        assert (await archive.run()).summary.already_written == 4
         assert opens() == 0
 
 
 async def test_a_run_that_asks_for_nothing_has_no_journal(archive: Archive) -> None:
     """Neither a night with nothing to do nor one without an upload leaves a line behind."""
     archive.service.faults.add(Fault(on="upload", action="answer", status=500, times=None))
-    await run(archive, limit=0)
+    await archive.run(limit=0)
     archive.service.faults.clear()
-    await run(archive)
-    await run(archive)
+    await archive.run()
+    await archive.run()
 
     assert len([*archive.state.glob("runs/*/attempts.ndjson")]) == 1
     assert len(await archive.rows("SELECT run_id FROM runs")) == 1
