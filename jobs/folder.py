@@ -6,7 +6,8 @@ which accounts for every recording found.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -38,6 +39,7 @@ async def run_folder(
     sample: bool = False,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
+    clock: Callable[[], float] = time.time,
 ) -> Summary:
     """
     Transcribe the folders, and tell how it went, as `transcribe` does.
@@ -52,7 +54,9 @@ async def run_folder(
         raise SettingsError("which recordings? Name a folder, or `--sample`")
     roots = await to_thread.run_sync(find_roots, [str(folder) for folder in given or [Path()]])
     sources = [Source(root.name, [root], settings) for root in roots]
-    return await transcribe(settings, sources, listed=listed, emit=emit, environ=environ)
+    return await transcribe(
+        settings, sources, listed=listed, emit=emit, environ=environ, clock=clock
+    )
 
 
 async def _listed(files_from: str | None) -> list[bytes] | None:

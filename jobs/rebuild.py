@@ -31,7 +31,7 @@ from pipeline.errors import ExitCode, RecordingError, SettingsError
 from pipeline.events import Emit, Warned, printable
 from pipeline.files import keep_standing, sync
 from pipeline.ledger import Ledger, Reading
-from pipeline.ledger.journal import lines
+from pipeline.ledger.journal import journals, lines
 from pipeline.ledger.remains import Result
 from pipeline.models import Root
 from pipeline.options import canonical
@@ -141,6 +141,7 @@ async def rebuild(
                 await ledger.adopt_listed([(row.id, row.status, row.audio_url) for row in page])
             async for noted in _batches(lines(state / "runs")):
                 await ledger.adopt_lines(noted)
+            await ledger.record_runs([*await to_thread.run_sync(journals, state / "runs")])
             nobodys = await _adopt_results(settings, ledger, output)
             await _adopt_sources(ledger)
             counts = await ledger.conclude()

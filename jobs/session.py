@@ -39,7 +39,7 @@ from pipeline.events import (
 from pipeline.files import no_room, probe, unwritable
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger, Redo, Run, copy_of
-from pipeline.ledger.journal import newest
+from pipeline.ledger.journal import has_begun, journals, last_line
 from pipeline.ledger.lock import lock
 from pipeline.lines import hide
 from pipeline.models import Root
@@ -142,9 +142,9 @@ async def session(
     """
     began_at = datetime.fromtimestamp(clock(), UTC)
     run_id = f"{began_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    key, held, last = "", None, None
+    key, held, journaled = "", None, dict[str, int]()
     if ledger_path is None:  # before a copy is made: a run beside may add to both
-        last = await to_thread.run_sync(newest, settings.state_dir / "runs")
+        journaled = await to_thread.run_sync(journals, settings.state_dir / "runs")
     async with AsyncExitStack() as stack:
         if settings.dry_run:
             state = Path(await stack.enter_async_context(_beside(_temporary)))
@@ -181,7 +181,7 @@ async def session(
             deletes=settings.delete_remote,
         )
         path = ledger_path or state / "ledger.sqlite3"
-        if last is not None and not await to_thread.run_sync(_has_content, path):
+        if journaled and not await to_thread.run_sync(_has_content, path):
             raise _lost(path)
         ledger = await stack.enter_async_context(
             Ledger(
@@ -192,8 +192,7 @@ async def session(
                 clock=clock,
             )
         )
-        if last is not None and not await ledger.knows(last):
-            raise _lost(path)
+        await _require_latest(ledger, settings.state_dir / "runs", journaled)
         if not is_offline:  # else the uploads that another key can go on with would be dropped
             await ledger.recover()
         await ledger.record_roots(roots)
@@ -307,6 +306,29 @@ def _sweep(state: bytes, started_at: float) -> None:
     listing.sweep(state)
     for folder, _, _ in os.walk(os.path.join(state, b"versions")):
         listing.sweep(folder)
+
+
+async def _require_latest(ledger: Ledger, runs: Path, journaled: Mapping[str, int]) -> None:
+    """
+    Go on only with a ledger that knows every run which may have asked for something.
+
+    No clock is asked, and of thousands of journals only those of unknown runs are opened: of older
+    versions, or of a ledger made anew; and that of the last known run, in the middle of which the
+    ledger may have been copied.
+
+    Raises:
+        LedgerUnusable: it is an older one.
+    """
+    unknown, last = await ledger.unknown_runs([*journaled]), await ledger.last_run()
+    for run_id in unknown:
+        if await to_thread.run_sync(has_begun, runs, run_id, journaled[run_id]):
+            raise _lost(ledger.path)
+    for run_id in (*unknown, *filter(journaled.get, [last or ""])):
+        line = await to_thread.run_sync(last_line, runs, run_id, journaled[run_id])
+        if line is not None and not await ledger.knows(line):
+            raise _lost(ledger.path)
+    if unknown:
+        await ledger.record_runs(unknown)
 
 
 def _has_content(ledger: Path) -> bool:

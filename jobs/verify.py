@@ -113,7 +113,8 @@ async def repair(
     settings: Settings, tell: Tell, *, emit: Emit, environ: Mapping[str, str] = os.environ
 ) -> Verified:
     """
-    Look at every result, and set right what can be; what was repaired is told as such.
+    Look at every result, and set right what can be; what was repaired is told as such. The service
+    is asked once more for all that it did not know any more.
 
     Raises:
         BatchError: as `session` does, and as `verify` does.
@@ -136,7 +137,7 @@ async def repair(
 
     async with session(settings, emit=emit, environ=environ) as run:
         await to_thread.run_sync(look_first, run.started_at, abandon_on_cancel=True)
-        if held:
+        if held or await run.context.ledger.lost(None):
             await _set_right(run, held)
             await to_thread.run_sync(look_again, abandon_on_cancel=True)
         intake = run.context.intake
@@ -158,7 +159,8 @@ async def _set_right(run: Session, findings: list[_Fault]) -> None:
         [finding.transcript for finding in findings if finding.transcript],
     )
     listing = Listing(_output(context.settings), run.started_at)
-    await run_batch(context, [Scan(context.settings, [], listing=listing)], anyio.Event())
+    scan = Scan(context.settings, [], listing=listing)
+    await run_batch(context, [scan], anyio.Event(), lost=None)
 
 
 def _outcomes(db: Reader, settings: Settings, held: list[_Fault]) -> Iterator[Finding]:

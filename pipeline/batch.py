@@ -25,13 +25,14 @@ from pipeline.errors import (
     TranscriptUnknown,
 )
 from pipeline.guard import guarded
+from pipeline.ledger.results import MOST_LOST
 from pipeline.models import Claim, Pending, Uploaded
 from pipeline.reconcile import Reconciler
 from pipeline.retry import retry
 from pipeline.stages import Context
 from pipeline.stages.delete import delete, fetch_unheld
 from pipeline.stages.feed import feed
-from pipeline.stages.poll import poll
+from pipeline.stages.poll import poll, seek
 from pipeline.stages.scan import Scan
 from pipeline.stages.submit import submit
 from pipeline.stages.upload import upload
@@ -69,12 +70,18 @@ def start(
         end.close()
 
 
-async def run_batch(context: Context, scans: Sequence[Scan], stopped: anyio.Event) -> None:
+async def run_batch(
+    context: Context,
+    scans: Sequence[Scan],
+    stopped: anyio.Event,
+    *,
+    lost: int | None = MOST_LOST,
+) -> None:
     """
     Transcribe what the scans find and what earlier runs left, until nothing is open.
 
     Returns early when the intake ended; `context.intake` says why. `stopped` ends the scans:
-    what they have not come to is left to the next run.
+    what they have not come to is left to the next run. `lost` is as `Ledger.lost` takes it.
     """
     settings, intake = context.settings, context.intake
     reconciler = Reconciler(context.ledger, context.client, intake, context.emit, settings.settle)
@@ -83,7 +90,7 @@ async def run_batch(context: Context, scans: Sequence[Scan], stopped: anyio.Even
 
     async with guarded(context), anyio.create_task_group() as group:
         group.start_soon(_scan, context, scans, scanned, stopped)
-        if not await _has_work(context, scanned) or not await _may_begin(context, reconciler):
+        if not await _has_work(context, scanned, lost) or not await _may_begin(context, reconciler):
             return
         await fetch_unheld(context)
         to_upload, claims = create_memory_object_stream[Claim](settings.uploads.max)
@@ -95,6 +102,7 @@ async def run_batch(context: Context, scans: Sequence[Scan], stopped: anyio.Even
         start(group, 1, partial(_feed, context, scanned, reconciler), to_upload)
         start(group, settings.uploads.max, partial(upload, context), claims, to_submit)
         start(group, _SUBMITS, partial(submit, context, reconciler), uploads, to_poll)
+        start(group, 1, partial(seek, context, looking, most=lost), to_write.clone())
         start(group, 1, partial(poll, context, reconciler, looking), submitted, to_write)
         start(group, _WRITES, partial(write, context, looking), looks, to_delete)
         start(group, 1, partial(delete, context), saved)
@@ -129,7 +137,7 @@ async def _feed(
     reconciler.finish()
 
 
-async def _has_work(context: Context, scanned: anyio.Event) -> bool:
+async def _has_work(context: Context, scanned: anyio.Event, lost: int | None) -> bool:
     """Whether there is anything to ask the service for."""
     ledger = context.ledger
     while True:
@@ -137,7 +145,9 @@ async def _has_work(context: Context, scanned: anyio.Event) -> bool:
         if await ledger.next_due() is not None or await ledger.unfinished():
             return context.intake.is_open
         if is_last:
-            left = await ledger.deletions(1) or await ledger.foreign_ids()
+            left = (
+                await ledger.deletions(1) or await ledger.foreign_ids() or await ledger.lost(lost)
+            )
             return bool(left) and context.intake.is_open
         await change.wait()
 

@@ -78,7 +78,7 @@ class TranscriptState(StrEnum):
     FAILED = "failed"
     """Nothing was paid, and asking again would end alike."""
     MISSING = "missing"
-    """Accepted once, and gone at the service before it could be saved."""
+    """Accepted once, and gone at the service before it could be saved. Asked for now and then."""
 
 
 class AttemptState(StrEnum):
@@ -242,6 +242,8 @@ class Pending:
     """Unix time at which a GET first said `completed`."""
     result: bytes
     """Where the result of the recording that it was asked for goes, below the output folder."""
+    is_lost: bool = False
+    """Whether the service did not know its id when it was asked last, long enough ago."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ PACKAGES = ("pipeline", "jobs")
 
 TESTED_ELSEWHERE = {
     # Wiring, which nothing but a whole run can show to be right.
-    "jobs/session.py": "tests/jobs/test_folder.py",
     "jobs/start.py": "tests/jobs/test_signals.py",
     # Read a command line and hand it on, which nothing but a whole command can show to be right.
     "jobs/commands/archive.py": "tests/jobs/test_archive_command.py",

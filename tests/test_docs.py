@@ -391,7 +391,7 @@ async def test_files_and_commands_say_what_is_documented(tmp_path: Path) -> None
         await archive.run()
         (run,) = (archive.state / "runs").iterdir()
         summary = json.loads((run / "summary.json").read_bytes())
-        (journal,) = map(json.loads, (run / "attempts.ndjson").read_text().splitlines())
+        began, journal = map(json.loads, (run / "attempts.ndjson").read_text().splitlines())
         last = json.loads((run / "events.ndjson").read_text().splitlines()[-1])
         state = archive.state
 
@@ -402,6 +402,8 @@ async def test_files_and_commands_say_what_is_documented(tmp_path: Path) -> None
         status, listed = await to_thread.run_sync(told)
 
     assert summary == last
+    said = section(OUTPUT, "`attempts.ndjson`")
+    assert re.findall(r"`(\w+)`", said.partition("Each other line")[0]) == list(began)
     for heading, facts in {
         "`attempts.ndjson`": journal,
         "`overnight status --json`": status,
@@ -574,6 +576,9 @@ async def test_what_moves_is_drawn(tmp_path: Path) -> None:
             service.faults.add(Fault(on="get", action="unknown_id", match=lost, times=None))
         (output / "found.wav.json").unlink()
         await archive.run()
+        await archive.run(ahead_s=3601)
+        service.faults.clear()
+        await archive.run(ahead_s=2 * 3602)
 
         archive.add("poor.wav", b"poor")
         trouble("poor", "submit", "negative_balance")

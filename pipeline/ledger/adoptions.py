@@ -177,7 +177,7 @@ class Adoptions(Recordings):
             folder_hex=(row["folder"] or b"").hex(),
             result_hex=row["result"].hex(),
         )
-        self._fresh_lines.append(msgspec.json.encode(line) + b"\n")
+        self._note_line(msgspec.json.encode(line))
         return key, generation
 
     def _give(self, row: sqlite3.Row, adoption: Adoption, key: str, generation: int) -> None:

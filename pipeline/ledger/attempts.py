@@ -197,7 +197,8 @@ class Attempts(Books):
         """
         Enter `submitting`; False when another attempt at the same content is alive.
 
-        Durable before the request leaves, so that a crash can never forget that it may have left.
+        Durable before the request leaves, so that a crash can never forget that it may have left;
+        so is the first line of the journal of this run.
         `anchor` is the newest transcript that was listed before.
         """
         try:
@@ -212,7 +213,9 @@ class Attempts(Books):
             entered = 0
         if not entered:
             self._drop(attempt_id, "an equal recording was first")
-        return bool(entered)
+            return False
+        self._note_begun()
+        return True
 
     @transition
     def record_accepted(self, attempt_id: int, transcript_id: str, echo: str | None = None) -> bool:
@@ -236,7 +239,7 @@ class Attempts(Books):
         if row is None:
             return False
         self._set_transcript(row["request_key"], row["generation"], "submitted")
-        self._fresh_lines.append(self._journal_line(row))
+        self._note_line(self._journal_line(row))
         return True
 
     def _journal_line(self, row: sqlite3.Row) -> bytes:
@@ -263,7 +266,7 @@ class Attempts(Books):
             "folder_hex": (where["folder"] or b"").hex(),
             "result_hex": where["result"].hex(),
         }
-        return msgspec.json.encode(facts) + b"\n"
+        return msgspec.json.encode(facts)
 
     @transition
     def record_refused(self, attempt_id: int, reason: str) -> None:

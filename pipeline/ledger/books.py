@@ -15,7 +15,10 @@ from io import FileIO
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from pipeline.files import regular, sync, write_all
+from pipeline.ledger.journal import Began
 from pipeline.ledger.store import Store
 from pipeline.models import Entry
 
@@ -155,6 +158,22 @@ class Books(Store):
     def trust_key(self, fingerprint: str) -> None:
         """What was asked for with that key is this project's too."""
         self._own_keys.add(fingerprint)
+
+    def _note_begun(self) -> None:
+        """
+        Note that this run may ask for something, once: in the ledger, then first in its journal.
+
+        Both are durable before it does: a ledger that does not know the run is an older one.
+        """
+        began = Began(self.run.run_id, self.now())
+        row = "INSERT OR IGNORE INTO runs (run_id, began_at) VALUES (?,?)"
+        if self.db.execute(row, (began.run_id, began.began_at)).rowcount:
+            self._fresh_lines.append(msgspec.json.encode(began) + b"\n")
+
+    def _note_line(self, line: bytes) -> None:
+        """A line for the journal of this run, which is there before anybody hears of it."""
+        self._note_begun()
+        self._fresh_lines.append(line + b"\n")
 
     def closed(self) -> None:
         if self._journal is not None:

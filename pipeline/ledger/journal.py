@@ -1,12 +1,15 @@
 """
 Accepted attempts as files: in, the `runs` folder of a state folder; out, what its journals say.
 
-Each run has a journal of its own, `attempts.ndjson`, to which a line is added before anybody hears
-that a transcript was accepted. So the ledger knows the upload of every line, unless it was lost.
+Each run that asks for anything has a journal of its own, `attempts.ndjson`. Its first line says
+that the run may ask, and is there before it does; another one is added before anybody hears that a
+transcript was accepted. So the ledger knows every run that has a journal, and the upload of every
+line, unless it was lost or is an older one.
 """
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -14,9 +17,19 @@ import msgspec
 from pipeline.files import regular
 from pipeline.names import result_name
 
-__all__ = ["Line", "lines", "newest", "parse_line"]
+__all__ = ["Began", "Line", "has_begun", "journals", "last_line", "lines", "parse_line"]
 
+_NAME = "attempts.ndjson"
+_HEAD_BYTES = 1 << 12
 _TAIL_BYTES = 1 << 20
+
+
+class Began(msgspec.Struct, frozen=True):
+    """The first line: that a run may ask for something from here on."""
+
+    run_id: str
+    began_at: float
+    """Unix time."""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -63,21 +76,42 @@ def lines(runs: Path) -> Iterator[Line]:
                     yield line
 
 
-def newest(runs: Path) -> Line | None:
-    """The line that was added last, None where there is none."""
-    for journal in reversed(_journals(runs)):
-        with open(journal, "rb", opener=regular) as file:
-            file.seek(-min(_TAIL_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
-            for text in reversed(file.readlines()):
-                if line := parse_line(text):
-                    return line
-    return None
+def journals(runs: Path) -> dict[str, int]:
+    """Every run that has a journal, and how many bytes of it there are by now."""
+    sizes: dict[str, int] = {}
+    with suppress(FileNotFoundError), os.scandir(runs) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                sizes[entry.name] = os.stat(os.path.join(entry.path, _NAME)).st_size
+    return {run_id: size for run_id, size in sizes.items() if size}
+
+
+def has_begun(runs: Path, run_id: str, size: int) -> bool:
+    """Whether a journal of so many bytes says that its run may have asked for something."""
+    with open(runs / run_id / _NAME, "rb", opener=regular) as file:
+        return any(map(_is_beginning, file.read(min(_HEAD_BYTES, size)).splitlines()))
+
+
+def _is_beginning(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text, type=Began)
+    except (msgspec.DecodeError, ValueError):
+        return False
+    return True
+
+
+def last_line(runs: Path, run_id: str, size: int) -> Line | None:
+    """The last transcript that a journal of so many bytes tells of, None where there is none."""
+    with open(runs / run_id / _NAME, "rb", opener=regular) as file:
+        file.seek(max(0, size - _TAIL_BYTES))
+        told = file.read(min(_TAIL_BYTES, size)).splitlines()
+    return next(filter(None, map(parse_line, reversed(told))), None)
 
 
 def _journals(runs: Path) -> list[Path]:
     # A run's folder is called by the second in which it began, and by chance.
     return sorted(
-        runs.glob("*/attempts.ndjson"),
+        runs.glob(f"*/{_NAME}"),
         key=lambda path: (path.parent.name.split("-")[0], path.stat().st_mtime_ns),
     )
 

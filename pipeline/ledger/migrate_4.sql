@@ -8,6 +8,10 @@ ALTER TABLE attempts ADD COLUMN odd TEXT;
 ALTER TABLE attempts ADD COLUMN unknown_since REAL;
 ALTER TABLE attempts ADD COLUMN unknown_at REAL;
 
+-- What was missing after two looks of whatever distance is looked for again.
+UPDATE attempts SET unknown_since = finished_at, unknown_at = finished_at
+WHERE outcome = 'missing' AND reason LIKE 'the service no longer has it%';
+
 CREATE INDEX attempts_by_upload_path ON attempts (upload_path) WHERE upload_path IS NOT NULL;
 CREATE INDEX attempts_unknown ON attempts (unknown_at) WHERE unknown_at IS NOT NULL;
 
@@ -37,8 +41,8 @@ CREATE INDEX versions_unsettled ON versions (version_id) WHERE promote IS NOT NU
 CREATE TABLE runs (
   run_id   TEXT NOT NULL PRIMARY KEY,
   began_at REAL NOT NULL
-) STRICT, WITHOUT ROWID;
-INSERT OR IGNORE INTO runs SELECT owner, min(started_at) FROM attempts GROUP BY owner;
+) STRICT;
+INSERT INTO runs SELECT owner, min(started_at) FROM attempts GROUP BY owner ORDER BY max(attempt_id);
 
 CREATE TABLE trusted_keys (
   key_fingerprint TEXT NOT NULL PRIMARY KEY,

@@ -10,6 +10,7 @@ Whatever is not certain becomes a transcript that the next run looks at, by its 
 that can come of it is a GET too many.
 """
 
+import json
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -315,6 +316,30 @@ class Remains(Recordings):
         return known is not None
 
     @reading
+    def unknown_runs(self, run_ids: Sequence[str]) -> list[str]:
+        """Which of these runs this ledger does not know, in order."""
+        rows = self.ro.execute(
+            "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT run_id FROM runs)"
+            " ORDER BY value",
+            (json.dumps(run_ids),),
+        )
+        return [row[0] for row in rows]
+
+    @reading
+    def last_run(self) -> str | None:
+        """The run that was the last one to ask for something, as far as is known here."""
+        row = self.ro.execute("SELECT run_id FROM runs ORDER BY rowid DESC LIMIT 1").fetchone()
+        return row and str(row[0])
+
+    @transition
+    def record_runs(self, run_ids: Sequence[str]) -> None:
+        """Note that what these runs have asked for is known here."""
+        self.db.executemany(
+            "INSERT OR IGNORE INTO runs (run_id, began_at) VALUES (?,?)",
+            [(run_id, self.now()) for run_id in run_ids],
+        )
+
+    @reading
     def next_unclaimed(self, after: str, limit: int) -> list[tuple[str, str]]:
         """The next transcripts by id that wait for a word of the user: id and status."""
         rows = self.ro.execute(
@@ -417,7 +442,7 @@ class Remains(Recordings):
         wanted = {"options": options, "request_key": key, "generation": 1}
         self._note_reading(recording_id, wanted, read)
         self.db.execute("DELETE FROM unclaimed WHERE transcript_id = ?", (transcript_id,))
-        self._fresh_lines.append(msgspec.json.encode(line) + b"\n")
+        self._note_line(msgspec.json.encode(line))
 
     def _name(self, root: str, path: bytes) -> bytes:
         """Where a result goes: where the ledger says, else like those of its neighbours."""

@@ -19,7 +19,14 @@ from pipeline.models import (
     Stored,
 )
 
-__all__ = ["Results"]
+__all__ = ["MOST_LOST", "Results"]
+
+MOST_LOST = 100
+"""How many of the ids that the service does not know any more a run asks for."""
+
+_MISSING_AFTER_S = 3600.0
+_SELDOM_S = 7 * 86_400.0
+_SOUGHT_FOR_S = 90 * 86_400.0  # a list goes back no further either
 
 _PendingRow = tuple[int, str, str, bool, float, float | None, str]
 _COPIES = 32
@@ -46,6 +53,37 @@ class Results(Books):
         ).fetchone()
         oldest_first = sorted(msgspec.json.decode(rows, type=list[_PendingRow]))
         return [Pending(*row[:6], bytes.fromhex(row[6])) for row in oldest_first]
+
+    @reading
+    def lost(self, limit: int | None) -> list[Pending]:
+        """
+        What is missing at this address since the service did not know its id, oldest look first.
+
+        At most `limit`, and those only that are due: after an hour, then after as long as they have
+        been looked for, a week at the most, for 90 days. All if it is None.
+        """
+        rows = self.ro.execute(
+            "SELECT a.attempt_id, a.transcript_id, a.upload_url, a.duration_s IS NOT NULL,"
+            " a.accepted_at, a.finished_at, r.result"
+            " FROM attempts a JOIN recordings r USING (recording_id)"
+            " WHERE a.unknown_at IS NOT NULL AND a.outcome = 'missing' AND a.base_url = :here"
+            " AND a.key_fingerprint IN (SELECT value FROM json_each(:keys))"
+            " AND (:limit IS NULL OR a.unknown_at - a.unknown_since < :longest"
+            # Clocks are set back, too.
+            "  AND abs(:now - a.unknown_at)"
+            "   >= min(:seldom, max(:soon, a.unknown_at - a.unknown_since)))"
+            " ORDER BY a.unknown_at LIMIT coalesce(:limit, -1)",
+            {
+                "here": self.run.base_url,
+                "keys": self.own_keys,
+                "limit": limit,
+                "now": self.now(),
+                "soon": _MISSING_AFTER_S,
+                "seldom": _SELDOM_S,
+                "longest": _SOUGHT_FOR_S,
+            },
+        )
+        return [Pending(*row, is_lost=True) for row in rows]
 
     @transition
     def record_completed(self, attempt_id: int, completion: Completion) -> Delivery:
@@ -125,6 +163,11 @@ class Results(Books):
             "WHERE request_key = :key AND generation = :generation RETURNING state",
             {"key": key, "generation": generation},
         ).fetchone()
+        self.db.execute(
+            "UPDATE attempts SET unknown_since = NULL, unknown_at = NULL"
+            " WHERE attempt_id = ? AND unknown_at IS NOT NULL",
+            (attempt_id,),
+        )
         if state == "written" and self.run.deletes and is_all:
             self.db.execute(
                 "UPDATE attempts SET deletion = 'due' WHERE attempt_id = ? AND deletion IS NULL"
@@ -161,23 +204,57 @@ class Results(Books):
     @transition
     def record_unknown(self, attempt_id: int, reason: str) -> bool:
         """
-        Note that the service does not know an id; whether that is final.
+        Note that the service does not know an id; whether its transcript is `missing` from here on.
 
-        The first time it is left to the next run: an answer can be wrong, and what it is about
-        is paid.
+        An answer can be wrong, and what it is about is paid: so it takes a second one, an hour
+        after the first at the soonest. Until then it is left to the next run.
         """
-        (known,) = self.db.execute(
-            "SELECT reason FROM attempts WHERE attempt_id = ?", (attempt_id,)
+        now = self.now()
+        since, at, outcome = self.db.execute(
+            "SELECT unknown_since, unknown_at, outcome FROM attempts WHERE attempt_id = ?",
+            (attempt_id,),
         ).fetchone()
-        if known == reason:
-            return True
-        self.db.execute("UPDATE attempts SET reason = ? WHERE attempt_id = ?", (reason, attempt_id))
-        self._park(attempt_id, reason)
-        return False
+        # A look of a clock that was wrong is none, nor is one of so long ago.
+        if since is None or since > at or not 0 <= now - at < _SOUGHT_FOR_S:
+            since = now
+        self.db.execute(
+            "UPDATE attempts SET unknown_since = ?, unknown_at = ?, reason = ?"
+            " WHERE attempt_id = ?",
+            (since, now, reason, attempt_id),
+        )
+        if outcome == "missing":
+            return False
+        if now - since < _MISSING_AFTER_S:
+            self._park(attempt_id, reason)
+            return False
+        self._miss(attempt_id, f"{reason}; see `--force`")
+        return True
 
     @transition
     def record_missing(self, attempt_id: int, reason: str) -> None:
-        """Note that an accepted transcript is gone at the service; only `--force` asks again."""
+        """Note that an accepted transcript was deleted at the service, says the service."""
+        self._miss(attempt_id, reason)
+        self.db.execute(
+            "UPDATE attempts SET unknown_since = NULL, unknown_at = NULL WHERE attempt_id = ?",
+            (attempt_id,),
+        )
+
+    @transition
+    def record_found_again(self, attempt_id: int) -> None:
+        """Note that the service has completed a transcript that was missing: it is paid."""
+        row = self.db.execute(
+            "UPDATE attempts SET outcome = NULL, reason = NULL"
+            " WHERE attempt_id = ? AND outcome = 'missing' RETURNING request_key, generation",
+            (attempt_id,),
+        ).fetchone()
+        if row is not None:
+            self.db.execute(
+                "UPDATE transcripts SET state = 'completed', reason = NULL"
+                " WHERE request_key = ? AND generation = ?",
+                tuple(row),
+            )
+
+    def _miss(self, attempt_id: int, reason: str) -> None:
         row = self.db.execute(
             "UPDATE attempts SET outcome = 'missing', finished_at = ?, reason = ?,"
             " deletion = nullif(deletion, 'due') WHERE attempt_id = ? RETURNING *",

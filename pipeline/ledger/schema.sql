@@ -164,11 +164,12 @@ CREATE TABLE unclaimed (
   audio_url     TEXT
 ) STRICT, WITHOUT ROWID;
 
--- Runs that may have asked for something: a journal of a run that is not here shows an older ledger.
+-- Runs that may have asked for something, in the order in which they did: a journal of a run that is
+-- not here shows an older ledger.
 CREATE TABLE runs (
   run_id   TEXT NOT NULL PRIMARY KEY,
   began_at REAL NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 -- Keys that the user says are of one project with those of later runs.
 CREATE TABLE trusted_keys (

@@ -25,7 +25,7 @@ from pipeline.schedule import FINAL, NOTICED_EVERY_S, Page, Schedule
 from pipeline.stages import Context
 from pipeline.wire import PAGE_ROWS, Row
 
-__all__ = ["poll"]
+__all__ = ["poll", "seek"]
 
 _MORE_PAGES = 2  # that a walk may take for rows of other programs
 _SILENCE_S = 600.0
@@ -100,6 +100,19 @@ async def poll(
         # Nothing is fetched any more; what is accepted meanwhile is in the ledger.
         async for _ in submitted:
             pass
+
+
+async def seek(
+    context: Context, looking: set[str], looks: MemoryObjectSendStream[Pending], *, most: int | None
+) -> None:
+    """Send on what the service has lost, to be asked for again: `most` of what is due, or all."""
+    async with looks:
+        for look in await context.ledger.lost(most):
+            looking.add(look.transcript_id)
+            try:
+                await looks.send(look)
+            except anyio.BrokenResourceError:  # we are about to be cancelled
+                return
 
 
 async def _record_requests(context: Context) -> None:

@@ -95,7 +95,7 @@ async def _settle(context: Context, pending: Pending) -> None:
 
 async def _look(context: Context, pending: Pending) -> bool:
     """Whether the transcript is done with."""
-    if pending.completed and await _copy_written(context, pending):
+    if pending.completed and not pending.is_lost and await _copy_written(context, pending):
         return True
     async with _spool(context, pending) as spool:
         head = None
@@ -110,6 +110,10 @@ async def _look(context: Context, pending: Pending) -> bool:
         if head.is_deleted:
             await _missing(context, pending, "it was deleted at the service")
             return True
+        if pending.is_lost:
+            if head.status != "completed":
+                return True  # asked for again, as long as nothing comes of it
+            await context.ledger.record_found_again(pending.attempt_id)
         if pending.completed and head.status != "completed":
             raise AnswerUnusable(f"the service says `{head.status}` of what it had completed")
         match head.status:
@@ -156,11 +160,12 @@ async def _patiently(call: Callable[[], Awaitable[R]]) -> R:
 
 async def _unknown(context: Context, pending: Pending, error: TranscriptUnknown) -> bool:
     """An id that the service does not know, which it may do for a while after giving it."""
-    if not pending.completed and context.ledger.now() - pending.accepted_at < _YOUNG_S:
+    age_s = context.ledger.now() - pending.accepted_at
+    if not (pending.completed or pending.is_lost) and 0 <= age_s < _YOUNG_S:
         return False
-    reason = f"the service no longer has it ({error}); see `--force`"
+    reason = f"the service no longer has it ({error})"
     if await context.ledger.record_unknown(pending.attempt_id, reason):
-        await _missing(context, pending, reason)
+        await _tell_failed(context, pending, reason)
     return True
 
 

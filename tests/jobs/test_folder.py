@@ -19,6 +19,9 @@ from tests.support.service import Fault
 
 pytestmark = pytest.mark.anyio
 
+HOUR_S = 3600.0
+DAY_S = 24 * HOUR_S
+YEAR_S = 365 * DAY_S
 ONE, TWO, THREE = b"SECONDS:3600\none", b"SECONDS:1800\ntwo", b"SECONDS:60\nthree"
 
 
@@ -429,27 +432,76 @@ async def test_a_damaged_twin_is_not_copied(archive: Archive) -> None:
 
 async def test_gone_on_both_sides_is_missing(archive: Archive) -> None:
     """
-    A result that neither disk nor service has is asked for once more by the next run, then
-    reported until `--force` pays for another.
+    A result that neither disk nor service has is left to the next run for an hour, then reported
+    until `--force`, which is named from then on, pays for another.
     """
     archive.add("a.wav", ONE)
     await archive.run()
     (archive.output / "a.wav.json").unlink()
     archive.service.faults.add(Fault(on="get", action="unknown_id", times=None))
 
-    assert accounts((await archive.run()).summary) == {"parked": 1}
-    for _ in range(2):
-        missing = await archive.run(retry_failed=True)
+    for ahead_s in (0.0, 1.0, HOUR_S - 30):
+        parked = (await archive.run(ahead_s=ahead_s)).summary
+        assert accounts(parked) == {"parked": 1}
+        assert not any("--force" in reason for reason in parked.reasons["parked"])
+    for ahead_s in (HOUR_S + 1, HOUR_S + 2):
+        missing = (await archive.run(ahead_s=ahead_s, retry_failed=True)).summary
 
-        assert accounts(missing.summary) == {"failed": 1}
-        assert missing.summary.exit_code == ExitCode.PARTIAL
+        assert accounts(missing) == {"failed": 1}
+        assert all("--force" in reason for reason in missing.reasons["failed"])
+        assert missing.exit_code == ExitCode.PARTIAL
     assert archive.service.billable.total() == 1
     archive.service.faults.clear()
 
-    forced = await archive.run(force=True)
+    forced = await archive.run(ahead_s=HOUR_S + 3, force=True)
 
     assert accounts(forced.summary) == {"written": 1}
     assert archive.service.billable.total() == 2
+
+
+async def test_what_is_missing_may_be_found_again(archive: Archive) -> None:
+    """
+    What the service does not know is asked for again, at growing intervals and for nothing; once it
+    is known again it is written, and `--force` is not needed.
+    """
+    archive.add("a.wav", ONE)
+    await archive.run()
+    whole = (archive.output / "a.wav.json").read_bytes()
+    (archive.output / "a.wav.json").unlink()
+    archive.service.faults.add(Fault(on="get", action="unknown_id", times=None))
+    looks = []
+    for hours in range(24):
+        await archive.run(ahead_s=hours * HOUR_S + hours)
+        if (await asked(archive))["get"]:
+            looks.append(hours)
+
+    assert looks == [0, 1, 2, 4, 8, 16]
+    archive.service.faults.clear()
+    too_soon = await archive.run(ahead_s=24 * HOUR_S)
+    found = await archive.run(ahead_s=33 * HOUR_S)
+
+    assert (accounts(too_soon.summary), accounts(found.summary)) == ({"failed": 1}, {"written": 1})
+    assert (archive.output / "a.wav.json").read_bytes() == whole
+    assert await archive.rows("SELECT unknown_since, unknown_at FROM attempts") == [(None, None)]
+    assert archive.service.billable.total() == 1
+
+
+@pytest.mark.parametrize("wrong_s", [-40 * YEAR_S, 40 * YEAR_S])
+async def test_a_wrong_clock_makes_nothing_missing_for_good(
+    archive: Archive, wrong_s: float
+) -> None:
+    """A look by a clock that was years off neither ends the search nor puts it off."""
+    archive.add("a.wav", ONE)
+    await archive.run()
+    (archive.output / "a.wav.json").unlink()
+    archive.service.faults.add(Fault(on="get", action="unknown_id", times=None))
+    for ahead_s in (0.0, wrong_s, HOUR_S, wrong_s + HOUR_S, 2 * HOUR_S, 4 * HOUR_S):
+        await archive.run(ahead_s=ahead_s)
+    archive.service.faults.clear()
+
+    found = await archive.run(ahead_s=9 * HOUR_S)
+
+    assert accounts(found.summary) == {"written": 1}
 
 
 async def test_a_deleted_transcript_is_never_saved(archive: Archive) -> None:
@@ -462,8 +514,11 @@ async def test_a_deleted_transcript_is_never_saved(archive: Archive) -> None:
     (archive.output / "a.wav.json").unlink()
 
     outcome = await archive.run()
+    await asked(archive)
+    later = await archive.run(ahead_s=DAY_S)
 
-    assert accounts(outcome.summary) == {"failed": 1}
+    assert accounts(outcome.summary) == accounts(later.summary) == {"failed": 1}
+    assert await asked(archive) == {}
     assert archive.results() == {}
 
 

@@ -363,6 +363,22 @@ async def test_what_the_service_does_not_have_is_missing(archive: Archive) -> No
     assert archive.service.requests["submit"] == 3
 
 
+async def test_repair_asks_for_all_that_is_missing(archive: Archive) -> None:
+    """What the service did not know is asked for whether it is due or not, however much it is."""
+    await archive.run()
+    for result in archive.output.glob("**/*.json"):
+        result.unlink()
+    archive.service.faults.add(Fault(on="get", action="unknown_id", times=None))
+    await archive.run()
+    await archive.run(ahead_s=3601)
+    assert await archive.rows("SELECT DISTINCT state FROM transcripts") == [("missing",)]
+    archive.service.faults.clear()
+
+    await mended(archive)
+
+    assert len(archive.results()) == 3
+
+
 async def test_a_service_that_is_down_is_no_loss(archive: Archive) -> None:
     """While the service cannot be asked the finding stays, with exit code 5; later it is mended."""
     await archive.run()

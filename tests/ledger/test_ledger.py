@@ -418,7 +418,7 @@ async def test_a_result_without_a_recording_still_goes_somewhere(tmp_path: Path)
 
 
 async def test_the_journal_has_what_a_lost_ledger_needs(tmp_path: Path) -> None:
-    """Each accepted attempt is a line of its own: id, upload, identity, account and path."""
+    """The run that asks, then a line each of what was accepted: id, upload, identity, path."""
     path, content = b"caf\xc3\xa9 \xff\n.wav", b"one"
     async with ledger_at(tmp_path) as ledger:
         found = entry(path, options='{"punctuate":false}')
@@ -429,7 +429,8 @@ async def test_the_journal_has_what_a_lost_ledger_needs(tmp_path: Path) -> None:
         assert await ledger.claim_submit(claim.attempt_id, None)
         assert await ledger.record_accepted(claim.attempt_id, "id-1")
 
-    (line,) = (tmp_path / "run-1.ndjson").read_bytes().splitlines()
+    first, line = (tmp_path / "run-1.ndjson").read_bytes().splitlines()
+    assert json.loads(first) == {"run_id": "run-1", "began_at": Clock().now}
     digest = sha256(content).hexdigest()
     told = json.loads(line)
     assert bytes.fromhex(told.pop("path_hex")) == path
@@ -457,7 +458,7 @@ async def test_adopted_attempts_are_in_the_journal(tmp_path: Path) -> None:
         attempt_id = await Steps(ledger).reach(AttemptState.AMBIGUOUS)
         await ledger.record_accepted(attempt_id, "found-in-the-list")
 
-    (line,) = (tmp_path / "run-1.ndjson").read_bytes().splitlines()
+    _, line = (tmp_path / "run-1.ndjson").read_bytes().splitlines()
     assert json.loads(line)["transcript_id"] == "found-in-the-list"
 
 

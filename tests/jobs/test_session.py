@@ -1,0 +1,127 @@
+"""A session works with the ledger that knows all that was asked for, whatever clocks say."""
+
+import shutil
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+
+from jobs.rebuild import rebuild
+from pipeline.errors import LedgerUnusable
+from tests.support.runs import Archive, opened, watched
+from tests.support.service import Fault
+
+pytestmark = pytest.mark.anyio
+
+YEAR_S = 365 * 86_400.0
+CLOCKS = {"right": 0.0, "years behind": -20 * YEAR_S, "years ahead": 300 * YEAR_S}
+
+
+@pytest.fixture
+async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
+    async with opened(tmp_path) as archive:
+        archive.add("a.wav", b"one")
+        archive.environ["OVERNIGHT_SETTLE"] = "500ms"
+        yield archive
+
+
+def backup(archive: Archive) -> Path:
+    """A copy of the ledger, as it is between two runs."""
+    return shutil.copy(archive.state / "ledger.sqlite3", archive.root / "backup")
+
+
+def restore(archive: Archive, copy: Path) -> None:
+    """The copy in the place of the ledger; the journals are those of today."""
+    for path in archive.state.glob("ledger.sqlite3*"):
+        path.unlink()
+    shutil.copy(copy, archive.state / "ledger.sqlite3")
+
+
+# --- an older ledger ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_lost"),
+    [(first, second, False) for first in CLOCKS for second in CLOCKS]
+    + [("years ahead", second, True) for second in ("right", "years ahead")],
+)
+async def test_an_older_ledger_is_noticed(
+    archive: Archive, first: str, second: str, is_lost: bool
+) -> None:
+    """
+    A ledger from before the last run that asked for something asks for nothing, however clocks
+    stood and even if each answer was lost; made anew it goes on, and nothing is paid twice.
+    """
+    await archive.run(ahead_s=CLOCKS[first])
+    copy = backup(archive)
+    archive.add("b.wav", b"two")
+    if is_lost:
+        archive.service.faults.add(Fault(on="submit", action="hold"))
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(archive.run, ahead_s=CLOCKS[second]))
+        if is_lost:
+            await archive.service.held("submit")
+            group.cancel_scope.cancel()
+    restore(archive, copy)
+    archive.service.requests.clear()
+
+    for flags in ({}, {"dry_run": True}):
+        with pytest.raises(LedgerUnusable, match="--rebuild"):
+            await archive.run(**flags)
+
+    assert archive.service.requests.total() == 0
+    made = await rebuild(archive.settings(), lambda _: None, emit=lambda _: None)
+    if not made.unclaimed:
+        assert (await archive.run()).summary.exit_code == 0
+    assert max(archive.service.billable.values()) == 1
+
+
+async def test_a_ledger_that_was_copied_amid_a_run_is_noticed(archive: Archive) -> None:
+    """What its last run was answered after the copy is not known to it: nothing is asked for."""
+    archive.add("b.wav", b"two")
+    archive.service.faults.add(Fault(on="upload", action="hold_before", match="two"))
+    async with anyio.create_task_group() as group:
+        group.start_soon(archive.run)
+        with anyio.fail_after(30):
+            await archive.service.held("upload")
+            while not await archive.rows("SELECT 1 FROM attempts WHERE state = 'accepted'"):
+                await anyio.wait_all_tasks_blocked()
+        copies = [shutil.copy(path, archive.root) for path in archive.state.glob("ledger.sqlite3*")]
+        archive.service.release()
+    restore(archive, archive.root / "ledger.sqlite3")
+    for copy in copies:
+        shutil.copy(copy, archive.state)
+
+    with pytest.raises(LedgerUnusable, match="--rebuild"):
+        await archive.run()
+
+    assert archive.service.requests["submit"] == 2
+
+
+async def test_only_journals_of_unknown_runs_are_opened(archive: Archive) -> None:
+    """Nights by the thousand cost one look at the folder: what is known is not read again."""
+    await archive.run()
+    (known,) = archive.state.glob("runs/*")
+    for number in range(3):
+        archive.add(f"{number}.wav", b"%d" % number)
+        await archive.run()
+    for number in range(2000):
+        (archive.state / f"runs/20200101T000000Z-{number:06x}").mkdir()
+
+    with watched(known / "attempts.ndjson") as opens:
+        assert (await archive.run()).summary.already_written == 4
+        assert opens() == 0
+
+
+async def test_a_run_that_asks_for_nothing_has_no_journal(archive: Archive) -> None:
+    """Neither a night with nothing to do nor one without an upload leaves a line behind."""
+    archive.service.faults.add(Fault(on="upload", action="answer", status=500, times=None))
+    await archive.run(limit=0)
+    archive.service.faults.clear()
+    await archive.run()
+    await archive.run()
+
+    assert len([*archive.state.glob("runs/*/attempts.ndjson")]) == 1
+    assert len(await archive.rows("SELECT run_id FROM runs")) == 1
