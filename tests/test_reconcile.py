@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.allowance import Allowance, Amount
 from pipeline.client import Client
-from pipeline.errors import ExitCode
+from pipeline.errors import CapReached, ExitCode
 from pipeline.events import Event, Warned
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
 from pipeline.limiter import Limiter
 from pipeline.models import AttemptState
 from pipeline.reconcile import Reconciler, next_look_s
+from pipeline.settings import Settings
 from pipeline.wire import Row
 from tests.ledger.ledgers import HERE, Clock, Steps, ledger_at, reading
 from tests.support.runs import Archive, opened
@@ -107,9 +109,11 @@ class Bench:
         return reconciler
 
     @asynccontextmanager
-    async def looking(self, settle_s: float | None, clock: Clock) -> "AsyncIterator[Looking]":
+    async def looking(
+        self, settle_s: float | None, clock: Clock, allowance: Allowance | None = None
+    ) -> "AsyncIterator[Looking]":
         """A reconciler at work, whose clock a test moves."""
-        intake = Intake(8, 8)
+        intake = Intake(8, 8, allowance)
         reconciler = self.reconciler(intake, settle_s, clock)
         async with anyio.create_task_group() as group:
             group.start_soon(reconciler.run)
@@ -562,6 +566,34 @@ async def test_what_never_settles_is_parked_and_decided_when_it_may_be(
 
     assert (before, parked, states) == (1, 1, ["ambiguous"])
     assert decided == ["not_accepted"]
+
+
+async def room(allowance: Allowance) -> bool:
+    """Whether half an hour may still be asked for."""
+    with anyio.move_on_after(0.01) as scope, suppress(CapReached):
+        return await allowance.reserve(99, Amount(1800.0, None))
+    assert not scope.cancelled_caught, "what is decided is not waited for"
+    return False
+
+
+@pytest.mark.parametrize(
+    ("settle_s", "is_listed", "has_room"),
+    [(None, True, False), (60.0, False, False), (60.0, True, True)],
+)
+async def test_what_is_parked_is_charged(
+    bench: Bench, clock: Clock, settle_s: float | None, is_listed: bool, has_room: bool
+) -> None:
+    """What nobody can decide in this run may well be paid; what never was leaves its room."""
+    attempt_id = await bench.lost(b"a.wav", ONE, accepted=False)
+    if not is_listed:
+        bench.service.faults.add(Fault(on="list", action="answer", status=403, times=None))
+    allowance = Allowance(Settings(max_hours=1))
+    await allowance.reserve(attempt_id, Amount(2700.0, None))
+    async with bench.looking(settle_s, clock, allowance) as looking:
+        for age_s in (0.0, 5.0, 15.0, 60.0):
+            await looking.look(age_s)
+
+    assert await room(allowance) is has_room
 
 
 # --- in a run ----------------------------------------------------------------------------------

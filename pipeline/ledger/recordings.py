@@ -324,6 +324,7 @@ class Recordings(Books):
                 row["root"],
                 row["path"],
                 options,
+                waiting["expected_s"],
             ),
         )
 

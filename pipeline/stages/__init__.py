@@ -65,6 +65,11 @@ class Context:
         """Whether the first recording to be taken is known only when all are."""
         return self.settings.order != "path" or self.by_age
 
+    @property
+    def is_rationed(self) -> bool:
+        """Whether the backlog has a ration."""
+        return self.by_age and self.settings.backlog.hours_per_night is not None
+
     def label(self, root: str, path: bytes) -> str:
         """How a recording is called in events."""
         return label(self.roots, root, path)
