@@ -14,11 +14,11 @@ from typing import Any
 
 import anyio
 
-from pipeline.durations import duration_of
+from pipeline.durations import Duration, duration_of
 from pipeline.errors import CapReached, RecordingTooCostly, SettingsError
 from pipeline.settings import Settings
 
-__all__ = ["NOTHING", "Allowance", "Amount", "expected"]
+__all__ = ["NOTHING", "Allowance", "Amount", "amount_of", "expected", "priced"]
 
 _TOLERANCE = 1e-9
 """What sums of floats may be off by: far below a cent, and a second."""
@@ -47,16 +47,29 @@ async def expected(
 
     Raises:
         OSError: it cannot be read.
+    """
+    return amount_of(await duration_of(path, size), options, settings)
+
+
+def amount_of(duration: Duration, options: Mapping[str, Any], settings: Settings) -> Amount:
+    """
+    What so much sound will come to at the most, with these options.
 
     Source: AssemblyAI docs: charged to the second, by the model used. Whether channels are charged
     one by one is not said: they are taken to be.
     """
-    duration = await duration_of(path, size)
     seconds = math.ceil(duration.seconds)
     if options.get("multichannel"):
         seconds *= duration.channels or 1
+    return priced(seconds, options, settings, is_probed=duration.is_probed)
+
+
+def priced(
+    seconds: float, options: Mapping[str, Any], settings: Settings, *, is_probed: bool = True
+) -> Amount:
+    """So many seconds as they are charged, at the dearest model of these options."""
     price = settings.highest_price(options)
-    return Amount(seconds, None if price is None else price * seconds / 3600, duration.is_probed)
+    return Amount(seconds, None if price is None else price * seconds / 3600, is_probed)
 
 
 @dataclass(slots=True)

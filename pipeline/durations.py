@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import av
     from av.container import InputContainer
 
-__all__ = ["LONGEST_S", "Duration", "by_size", "duration_of"]
+__all__ = ["LONGEST_S", "Duration", "by_header", "by_size", "duration_of", "identity_of"]
 
 LONGEST_S = 10 * 3600
 """What the service transcribes at most; longer recordings are refused, and cost nothing.
@@ -70,6 +70,10 @@ _LAST_PACK_S = 0.5
 _HEADER_BYTES = 512
 """What usually stands beside the samples of a WAV, and is no sound."""
 
+_FORM_BYTES = 24
+_SAMPLES = frozenset((1, 3, 6, 7, 0xFFFE))
+"""PCM, float, A-law, mu-law, and PCM of more channels or bits. Source: RFC 2361."""
+
 _FIRST_FRAME_BYTES = 4096
 _PAGE_BYTES = 65_307
 
@@ -88,7 +92,13 @@ class Duration:
     """It was read from the recording; otherwise it is counted by size, and too much on purpose."""
 
 
-async def duration_of(path: bytes, size: int, *, within_s: float = _WITHIN_S) -> Duration:
+async def duration_of(
+    path: bytes,
+    size: int,
+    *,
+    identity: tuple[int, ...] | None = None,
+    within_s: float = _WITHIN_S,
+) -> Duration:
     """
     How long a recording is, whatever is in it: what cannot be read is counted by size.
 
@@ -97,7 +107,8 @@ async def duration_of(path: bytes, size: int, *, within_s: float = _WITHIN_S) ->
 
     Args:
         path: Where it lies.
-        size: Its bytes, as the scan has noted them.
+        size: Its bytes, as whoever asks knows them.
+        identity: What `identity_of` says of it; what lies there with another one tells nothing.
         within_s: Seconds after which it is counted by size; waiting for others is not in them.
 
     Raises:
@@ -109,13 +120,47 @@ async def duration_of(path: bytes, size: int, *, within_s: float = _WITHIN_S) ->
                 try:
                     # A limiter nobody waits for: the time of others is not this recording's.
                     probed = await to_process.run_sync(
-                        _probe, path, cancellable=True, limiter=CapacityLimiter(1)
+                        _probe, path, identity, cancellable=True, limiter=CapacityLimiter(1)
                     )
                 except (BrokenWorkerProcess, KeyboardInterrupt):
                     continue  # the worker's end, and perhaps not by this recording
                 return probed or by_size(path, size)
             break
     return by_size(path, size)
+
+
+def identity_of(found: os.stat_result) -> tuple[int, ...]:
+    """What is another one as soon as a file holds other bytes."""
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return found.st_dev, found.st_ino, found.st_size, *times
+
+
+def by_header(path: bytes, head: bytes, size: int) -> Duration:
+    """
+    How long a recording is by its first bytes, where these tell it; else `by_size`.
+
+    Args:
+        path: Its suffix tells what is usual.
+        head: Some of its first bytes.
+        size: All of its bytes.
+    """
+    told = _by_wave(head, size)
+    return told if told and _is_plausible(told.seconds, size) else by_size(path, size)
+
+
+def _by_wave(head: bytes, size: int) -> Duration | None:
+    """As many samples as there are bytes for, whatever the header says of their number."""
+    form, samples = head.find(b"fmt ", 12), head.find(b"data", 12)
+    if head[:4] not in (b"RIFF", b"RF64") or head[8:12] != b"WAVE" or form < 0:
+        return None
+    if samples - form < _FORM_BYTES:
+        return None
+    kind, channels, rate_hz, bytes_per_s, block_bytes = struct.unpack_from("<HHIIH", head, form + 8)
+    if kind in _SAMPLES:  # else it is compressed, and a block holds more than one sample
+        bytes_per_s = rate_hz * block_bytes
+    if not bytes_per_s:
+        return None
+    return Duration((size - samples - 8) / bytes_per_s, channels or None, is_probed=True)
 
 
 def by_size(path: bytes, size: int) -> Duration:
@@ -144,8 +189,8 @@ def _one_at_a_time() -> CapacityLimiter:
 # --- in the other process -------------------------------------------------------------------------
 
 
-def _probe(path: bytes) -> Duration | None:
-    """What a recording says of itself; None if that is nothing, or cannot be."""
+def _probe(path: bytes, identity: tuple[int, ...] | None) -> Duration | None:
+    """What a recording says of itself; None if that is nothing, cannot be, or is of another."""
     # Nobody may ever write to a pipe that somebody called a recording.
     with open(path, "rb", buffering=0, opener=_without_waiting) as file:
         found = os.fstat(file.fileno())
@@ -156,6 +201,8 @@ def _probe(path: bytes) -> Duration | None:
         except OSError:
             raise
         except Exception:  # of a parser that was led astray: there is no list of them
+            return None
+        if identity and {identity_of(found), identity_of(os.stat(path))} != {identity}:
             return None
     return probed if probed and _is_plausible(probed.seconds, found.st_size) else None
 

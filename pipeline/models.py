@@ -183,6 +183,8 @@ class Uploaded:
     root: str
     path: bytes
     options: Mapping[str, Any]
+    expected_s: float | None = None
+    """Seconds of audio that it comes to at the most; None where that was not noted."""
 
 
 @dataclass(frozen=True, slots=True)

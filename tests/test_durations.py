@@ -7,6 +7,7 @@ import wave
 from array import array
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import anyio
@@ -15,7 +16,14 @@ import psutil
 import pytest
 
 from jobs.folder import sample_folder
-from pipeline.durations import LONGEST_S, Duration, by_size, duration_of
+from pipeline.durations import (
+    LONGEST_S,
+    Duration,
+    by_header,
+    by_size,
+    duration_of,
+    identity_of,
+)
 from pipeline.stages.scan import MEDIA_SUFFIXES
 from tests.engine.sounds import write_video_only
 from tests.support.audio import RATE_HZ, numbered_wav, silence, sparse_wav, tone
@@ -515,3 +523,86 @@ async def test_junk_without_ffmpeg(without_av: Path, name: str) -> None:
     path.write_bytes(JUNK[name])
 
     assert await look(path) == by_size(os.fsencode(path), len(JUNK[name]))
+
+
+# --- by the beginning alone -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_header_is_never_too_short(tmp_path: Path, kind: str) -> None:
+    """What the first bytes tell is what there is, or more: in which format does not matter."""
+    path = write(tmp_path, KINDS[kind], LOUD)
+    told = by_header(bytes(path), path.read_bytes()[:65_536], path.stat().st_size)
+
+    assert told.seconds > SECONDS - 0.1
+    if KINDS[kind].container == "wav" and KINDS[kind].codec.startswith("pcm_"):
+        assert told.is_probed
+        assert told.seconds < SECONDS + 0.2
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+async def test_a_wav_tells_its_channels(channels: int) -> None:
+    """Each channel is counted where channels are transcribed one by one."""
+    made = BytesIO()
+    with wave.open(made, "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(2 * channels * 8000 * 5 // 2))
+
+    assert by_header(b"a.wav", made.getvalue(), len(made.getvalue())) == Duration(
+        2.5, channels, True
+    )
+
+
+@pytest.mark.parametrize("cut", [0, 3, 11, 12, 20, 30, 35, 43, 44])
+async def test_half_a_header_tells_nothing(cut: int) -> None:
+    """A header that is cut, of zeros or of anything else leaves it to the size."""
+    head = numbered_header()[:cut]
+
+    assert by_header(b"a.wav", head, 80_000).seconds >= 10 - 44 / 8000
+    for byte in (b"\0", b"\xff"):
+        assert by_header(b"a.wav", head.ljust(44, byte), 80_000).seconds > 0
+
+
+def numbered_header() -> bytes:
+    """Of a WAV with one channel, 8000 bytes a second."""
+    made = BytesIO()
+    with wave.open(made, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(1)
+        file.setframerate(8000)
+        file.writeframes(b"")
+    return made.getvalue()
+
+
+# --- of what is sent, not of what lies there by now -----------------------------------------------
+
+
+async def test_another_file_tells_nothing(tmp_path: Path) -> None:
+    """Of a file that is not the one that was opened the size of that one counts."""
+    path = tmp_path / "a.wav"
+    path.write_bytes(numbered_header())
+    opened = identity_of(path.stat())
+    path.write_bytes(write(tmp_path, WAV, LOUD).read_bytes())
+
+    now = identity_of(path.stat())
+    assert await duration_of(bytes(path), 80_000, identity=opened) == by_size(bytes(path), 80_000)
+    assert (await duration_of(bytes(path), 80_000, identity=now)).is_probed
+
+
+@pytest.mark.parametrize("changes", ["mode", "bytes and time put back"])
+async def test_an_identity_notices_what_times_do_not_show(tmp_path: Path, changes: str) -> None:
+    """Other bytes with the old time are another file's; in doubt it is another file."""
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"one")
+    before = path.stat()
+    os.utime(path, ns=(0, 0))
+    if changes == "mode":
+        path.chmod(0o600)
+    else:
+        path.write_bytes(b"two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert identity_of(path.stat()) != identity_of(before)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -110,10 +110,10 @@ class Bench:
 
     @asynccontextmanager
     async def looking(
-        self, settle_s: float | None, clock: Clock, intake: Intake | None = None
+        self, settle_s: float | None, clock: Clock, allowance: Allowance | None = None
     ) -> "AsyncIterator[Looking]":
         """A reconciler at work, whose clock a test moves."""
-        intake = intake or Intake(8, 8)
+        intake = Intake(8, 8, allowance)
         reconciler = self.reconciler(intake, settle_s, clock)
         async with anyio.create_task_group() as group:
             group.start_soon(reconciler.run)
@@ -541,20 +541,6 @@ async def test_a_stop_ends_a_walk(bench: Bench, clock: Clock) -> None:
     assert await bench.states() == ["ambiguous"]
 
 
-async def test_what_is_parked_counts_against_the_caps(bench: Bench, clock: Clock) -> None:
-    """What nobody can decide on may be paid: a cap has no room left for as much again."""
-    allowance = Allowance(Settings(max_hours=1))
-    lost = await bench.lost(b"a.wav", ONE, accepted=False)
-    assert await allowance.reserve(lost, Amount(1800.0, None))
-    async with bench.looking(None, clock, Intake(8, 8, allowance)) as looking:
-        for age_s in (0.0, 60.0):
-            await looking.look(age_s)
-    assert not await bench.ledger.unresolved()
-
-    with pytest.raises(CapReached), anyio.fail_after(5):
-        await allowance.reserve(lost + 1, Amount(1801.0, None))
-
-
 async def test_what_never_settles_is_parked_and_decided_when_it_may_be(
     tmp_path: Path, clock: Clock
 ) -> None:
@@ -580,6 +566,34 @@ async def test_what_never_settles_is_parked_and_decided_when_it_may_be(
 
     assert (before, parked, states) == (1, 1, ["ambiguous"])
     assert decided == ["not_accepted"]
+
+
+async def room(allowance: Allowance) -> bool:
+    """Whether half an hour may still be asked for."""
+    with anyio.move_on_after(0.01) as scope, suppress(CapReached):
+        return await allowance.reserve(99, Amount(1800.0, None))
+    assert not scope.cancelled_caught, "what is decided is not waited for"
+    return False
+
+
+@pytest.mark.parametrize(
+    ("settle_s", "is_listed", "has_room"),
+    [(None, True, False), (60.0, False, False), (60.0, True, True)],
+)
+async def test_what_is_parked_is_charged(
+    bench: Bench, clock: Clock, settle_s: float | None, is_listed: bool, has_room: bool
+) -> None:
+    """What nobody can decide in this run may well be paid; what never was leaves its room."""
+    attempt_id = await bench.lost(b"a.wav", ONE, accepted=False)
+    if not is_listed:
+        bench.service.faults.add(Fault(on="list", action="answer", status=403, times=None))
+    allowance = Allowance(Settings(max_hours=1))
+    await allowance.reserve(attempt_id, Amount(2700.0, None))
+    async with bench.looking(settle_s, clock, allowance) as looking:
+        for age_s in (0.0, 5.0, 15.0, 60.0):
+            await looking.look(age_s)
+
+    assert await room(allowance) is has_room
 
 
 # --- in a run ----------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ unique index `attempts_alive` lets one live.
 from collections import Counter
 from collections.abc import Sequence
 
+from pipeline.durations import LONGEST_S, by_size
 from pipeline.ledger.accounts import STANDING_OF_SEEN
 from pipeline.ledger.adoptions import Adoptions
 from pipeline.ledger.attempts import Attempts
@@ -60,6 +61,14 @@ BACKLOG = "backlog: left for the coming nights"
 
 _ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account has so many
 
+
+_ASKED_FOR = """
+SELECT recording_id, content, coalesce(duration_s, expected_s) AS long_s,
+  coalesce(price_usd, expected_usd, iif(base_url = 'local', 0.0, NULL)) AS usd
+FROM attempts WHERE submitted_at >= ?
+  AND state IN ('submitting', 'ambiguous', 'accepted') AND outcome IS NOT 'error'
+"""
+"""What is paid, or may be: doubt counts as spent until it is resolved."""
 
 # As `attempts_by_state` has it: SQLite uses it only where the query repeats its terms.
 _UNDER_WAY = "state IN ('uploading', 'uploaded', 'submitting', 'ambiguous')"
@@ -212,21 +221,30 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         return counts
 
     @reading
-    def spent(self, since: float) -> tuple[float, float]:
+    def spent(self, since: float, dearest_usd: float) -> tuple[float, float]:
         """
-        Seconds of audio and USD that were asked for since a moment, Unix seconds.
+        Seconds of audio and USD that were asked for since a moment, Unix seconds, at the most.
 
-        What is not settled counts as it was expected; what the service failed at does not at all,
-        nor what other programs asked for.
+        What is not settled counts as it was expected, doubts as well; what the service failed at
+        does not at all, nor what other programs asked for. What nobody noted the length of is
+        counted by size, and what has no price by the `dearest_usd` an hour.
         """
-        row = self.ro.execute(
-            "SELECT coalesce(sum(coalesce(duration_s, expected_s)), 0),"
-            " coalesce(sum(coalesce(price_usd, expected_usd)), 0) FROM attempts"
-            " WHERE submitted_at >= ?"
-            " AND state IN ('submitting', 'ambiguous', 'accepted') AND outcome IS NOT 'error'",
+        (seconds, usd, unpriced_s) = self.ro.execute(
+            "SELECT coalesce(sum(long_s), 0), coalesce(sum(usd), 0),"
+            " coalesce(sum(iif(usd IS NULL, long_s, 0)), 0) "
+            f"FROM ({_ASKED_FOR}) WHERE long_s IS NOT NULL",
             (since,),
         ).fetchone()
-        return row[0], row[1]
+        for path, size, usd_of_it in self.ro.execute(
+            "SELECT r.path, iif(r.content IS a.content, r.size, 0), usd "
+            f"FROM ({_ASKED_FOR}) a JOIN recordings r USING (recording_id) WHERE long_s IS NULL",
+            (since,),
+        ):
+            bound_s = by_size(path, size).seconds if size else LONGEST_S
+            seconds += bound_s
+            usd += usd_of_it or 0.0
+            unpriced_s += bound_s if usd_of_it is None else 0.0
+        return seconds, usd + unpriced_s * dearest_usd / 3600
 
     @reading
     def parked(self, after: int, limit: int) -> list[tuple[int, str, bytes, str, str | None]]:

@@ -63,9 +63,16 @@ class Attempts(Books):
         return False
 
     @transition
-    def record_uploaded(self, claim: Claim, read: Reading, upload_url: str) -> Uploaded | None:
+    def record_uploaded(
+        self,
+        claim: Claim,
+        read: Reading,
+        upload_url: str,
+        expected_s: float | None = None,
+        expected_usd: float | None = None,
+    ) -> Uploaded | None:
         """
-        Note an upload; None when nobody needs it any more.
+        Note an upload, and what it comes to at the most; None when nobody needs it any more.
 
         Raises:
             ServiceUnavailable: the service has handed out this `upload_url` before.
@@ -80,6 +87,7 @@ class Attempts(Books):
             self._drop(claim.attempt_id, "the same content is under way or done")
             return None
         self._set_transcript(key, generation, "open")
+        self._expect(claim.attempt_id, expected_s, expected_usd)
         return Uploaded(
             claim.attempt_id,
             claim.recording_id,
@@ -87,6 +95,7 @@ class Attempts(Books):
             claim.root,
             claim.path,
             claim.options,
+            expected_s,
         )
 
     @transition
@@ -143,7 +152,10 @@ class Attempts(Books):
 
     @transition
     def expect(self, attempt_id: int, duration_s: float, price_usd: float | None) -> None:
-        """Note what an attempt will come to, as far as that can be known before it is asked for."""
+        """Note what an attempt comes to at the most: prices may be others than at its upload."""
+        self._expect(attempt_id, duration_s, price_usd)
+
+    def _expect(self, attempt_id: int, duration_s: float | None, price_usd: float | None) -> None:
         self.db.execute(
             "UPDATE attempts SET expected_s = ?, expected_usd = ? WHERE attempt_id = ?",
             (duration_s, price_usd, attempt_id),
@@ -265,6 +277,8 @@ class Attempts(Books):
             "accepted_at": row["accepted_at"],
             "folder_hex": (where["folder"] or b"").hex(),
             "result_hex": where["result"].hex(),
+            "expected_s": row["expected_s"],
+            "expected_usd": row["expected_usd"],
         }
         return msgspec.json.encode(facts)
 

@@ -350,7 +350,7 @@ class Books(Store):
     def _waiting_upload(self, key: str, generation: int) -> sqlite3.Row | None:
         """An upload that is still good, and in nobody's hand."""
         row: sqlite3.Row | None = self.db.execute(
-            "SELECT a.attempt_id, a.upload_url FROM attempts a "
+            "SELECT a.attempt_id, a.upload_url, a.expected_s FROM attempts a "
             "JOIN recordings r USING (recording_id) WHERE a.request_key = ? "
             "AND a.generation = ? AND a.state = 'uploaded' AND r.claim IS NULL LIMIT 1",
             (key, generation),

@@ -50,6 +50,8 @@ class Line(msgspec.Struct, frozen=True):
     accepted_at: float
     folder_hex: str = ""
     result_hex: str = ""
+    expected_s: float | None = None
+    expected_usd: float | None = None
 
     @property
     def name(self) -> bytes:

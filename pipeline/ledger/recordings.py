@@ -372,6 +372,7 @@ class Recordings(Books):
                 row["root"],
                 row["path"],
                 options,
+                waiting["expected_s"],
             ),
         )
 

@@ -112,11 +112,12 @@ class Remains(Recordings):
         self.db.execute(
             "INSERT INTO attempts (recording_id, request_key, generation, content, state, owner,"
             " base_url, key_fingerprint, upload_url, transcript_id, started_at, uploaded_at,"
-            " submitted_at, accepted_at, outcome) VALUES (?,?,?,?,'accepted',?,?,?,?,?,?,?,?,?,?)",
+            " submitted_at, accepted_at, outcome, expected_s, expected_usd)"
+            " VALUES (?,?,?,?,'accepted',?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 *(recording_id, key, generation, line.content, self.run.run_id, line.base_url),
                 *(line.key_fingerprint, line.upload_url, line.transcript_id, at, at, at, at),
-                "error" if is_dead else None,
+                *("error" if is_dead else None, line.expected_s, line.expected_usd),
             ),
         )
 

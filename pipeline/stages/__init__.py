@@ -74,6 +74,11 @@ class Context:
             self.told.add(kind)
             self.emit(Warned(message=message))
 
+    @property
+    def is_rationed(self) -> bool:
+        """Whether the backlog has a ration."""
+        return self.by_age and self.settings.backlog.hours_per_night is not None
+
     def label(self, root: str, path: bytes) -> str:
         """How a recording is called in events."""
         return label(self.roots, root, path)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Self
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from pipeline import events
-from pipeline.allowance import expected
+from pipeline.allowance import Amount, amount_of, priced
+from pipeline.durations import by_header, by_size, duration_of, identity_of
 from pipeline.errors import (
     AttemptsExhausted,
     BatchError,
@@ -62,7 +63,7 @@ async def upload(
                 if uploaded is None:
                     async with uplink.places:
                         uploaded = await _upload(context, claim)
-                elif not await _is_granted(context, claim):
+                elif not await _is_still_granted(context, claim, uploaded):
                     uploaded = None
             if scope.cancelled_caught:
                 await ledger.put_back(claim)
@@ -74,20 +75,13 @@ async def upload(
                 await uploads.send(uploaded)
 
 
-async def _is_granted(context: Context, claim: Claim) -> bool:
+async def _is_granted(context: Context, claim: Claim, amount: Amount) -> bool:
     """Whether a recording may be asked for, what it comes to being set aside for it."""
-    settings, intake, ledger = context.settings, context.intake, context.ledger
-    is_rationed = settings.backlog.hours_per_night is not None and context.by_age
-    if not (settings.is_capped or settings.window or is_rationed):
-        return True
-    label = context.label(claim.root, claim.path)
+    intake, ledger = context.intake, context.ledger
+    is_backlog = context.is_rationed and claim.turn == Turn.BACKLOG
     try:
-        where = context.where(claim.root, claim.path)
-        amount = await expected(where, claim.size, claim.options, settings)
-        is_backlog = is_rationed and claim.turn == Turn.BACKLOG
         if await intake.allowance.reserve(claim.attempt_id, amount, is_backlog=is_backlog):
             intake.require_time(claim.attempt_id, ledger.now())
-            await ledger.expect(claim.attempt_id, amount.duration_s, amount.price_usd)
             return True
         await ledger.put_back(claim)
     except BatchError as error:
@@ -95,10 +89,33 @@ async def _is_granted(context: Context, claim: Claim) -> bool:
         await ledger.put_back(claim)
     except RecordingTooCostly as error:
         await ledger.skip(claim, str(error))
+        label = context.label(claim.root, claim.path)
         context.emit(events.Skipped(recording=label, reason=str(error)))
-    except OSError:
-        return True  # what is the matter with it, the upload says
     return False
+
+
+async def _is_still_granted(context: Context, claim: Claim, uploaded: Uploaded) -> bool:
+    """The same of an upload of before, which may not be what lies at its path any more."""
+    settings, seconds = context.settings, uploaded.expected_s
+    if seconds is None:  # the size is that of the content, as it was read last
+        amount = amount_of(by_size(claim.path, claim.size), claim.options, settings)
+    else:
+        amount = priced(seconds, claim.options, settings)
+    if not await _is_granted(context, claim, amount):
+        return False
+    await context.ledger.expect(claim.attempt_id, amount.duration_s, amount.price_usd)
+    return True
+
+
+async def _amount(context: Context, claim: Claim, source: "Source") -> Amount:
+    """What the bytes that are sent come to at the most."""
+    where, duration = context.where(claim.root, claim.path), source.duration
+    if context.settings.is_capped or context.settings.window or context.is_rationed:
+        try:
+            duration = await duration_of(where, source.size, identity=source.identity)
+        except OSError:  # of what lies there now: what is sent is open already
+            duration = by_size(where, source.size)
+    return amount_of(duration, claim.options, context.settings)
 
 
 async def _upload(context: Context, claim: Claim) -> Uploaded | None:
@@ -141,14 +158,16 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
         is_known = claim.content is None and await ledger.seen_before(source.size, source.edges)
         if is_known and not await ledger.recognise(claim, await source.read()):
             return None
-        if not await _is_granted(context, claim):
+        amount = await _amount(context, claim, source)
+        if not await _is_granted(context, claim, amount):
             return None
+        expected = amount.duration_s, amount.price_usd
 
         async def attempt() -> tuple[Uploaded | None, Reading]:
             upload_url = await client.upload(await source.body(), source.size)
             read = await source.reading()
             # Inside the attempt: an upload_url that is not new is no success.
-            return await ledger.record_uploaded(claim, read, upload_url), read
+            return await ledger.record_uploaded(claim, read, upload_url, *expected), read
 
         try:
             uploaded, read = await retry(attempt)
@@ -181,6 +200,10 @@ class Source:
         edges.update(last[-_EDGE_BYTES:])
         self.edges = edges.hexdigest()
         """sha256 of the first and last 64 KiB, hex."""
+        self.duration = by_header(where, first[:_EDGE_BYTES], self.size)
+        """How long it is, as far as its beginning tells."""
+        self.identity = identity_of(found)
+        """What is another one if another file lies there, or this one has changed."""
         if self._whole is not None:
             self._reading = self.take_reading()
 

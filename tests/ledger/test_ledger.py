@@ -425,7 +425,7 @@ async def test_the_journal_has_what_a_lost_ledger_needs(tmp_path: Path) -> None:
         await ledger.record_roots([Root("root", b"/somewhere", b"")])
         await ledger.record_found("root", [found], lambda _: None, ())
         (claim,) = await ledger.claim(1)
-        assert await ledger.record_uploaded(claim, reading(content), "upload:1")
+        assert await ledger.record_uploaded(claim, reading(content), "upload:1", 60.0, 0.25)
         assert await ledger.claim_submit(claim.attempt_id, None)
         assert await ledger.record_accepted(claim.attempt_id, "id-1")
 
@@ -449,6 +449,8 @@ async def test_the_journal_has_what_a_lost_ledger_needs(tmp_path: Path) -> None:
         "root": "root",
         "path": "café \\xff\n.wav",
         "accepted_at": Clock().now,
+        "expected_s": 60.0,
+        "expected_usd": 0.25,
     }
 
 

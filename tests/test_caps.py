@@ -1,0 +1,187 @@
+"""
+Caps over many runs: once one is in force, the service's own books never come to more than it, or
+than what had been asked for before it.
+"""
+
+import math
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from jobs.rebuild import rebuild
+from tests.support.nights import sound
+from tests.support.runs import Archive, opened
+from tests.support.service import Fault
+from tests.support.service_account import Transcript
+
+pytestmark = pytest.mark.anyio
+
+HOUR_S = 3600
+PRICE_USD = 0.21
+"""An hour at the dearest of the models that do the work where nothing is said."""
+
+MONTHLY = [{"max_hours_month": 2}, {"max_cost_month": 2 * PRICE_USD}]
+CAPS = [*MONTHLY, {"max_hours": 2}, {"max_cost": 2 * PRICE_USD}]
+
+
+@pytest.fixture
+async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
+    async with opened(tmp_path) as archive:
+        yield archive
+
+
+def hours(archive: Archive) -> float:
+    """What the service was asked for, and may bill."""
+    return sum(map(_seconds, archive.service)) / HOUR_S
+
+
+def _seconds(transcript: Transcript) -> int:
+    return 0 if transcript.status == "error" else transcript.audio_duration
+
+
+async def left(archive: Archive, once: Callable[[], bool], **given: Any) -> None:
+    """A run that is over as soon as the service has seen this, whatever is under way."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(archive.run, **given))
+        await archive.service.until(once)
+        group.cancel_scope.cancel()
+
+
+def telling(seconds: int, seed: str) -> bytes:
+    """A recording as AMR that only the service can tell the length of."""
+    return f"SECONDS:{seconds}\n{seed}\n".encode().ljust(600 * seconds, b"-")
+
+
+async def left_six_hours(archive: Archive, suffix: str = "wav", sweeps: int = 0) -> None:
+    """
+    Six of eight recordings of an hour, which a run without a cap asked for, and left there.
+
+    Some answers were not read, unless it has looked for results so often since.
+    """
+    looks: list[int] = []
+
+    def is_over() -> bool:
+        if len(archive.service.transcripts) == 6:
+            looks.append(archive.service.requests["list"])
+        return bool(looks) and looks[-1] - looks[0] >= sweeps
+
+    content = sound if suffix == "wav" else telling
+    for number in range(8):
+        archive.add(f"{number}.{suffix}", content(HOUR_S, f"{number}"))
+    archive.service.transcript_seconds = math.inf
+    await left(archive, is_over, limit=6)
+    archive.service.transcript_seconds = 0.0
+    for transcript in list(archive.service):
+        archive.service.complete(transcript.id)
+
+
+# --- what runs without a cap leave ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cap", MONTHLY)
+async def test_the_month_counts_what_a_run_without_a_cap_left(
+    archive: Archive, cap: dict[str, float]
+) -> None:
+    """What is still at the service counts against the cap of a month, whoever asked for it."""
+    await left_six_hours(archive)
+
+    await archive.run(**cap)
+
+    assert hours(archive) == 6
+
+
+@pytest.mark.parametrize("cap", MONTHLY)
+async def test_what_nobody_noted_counts_by_size(archive: Archive, cap: dict[str, float]) -> None:
+    """What a version asked for that noted no expectation is taken for as long as it may be."""
+    await left_six_hours(archive, "amr")
+    await changed(archive, "UPDATE attempts SET expected_s = NULL, expected_usd = NULL")
+
+    await archive.run(**cap)
+
+    assert hours(archive) == 6
+
+
+@pytest.mark.parametrize("cap", [{"max_hours_month": 7.5}, {"max_cost_month": 7.5 * PRICE_USD}])
+async def test_a_ledger_made_anew_counts_what_was_noted(
+    archive: Archive, cap: dict[str, float]
+) -> None:
+    """What lost ledgers expected of transcripts that are still to be fetched is in the journals."""
+    await left_six_hours(archive, sweeps=5)
+    for path in archive.state.glob("ledger.sqlite3*"):
+        path.unlink()
+    await rebuild(archive.settings(), lambda _: None, emit=lambda _: None)
+
+    await archive.run(**cap)
+
+    assert hours(archive) == 7
+
+
+@pytest.mark.parametrize("is_settled", [False, True])
+async def test_what_has_no_price_counts_at_the_dearest(archive: Archive, is_settled: bool) -> None:
+    """Where nobody knows what was asked for costs, the dearest model that has a price does."""
+    await left_six_hours(archive)
+    if is_settled:
+        await archive.run(limit=0)
+    await changed(archive, "UPDATE attempts SET price_usd = NULL, expected_usd = NULL")
+
+    await archive.run(max_cost_month=6.5 * PRICE_USD)
+
+    assert hours(archive) == 6
+
+
+async def changed(archive: Archive, statement: str) -> None:
+    """The ledger as it may be."""
+    import sqlite3
+
+    def change() -> None:
+        with sqlite3.connect(archive.state / "ledger.sqlite3") as db:
+            db.execute(statement)
+        db.close()
+
+    await to_thread.run_sync(change)
+
+
+async def test_each_attempt_notes_what_it_comes_to(archive: Archive) -> None:
+    """Without a cap, too: by the header of a recording, else by its size, at the dearest model."""
+    archive.add("a.wav", sound(90, "a"))
+    archive.add("b.mp3", bytes(2000 * 60))
+    archive.add("c.wav", b"not sound" * 8000)
+
+    await archive.run()
+
+    expected = await archive.rows(
+        "SELECT CAST(path AS TEXT), expected_s, round(expected_usd, 9) FROM attempts"
+        " JOIN recordings USING (recording_id) ORDER BY 1"
+    )
+    assert expected == [
+        (name, seconds, round(PRICE_USD * seconds / 3600, 9))
+        for name, seconds in (("a.wav", 90), ("b.mp3", 60), ("c.wav", 9))
+    ]
+
+
+# --- what is sent is what was reserved ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cap", "suffix"), [*((cap, "amr") for cap in CAPS), (CAPS[0], "wav")])
+async def test_what_grew_since_the_scan_counts_as_it_is_sent(
+    archive: Archive, cap: dict[str, float], suffix: str
+) -> None:
+    """A recording that is longer by the time that it is opened is no more than what is left."""
+
+    content = sound if suffix == "wav" else telling
+    archive.add("a.wav", sound(HOUR_S, "a"))
+    archive.add(f"b.{suffix}", content(60, "b"))
+    archive.service.faults.add(Fault(on="upload", action="hold_before"))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(archive.run, uploads=1, **cap))
+        await archive.service.held("upload")
+        await to_thread.run_sync(archive.add, f"b.{suffix}", content(HOUR_S + 60, "b"))
+        archive.service.release()
+
+    assert hours(archive) == 1
