@@ -169,6 +169,10 @@ class Uploaded:
     root: str
     path: bytes
     options: Mapping[str, Any]
+    content: str = ""
+    """sha256 of the bytes, hex."""
+    turn: int = 1
+    """The `Turn` in which it was taken."""
 
 
 @dataclass(frozen=True, slots=True)

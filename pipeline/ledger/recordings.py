@@ -324,6 +324,8 @@ class Recordings(Books):
                 row["root"],
                 row["path"],
                 options,
+                content,
+                row["turn"],
             ),
         )
 
