@@ -179,6 +179,7 @@ async def session(
             key_fingerprint="" if is_offline else key_fingerprint(service.key),
             redo=redo or Redo(),
             deletes=settings.delete_remote,
+            zone=settings.zone,
         )
         path = ledger_path or state / "ledger.sqlite3"
         if journaled and not await to_thread.run_sync(_has_content, path):

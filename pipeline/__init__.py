@@ -35,6 +35,7 @@ contracts in pyproject.toml hold that.
     notices      what somebody says has finished: hints, never facts
     intake       how much may be under way, and whether more is taken in
     allowance    what may still be asked for: hours and cost, reserved and settled
+    breaker      whose fault refusals are: the recordings', or that of all; pure
     durations    how long a recording is, with nothing decoded
     places       how many transcripts at the service are worth having
     files        files that are whole or absent

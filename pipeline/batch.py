@@ -107,6 +107,12 @@ async def run_batch(
         start(group, _WRITES, partial(write, context, looking), looks, to_delete)
         start(group, 1, partial(delete, context), saved)
         group.start_soon(reconciler.run)
+    is_cut_short = not intake.is_open
+    for cause, attempt_ids in intake.breaker.conclude(is_cut_short=is_cut_short).items():
+        if is_cut_short:
+            await context.ledger.take_back(attempt_ids)
+        else:
+            await context.end_alike(cause, attempt_ids)
 
 
 async def _scan(

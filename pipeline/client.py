@@ -24,10 +24,13 @@ from aiohttp.abc import AbstractStreamWriter
 
 from pipeline import wire
 from pipeline.errors import (
+    AccessDoubted,
     AnswerUnusable,
     ConnectionLost,
+    KeyRefused,
     PipelineError,
     RateLimited,
+    RequestRejected,
     ServiceUnavailable,
     SettingsError,
 )
@@ -40,6 +43,7 @@ __all__ = ["Client", "Handover", "Write", "once", "system_proxy"]
 Write = Callable[[bytes], Awaitable[object]]
 """Takes the next bytes of a body; what it raises comes through as it is."""
 
+_DOUBT_S = 5.0, 10.0  # between a refusal of the key and the looks whether it is still taken
 _IDLE_SUBMIT_S = 2.0  # a server closes idle connections: a POST on a stale one is in doubt
 _MAX_AUDIO_BYTES = 4 << 30  # ten hours of 16 bit sound at 48 kHz
 _MAX_SMALL_ANSWER_BYTES = 4 << 20  # pages, errors, submits: all but transcripts
@@ -51,6 +55,8 @@ _LEAST_BYTES = 64 << 10  # of a large answer, in `stall_s`: a byte now and then 
 class Handover:
     """Whether a request was given to a connection."""
 
+    given_at: float = -math.inf
+    """When it had its permit, by the limiter's clock."""
     begun: bool = False
 
 
@@ -94,6 +100,10 @@ class Client:
         self._stall_s = stall_s
         self._answer_s = answer_s
         self._max_answer_bytes = max_answer_bytes
+        self._was_taken = False  # the key, in this run
+        self._checking = anyio.Lock()
+        self._checked_at = -math.inf
+        self._holds = True
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -135,7 +145,11 @@ class Client:
             ServiceUnavailable: the answer came before all was sent, besides what the class says.
             AnswerUnusable: the `upload_url` holds the key.
         """
-        await self._permit("upload")
+        given_at = await self._permit("upload")
+        async with self._heeded("upload", given_at):
+            return await self._uploaded(content, size)
+
+    async def _uploaded(self, content: bytes | AsyncIterator[bytes], size: int) -> str:
         with self.uplink.attempt():
             with anyio.CancelScope() as scope:
                 # aiohttp has no limit on the sending of a body: see the docs of ClientTimeout.
@@ -188,8 +202,11 @@ class Client:
             if handover.begun:
                 return Ambiguous(reason)
             return NotAccepted(ConnectionLost(reason, connected=False))
-        if isinstance(answer, NotAccepted):
-            self._heed(answer.error)
+        refusal = answer.error if isinstance(answer, NotAccepted) else None
+        if isinstance(refusal, RateLimited):
+            self.limiter.pause(refusal.retry_after_s, "submit", handover.given_at)
+        else:
+            self.limiter.took("submit", handover.given_at)
         return answer
 
     async def fetch(self, transcript_id: str, write: Write) -> None:
@@ -233,13 +250,55 @@ class Client:
         async with response:
             await self._pour("download", response, write, _MAX_AUDIO_BYTES)
 
-    async def list(self, *, limit: int = wire.PAGE_ROWS, before_id: str | None = None) -> list[Row]:
-        """The newest rows of the list, or the newest before a transcript; newest first."""
+    async def list(
+        self,
+        *,
+        limit: int = wire.PAGE_ROWS,
+        before_id: str | None = None,
+        may_doubt: bool = True,
+    ) -> list[Row]:
+        """
+        The newest rows of the list, or the newest before a transcript; newest first.
+
+        Without `may_doubt` a refusal of the key counts as it is.
+        """
         query = {"limit": str(limit)}
         if before_id is not None:
             query["before_id"] = before_id  # quoted: whatever it holds stays in its place
-        async with self._asked("list", "GET", "/v2/transcript", query) as response:
+        path = "/v2/transcript"
+        async with self._asked("list", "GET", path, query, may_doubt=may_doubt) as response:
             return wire.parse_list(await self._whole("list", response))
+
+    async def takes_key(self) -> bool:
+        """
+        Whether the service still takes the key, of which a refusal in passing says little.
+
+        The newest row of the list is asked for after 5 s, and where that does not help 10 s later.
+        One asks at a time: who waited takes the answer of a check that began meanwhile. Only what
+        is refused for the key again is no; an answer that is lost says nothing, and is a yes.
+        """
+        if not self._was_taken:
+            return False
+        came_at = anyio.current_time()
+        async with self._checking:
+            if self._checked_at < came_at:
+                self._holds = await self._check()
+                self._checked_at = anyio.current_time()
+            return self._holds
+
+    async def _check(self) -> bool:
+        """Whether one of two looks gets an answer."""
+        for wait_s in _DOUBT_S:
+            await anyio.sleep(wait_s)
+            try:
+                await self.list(limit=1, may_doubt=False)
+            except (KeyRefused, RequestRejected) as error:
+                is_refused = wire.is_of_key(error)
+            except (PipelineError, OSError):
+                is_refused = False
+            else:
+                return True
+        return not is_refused
 
     async def delete(self, transcript_id: str) -> None:
         """
@@ -254,19 +313,26 @@ class Client:
 
     @asynccontextmanager
     async def _asked(
-        self, call: str, method: str, path: str, query: dict[str, str] | None = None
+        self,
+        call: str,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        *,
+        may_doubt: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        await self._permit(call)
-        with self._translated(call, self._connect_s + self._answer_s):
-            response = await self._http.request(
-                method,
-                self._base_url + path,
-                params=query,
-                headers=self._headers,
-                allow_redirects=False,
-            )
-        async with response:
-            yield response
+        given_at = await self._permit(call)
+        async with self._heeded(call, given_at, may_doubt=may_doubt):
+            with self._translated(call, self._connect_s + self._answer_s):
+                response = await self._http.request(
+                    method,
+                    self._base_url + path,
+                    params=query,
+                    headers=self._headers,
+                    allow_redirects=False,
+                )
+            async with response:
+                yield response
 
     async def _whole(self, call: str, response: aiohttp.ClientResponse) -> bytes:
         """The body of a success; any other answer is raised as what it stands for."""
@@ -277,9 +343,7 @@ class Client:
                 raise AnswerUnusable(f"{call}: {_TOO_LONG}")
             return self._hidden(body)
         # Of an error the beginning is enough: its status says what it is.
-        error = wire.error_from(call, response.status, response.headers, self._hidden(body))
-        self._heed(error)
-        raise error
+        raise wire.error_from(call, response.status, response.headers, self._hidden(body))
 
     async def _pour(
         self, call: str, response: aiohttp.ClientResponse, write: Write, most: int
@@ -303,9 +367,10 @@ class Client:
                 )
             await write(chunk)
 
-    async def _permit(self, kind: str) -> None:
-        await self.limiter.permit(kind)
+    async def _permit(self, kind: str) -> float:
+        given_at = await self.limiter.permit(kind)
         self.sent[kind] += 1
+        return given_at
 
     def hide(self, secret: str) -> None:
         """From here on this text, too, is shown of no answer."""
@@ -323,9 +388,25 @@ class Client:
             body = body.replace(secret.encode(), b"***")
         return body
 
-    def _heed(self, error: PipelineError) -> None:
-        if isinstance(error, RateLimited):
-            self.limiter.pause(error.retry_after_s)
+    @asynccontextmanager
+    async def _heeded(
+        self, call: str, given_at: float, *, may_doubt: bool = True
+    ) -> AsyncIterator[None]:
+        """What comes of a request with that permit, for the limiter, and for who has the key."""
+        try:
+            yield
+        except RateLimited as error:
+            self.limiter.pause(error.retry_after_s, call, given_at)
+            raise
+        except (KeyRefused, RequestRejected) as error:
+            self.limiter.took(call, given_at)
+            if may_doubt and wire.is_of_key(error) and self._was_taken:
+                if await self.takes_key():
+                    raise AccessDoubted(error) from error
+                raise KeyRefused(str(error)) from error
+            raise
+        self.limiter.took(call, given_at)
+        self._was_taken = True
 
     @contextmanager
     def _translated(self, call: str, within_s: float = math.inf) -> Iterator[None]:

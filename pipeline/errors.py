@@ -10,6 +10,7 @@ The error tree: three families, one for each thing that a caller can do about an
     - KeyRefused            exit 4   no key, a wrong one, or one of another project
     - BalanceNegative       exit 4   the account has to be topped up
     - OptionsRefused        exit 2   the service refuses options that all recordings share
+    - RefusedAlike          exit 2, 4 or 5: one recording after the other is refused alike
     - ServiceUnusable       exit 5   the service is down, or asks us to stay away for long
     - DiskFull              exit 5   no room for another result
     - RoomLow               exit 5   less room than `min_free` asks for
@@ -22,12 +23,15 @@ The error tree: three families, one for each thing that a caller can do about an
     - PlaceUnwritable       its result could not be saved where it belongs: nothing is asked for
     - RequestRejected       the service refused the request for good
       . TranscriptUnknown     it has no transcript of that id, or none for this key
+      . UploadInaccessible    it cannot read the upload, which is good for nothing any more
+      . Intercepted           something before the service answered: no verdict on a recording
     - AnswerUnusable        what the service sent for it cannot be saved
     - AttemptsExhausted     the last TransientError is its `__cause__`
   + TransientError        try again; never leaves `pipeline.retry`
     - RateLimited           HTTP 429, carries `retry_after_s`
     - ServiceUnavailable    HTTP 5xx, or an answer that is not whole
     - ConnectionLost        no connection, a reset, a stall
+    - AccessDoubted         the key was refused, and taken again a moment later
 
 Nothing else leaves a module of the pipeline, bugs excepted.
 """
@@ -35,6 +39,7 @@ Nothing else leaves a module of the pipeline, bugs excepted.
 from enum import IntEnum
 
 __all__ = [
+    "AccessDoubted",
     "AnswerUnusable",
     "AttemptsExhausted",
     "BalanceNegative",
@@ -43,6 +48,7 @@ __all__ = [
     "ConnectionLost",
     "DiskFull",
     "ExitCode",
+    "Intercepted",
     "KeyRefused",
     "LedgerUnusable",
     "Locked",
@@ -55,6 +61,7 @@ __all__ = [
     "RecordingError",
     "RecordingTooCostly",
     "RecordingUnreadable",
+    "RefusedAlike",
     "RequestRejected",
     "RoomLow",
     "ServiceUnavailable",
@@ -62,6 +69,7 @@ __all__ = [
     "SettingsError",
     "TranscriptUnknown",
     "TransientError",
+    "UploadInaccessible",
     "WindowClosed",
     "leaves",
 ]
@@ -178,6 +186,14 @@ class OptionsRefused(BatchError):
     exit_code = ExitCode.USAGE
 
 
+class RefusedAlike(BatchError):
+    """Raised when recordings are refused alike, one after the other; what is paid is fetched."""
+
+    def __init__(self, said: str, exit_code: ExitCode) -> None:
+        super().__init__(f"all are refused alike, and nothing is failed for it: {said}")
+        self.exit_code = exit_code
+
+
 class ServiceUnusable(BatchError):
     """Raised when the service cannot be reached, or asks for a longer pause than a run waits."""
 
@@ -242,6 +258,14 @@ class TranscriptUnknown(RequestRejected):
     """Raised when the service has no transcript of an id: gone, or of another project."""
 
 
+class UploadInaccessible(RequestRejected):
+    """Raised when the service cannot read an upload: a new one may do."""
+
+
+class Intercepted(RequestRejected):
+    """Raised when a web filter or a proxy answers, or the law does: the service never said so."""
+
+
 class AnswerUnusable(RecordingError):
     """Raised when an answer is too large, not a transcript, or not the one asked for."""
 
@@ -273,6 +297,14 @@ class ConnectionLost(TransientError):
         super().__init__(message)
         self.connected = connected
         """False when no byte can have reached the service."""
+
+
+class AccessDoubted(TransientError):
+    """Raised when a request was refused for its key, which other requests are taken with."""
+
+    def __init__(self, refusal: KeyRefused | RequestRejected) -> None:
+        super().__init__(f"{refusal}, though the key is taken")
+        self.status_code = refusal.status_code if isinstance(refusal, RequestRejected) else 401
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

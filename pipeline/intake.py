@@ -10,13 +10,13 @@ saved yet. Leftovers of an earlier run may exceed a count; nothing new starts un
 
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 
 from pipeline.allowance import Allowance
+from pipeline.breaker import Breaker
 from pipeline.errors import BatchError, ExitCode, ServiceUnusable, WindowClosed
 from pipeline.places import Places
 from pipeline.settings import Settings
@@ -24,7 +24,6 @@ from pipeline.settings import Settings
 __all__ = ["Intake"]
 
 _LOST_IN_A_ROW = 8
-_REFUSED_ALIKE = 3
 _LEAST_APART_S = 2.0
 _USUAL_S = 45.0
 _USUAL_RTF = 0.012
@@ -55,8 +54,10 @@ class Intake:
         self._reached_at = time.monotonic()
         self.refused_options: dict[str, str] = {}
         """Canonical options that the service refuses, and what it said."""
-        self._taken_options: set[str] = set()
-        self._refusals: Counter[tuple[str, str]] = Counter()
+        self.breaker = Breaker()
+        """Whose fault refusals are."""
+        self._alone: set[str] = set()
+        self._troubled: set[tuple[str, int]] = set()
         self.exit_code = ExitCode.DONE
         self.reason: str | None = None
         """Why the intake ended; None while it is open or when it ran to its end."""
@@ -199,21 +200,26 @@ class Intake:
         self._lost_in_a_row = 0
         self._reached_at = time.monotonic()
 
-    def took(self, options: str) -> None:
-        """The service took a request with these canonical options: they are not what it minds."""
-        self._taken_options.add(options)
+    @asynccontextmanager
+    async def asking(self, call: str, options: str = "") -> AsyncIterator[None]:
+        """A request's turn: where all may be refused alike, they are sent one by one."""
+        while self.is_open and self.breaker.is_suspected(call, options):
+            if call not in self._alone:
+                self._alone.add(call)
+                try:
+                    yield
+                finally:
+                    self._alone.discard(call)
+                    self.changed()
+                return
+            await self._changed.wait()
+        yield
 
-    def refused(self, options: str, said: str) -> bool:
-        """
-        A request with these options was refused; whether they are what the service minds.
-
-        It has not looked at a recording when it refuses: once several were refused in the same
-        words, and this run had none taken with these options, all others would be, too.
-        """
-        self._refusals[options, said] += 1
-        return (
-            options not in self._taken_options and self._refusals[options, said] >= _REFUSED_ALIKE
-        )
+    def is_first(self, trouble: str, recording_id: int) -> bool:
+        """Whether a recording is in this kind of trouble for the first time in this run."""
+        is_first = (trouble, recording_id) not in self._troubled
+        self._troubled.add((trouble, recording_id))
+        return is_first
 
     @property
     def silence_s(self) -> float:

@@ -23,10 +23,11 @@ __all__ = ["LONGEST_PAUSE_S", "Limiter"]
 LONGEST_PAUSE_S = 600.0
 """The longest pause that a run waits for, seconds; a longer one ends it with exit code 5."""
 
-# What a 429 means that does not say for how long; doubled for each that comes soon after the last.
+# What a 429 means that does not say for how long; doubled while nothing gets through after it.
 # Source for doubling: https://www.assemblyai.com/docs, contact center best practices.
-_UNTOLD_PAUSE_S = 15.0
+_UNTOLD_PAUSE_S = 1.0
 _LONGEST_UNTOLD_PAUSE_S = 240.0
+_PEACE_S = 60.0  # without a 429, after which the next one is the first again
 
 # The vendor asks bulk users to begin with 25 requests in 15 s and to add 8 % every 15 s; a
 # submit is two requests with its upload. Source: https://www.assemblyai.com/docs, bulk loads.
@@ -61,7 +62,11 @@ class Limiter:
         self._log = deque[float](maxlen=self._count)
         self._unrecorded: list[float] = []
         self._paused_until = -math.inf
-        self._untold_pause_s = _UNTOLD_PAUSE_S
+        self._untold_pause_s = 0.0  # the last one; 0 before the first
+        self._got_through = True
+        """Whether a request that was sent after the last pause has been answered with no 429."""
+        self._refused_since: dict[str, float] = {}
+        """When the service began to refuse each request of a kind with a 429, by kind."""
         # The kind that has its turn next stands first.
         self._queues = {kind: deque[anyio.Event]() for kind in ("upload", "submit", "look")}
         self._at_turn: anyio.Event | None = None
@@ -84,25 +89,24 @@ class Limiter:
         if self._ramp is not None:
             self._ramp.remember(submits)
 
-    async def permit(self, kind: str) -> None:
+    async def permit(self, kind: str) -> float:
         """
-        Return when one request of this kind may be sent; it counts from then on.
+        Return when one request of this kind may be sent; it counts from the time that is given.
 
         Raises:
             ServiceUnusable: the service asked for a longer pause than a run waits for.
         """
         ramp = self._ramp if kind == "submit" else None
         if self._at_turn is None and self._wait_s() <= 0 and (ramp is None or ramp.is_free):
-            self._give(ramp)
-        elif ramp is None:
-            await self._wait(kind, ramp)
-        else:
-            # A queue before the queue: what waits for the ramp must not hold up the others.
-            async with ramp.turn:
-                await self._sleep_while(ramp.wait_s)
-                await self._wait(kind, ramp)
+            return self._give(ramp)
+        if ramp is None:
+            return await self._wait(kind, ramp)
+        # A queue before the queue: what waits for the ramp must not hold up the others.
+        async with ramp.turn:
+            await self._sleep_while(ramp.wait_s)
+            return await self._wait(kind, ramp)
 
-    async def _wait(self, kind: str, ramp: "_Ramp | None") -> None:
+    async def _wait(self, kind: str, ramp: "_Ramp | None") -> float:
         kind = kind if kind in self._queues else "look"
         mine, queue = anyio.Event(), self._queues[kind]
         queue.append(mine)
@@ -111,8 +115,9 @@ class Limiter:
         try:
             await mine.wait()
             await self._sleep_while(self._wait_s)
-            self._give(ramp)
+            given_at = self._give(ramp)
             self._queues[kind] = self._queues.pop(kind)  # to the end, now that it had its turn
+            return given_at
         finally:
             # Cancelled or not: who has the turn passes it on. A permit is never held, only taken.
             if self._at_turn is mine:
@@ -126,7 +131,7 @@ class Limiter:
         if self._at_turn is not None:
             self._at_turn.set()
 
-    def _give(self, ramp: "_Ramp | None") -> None:
+    def _give(self, ramp: "_Ramp | None") -> float:
         now = self._clock()
         self._log.append(now)
         while self._log[0] <= now - self.window_s:  # as long as the window, however high the limit
@@ -134,6 +139,7 @@ class Limiter:
         self._unrecorded.append(now)
         if ramp is not None:
             ramp.count(now)
+        return now
 
     async def _sleep_while(self, wait_s: Callable[[], float]) -> None:
         # Looked at again after each sleep: a 429 may have come in meanwhile.
@@ -143,27 +149,47 @@ class Limiter:
         if self.stopped is not None:
             raise self.stopped
 
-    def pause(self, seconds: float | None) -> None:
-        """
-        Hold everything back for so many seconds.
+    def took(self, kind: str, given_at: float) -> None:
+        """A request of this kind, which had its permit then, was answered with no 429."""
+        self._refused_since.pop(kind, None)
+        self._got_through = self._got_through or given_at >= self._paused_until
 
-        None is for a service that did not say: 15 s, and twice as long as the time before, up to
-        4 min, if the last pause ended no longer ago than that. What comes in a pause was sent
-        before it, and doubles nothing.
+    def pause(
+        self, seconds: float | None, kind: str = "request", given_at: float | None = None
+    ) -> None:
+        """
+        Hold everything back for so many seconds, since a request of this kind got a 429.
+
+        `given_at` is when it had its permit, if not just now. No seconds, or less than one, are of
+        a service that did not say: 1 s. Of the requests that had their permit after the last pause
+        the first to be answered decides: if it is refused, too, the next one is twice as long, up
+        to 4 min; if not, half as long. After a minute without a 429 it is 1 s again. Refusals of
+        requests from before the last pause add nothing in it, and repeat it when it is over. Where
+        nothing of a kind gets through for 10 min, the run ends.
         """
         now = self._clock()
-        if seconds is None:
-            if now >= self._paused_until + self._untold_pause_s:
-                self._untold_pause_s = _UNTOLD_PAUSE_S
-            elif now >= self._paused_until:
-                self._untold_pause_s = min(2 * self._untold_pause_s, _LONGEST_UNTOLD_PAUSE_S)
-            seconds = self._untold_pause_s
-        if seconds > LONGEST_PAUSE_S:
-            self.stopped = ServiceUnusable(
-                f"the service asks to be left alone for {seconds:.0f} s; run again later"
-            )
-            self._ended.set()
+        given_at = now if given_at is None else given_at
+        since = self._refused_since.setdefault(kind, now)
+        if given_at - since > LONGEST_PAUSE_S:
+            self._stop(f"the service has refused every {kind} for {given_at - since:.0f} s")
+        if seconds is None or not seconds >= _UNTOLD_PAUSE_S:
+            if now < self._paused_until:
+                return
+            seconds = self._untold_pause_s = self._next_untold_s(now, given_at)
+        elif seconds > LONGEST_PAUSE_S:
+            self._stop(f"the service asks to be left alone for {seconds:.0f} s")
+        self._got_through = False
         self._paused_until = max(self._paused_until, now + seconds)
+
+    def _next_untold_s(self, now: float, given_at: float) -> float:
+        if now >= self._paused_until + _PEACE_S:
+            return _UNTOLD_PAUSE_S
+        factor = 1.0 if given_at < self._paused_until else 0.5 if self._got_through else 2.0
+        return min(max(_UNTOLD_PAUSE_S, factor * self._untold_pause_s), _LONGEST_UNTOLD_PAUSE_S)
+
+    def _stop(self, why: str) -> None:
+        self.stopped = ServiceUnusable(f"{why}; run again later")
+        self._ended.set()
 
     def take_unrecorded(self) -> list[float]:
         """

@@ -185,6 +185,10 @@ class Uploaded:
     options: Mapping[str, Any]
     expected_s: float | None = None
     """Seconds of audio that it comes to at the most; None where that was not noted."""
+    content: str = ""
+    """sha256 of the bytes, hex."""
+    turn: int = 1
+    """The `Turn` in which it was taken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ The only place where a `TransientError` is caught. A submit never comes through 
 import sys
 from collections.abc import Awaitable, Callable
 from logging import INFO
+from math import inf
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import anyio.lowlevel
 from anyio import to_thread
 
 from pipeline.errors import AttemptsExhausted, RateLimited, TransientError
@@ -30,8 +32,9 @@ async def retry(
     """
     The result of the first call that succeeds.
 
-    Waits 0.5 s, doubling up to 30 s, with up to 1 s of jitter. After a 429 it does not wait by
-    itself: the limiter holds every request back until the pause is over.
+    Waits 0.5 s, doubling up to 30 s, with up to 1 s of jitter. A 429 uses up neither an attempt nor
+    time: the call is made again, and the limiter holds it back until the pause is over. How long
+    the service may go on so, the limiter says.
 
     Args:
         call: made anew for each attempt; must be safe to repeat.
@@ -41,22 +44,41 @@ async def retry(
     Raises:
         AttemptsExhausted: the last attempt failed too; its `TransientError` is the cause.
     """
-    began = anyio.current_time()
+    patience = _Patience(timeout_s)
     try:
-        return await call()
+        return await patience.taken(call)
     except TransientError as error:
         failure = error
     # Only now: nearly every call succeeds, and the machinery of the others costs as much as it.
-    if timeout_s is not None:
-        timeout_s -= anyio.current_time() - began
-    return await _again(call, failure, attempts, timeout_s)
+    return await _again(call, failure, attempts, patience)
+
+
+class _Patience:
+    """How long a call may go on failing, not counting what a 429 takes."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._ends_at = inf if timeout_s is None else anyio.current_time() + timeout_s
+
+    async def taken(self, call: Callable[[], Awaitable[R]]) -> R:
+        """The result of the first call that gets no 429."""
+        while True:
+            began = anyio.current_time()
+            try:
+                return await call()
+            except RateLimited:
+                await anyio.lowlevel.checkpoint()
+                self._ends_at += anyio.current_time() - began
+
+    def wants_more(self, error: Exception) -> bool:
+        """Whether the call is made again after this error."""
+        return isinstance(error, TransientError) and anyio.current_time() < self._ends_at
 
 
 async def _again(
     call: Callable[[], Awaitable[R]],
     failure: TransientError,
     attempts: int | None,
-    timeout_s: float | None,
+    patience: _Patience,
 ) -> R:
     """The same for a call whose first attempt came to this failure."""
     if "stamina" not in sys.modules:
@@ -64,9 +86,9 @@ async def _again(
     tried = 0
     try:
         async for attempt in machinery().retry_context(
-            on=_wait_before_next,
+            on=patience.wants_more,
             attempts=attempts,
-            timeout=timeout_s,
+            timeout=None,
             wait_initial=0.5,
             wait_max=30.0,
         ):
@@ -74,7 +96,7 @@ async def _again(
             with attempt:
                 if tried == 1:
                     raise failure
-                return await call()
+                return await patience.taken(call)
     except TransientError as error:
         times = "once" if tried == 1 else f"{tried} times"
         raise AttemptsExhausted(f"{error} (tried {times})") from error
@@ -92,9 +114,3 @@ def machinery() -> ModuleType:
     # Else stamina would import hooks of its own at the first retry, on the event loop.
     stamina.instrumentation.set_on_retry_hooks([tell])
     return stamina
-
-
-def _wait_before_next(error: Exception) -> bool | float:
-    if isinstance(error, RateLimited):
-        return 0.0
-    return isinstance(error, TransientError)

@@ -9,6 +9,7 @@ Source: https://github.com/AssemblyAI/assemblyai-api-spec, openapi.yml, and
 https://www.assemblyai.com/docs for what the specification leaves out.
 """
 
+import codecs
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -20,6 +21,7 @@ import msgspec
 from pipeline.errors import (
     AnswerUnusable,
     BalanceNegative,
+    Intercepted,
     KeyRefused,
     OptionsRefused,
     PipelineError,
@@ -27,6 +29,7 @@ from pipeline.errors import (
     RequestRejected,
     ServiceUnavailable,
     TranscriptUnknown,
+    UploadInaccessible,
 )
 
 __all__ = [
@@ -45,6 +48,7 @@ __all__ = [
     "check_id",
     "error_from",
     "is_in_progress",
+    "is_of_key",
     "is_server_fault",
     "parse_head",
     "parse_list",
@@ -78,6 +82,7 @@ _LOST_UPLOAD = re.compile(r"download error", re.IGNORECASE)
 _UPLOAD_URL = re.compile(r"[^\x00-\x20\x7f]{1,4096}")
 _ATTEMPT = re.compile(r"[0-9]{1,18}")
 _SUFFIX = re.compile(r"[a-z0-9]{1,8}")
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _LONGEST_EXCERPT = 300
 _LONGEST_AUDIO_S = 1e6
 _ODD = (
@@ -188,6 +193,8 @@ class Ambiguous(msgspec.Struct, frozen=True):
     """Nobody knows: only the list can tell."""
 
     reason: str
+    interception: Intercepted | None = None
+    """The answer, where it is not the service's: what came of the request it does not tell."""
 
 
 Submission = Accepted | NotAccepted | Ambiguous
@@ -358,8 +365,11 @@ def submission(status: int, headers: Mapping[str, str], body: bytes, upload_url:
     An id in it is ours, whatever it calls the upload: servers behind proxies spell addresses in
     their own way. Only who knows all uploads can tell whether it speaks of another one.
     """
-    if status in CERTAIN_REFUSALS:
-        return NotAccepted(error_from("submit", status, headers, body))
+    if 400 <= status < 500:
+        error = error_from("submit", status, headers, body)
+        if status in CERTAIN_REFUSALS:
+            return NotAccepted(error)
+        return Ambiguous(str(error), error if isinstance(error, Intercepted) else None)
     if not 200 <= status < 300:
         return Ambiguous(f"submit answered with HTTP {status}: {_excerpt(body)}")
     try:
@@ -397,6 +407,15 @@ def is_in_progress(error: PipelineError) -> bool:
     return isinstance(error, RequestRejected) and "still in progress" in str(error)
 
 
+def is_of_key(error: PipelineError) -> bool:
+    """Whether a request was refused by the service for whose it is, not for what it asks."""
+    return isinstance(error, KeyRefused) or (
+        isinstance(error, RequestRejected)
+        and error.status_code in (401, 403)
+        and not isinstance(error, Intercepted | UploadInaccessible)
+    )
+
+
 def error_from(call: str, status: int, headers: Mapping[str, str], body: bytes) -> PipelineError:
     """The error that a whole answer without success stands for, by what to do about it."""
     said = _sentence(body)
@@ -407,17 +426,22 @@ def error_from(call: str, status: int, headers: Mapping[str, str], body: bytes) 
         return RequestRejected(text, status)
     if status == 429 and call != "download":
         return RateLimited(text, retry_after_s(headers))
+    if status == 422 and call == "upload":
+        # Also what the service says when it has a hiccup; empty files never get this far.
+        return ServiceUnavailable(text)
+    is_refusal = 400 <= status < 500 and status not in (408, 409, 425, 429)
+    if status in (407, 451) or (is_refusal and _is_page(headers, body)):
+        return Intercepted(text, status)
     if status == 401:
         return KeyRefused(f"the service refuses the API key ({said})")
     if status == 402 or (status == 400 and "balance is negative" in lower):
         return BalanceNegative(f"the service asks for money: {said}")
+    if status == 403 and "cannot access uploaded file" in lower:
+        return UploadInaccessible(text, status)
     if status in (400, 404) and "transcript id not found" in lower:
         return TranscriptUnknown(text, status)
     if status == 400 and call == "submit" and "speech_model" in lower:
         return OptionsRefused(f"the service refuses `speech_models`: {said}")
-    if status == 422 and call == "upload":
-        # Also what the service says when it has a hiccup; empty files never get this far.
-        return ServiceUnavailable(text)
     if status in (408, 409, 425, 429) or status < 400 or status >= 500:
         return ServiceUnavailable(text)
     return RequestRejected(text, status)
@@ -431,7 +455,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     Source: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
     """
     value = headers.get("Retry-After", "").strip()
-    if value.isdecimal():
+    if _SECONDS.fullmatch(value):
         return float(value)
     try:
         until = parsedate_to_datetime(value)
@@ -444,6 +468,13 @@ def shown(text: str) -> str:
     """A text of the service's on one short line, without what a terminal would obey."""
     line = " ".join(text[:_LONGEST_EXCERPT].split())
     return "".join(each if each.isprintable() else "\ufffd" for each in line)
+
+
+def _is_page(headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether an answer is for people: the service's own are JSON, or plain text."""
+    begins = body.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    is_html = "html" in headers.get("Content-Type", "").lower()
+    return begins == b"<" or (is_html and begins != b"{")
 
 
 def _sentence(body: bytes) -> str:

@@ -22,9 +22,11 @@ from anyio.streams.tls import TLSListener
 
 from pipeline.client import Client, Handover
 from pipeline.errors import (
+    AccessDoubted,
     AnswerUnusable,
     BalanceNegative,
     ConnectionLost,
+    Intercepted,
     KeyRefused,
     PipelineError,
     RateLimited,
@@ -249,10 +251,10 @@ async def test_every_call_but_submit_takes_its_permit(
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        ({"action": "answer", "status": 401, "body": '{"error": "API token"}'}, KeyRefused),
         ({"action": "negative_balance"}, BalanceNegative),
         ({"action": "unknown_id"}, TranscriptUnknown),
-        ({"action": "answer", "status": 403, "body": "<html>"}, RequestRejected),
+        ({"action": "answer", "status": 401, "body": "<html>"}, Intercepted),
+        ({"action": "answer", "status": 403, "body": "<html>"}, Intercepted),
         ({"action": "answer", "status": 413}, RequestRejected),
         ({"action": "answer", "status": 429}, RateLimited),
         ({"action": "answer", "status": 500, "body": ""}, ServiceUnavailable),
@@ -280,6 +282,87 @@ async def test_what_goes_wrong_is_told_by_what_to_do(
 
     assert len(service.log) == sent + 1
     assert "scripted-key" not in str(raised.value)
+
+
+@calls
+async def test_a_key_that_was_never_taken_is_refused_at_once(
+    service: ScriptedService, client: Client, call: str
+) -> None:
+    """A 401 before any success says what it says, after one request."""
+    service.faults.add(Fault(on="*", action="answer", status=401, body='{"error": "API token"}'))
+
+    with pytest.raises(KeyRefused):
+        await CALLS[call](client, "an-id")
+
+    assert len(service.log) == 1
+
+
+async def until_listed(service: ScriptedService, count: int) -> None:
+    """Moves the time until the list was asked for so often."""
+    while service.requests["list"] < count:
+        await anyio.wait_all_tasks_blocked()
+        await advance(0.25)
+
+
+@calls
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("looks", [1, 2])
+async def test_a_refusal_in_passing_is_doubted(
+    service: ScriptedService, client: Client, call: str, status: int, looks: int
+) -> None:
+    """Where the newest row is given 5 or 15 s later, the refused call may be made again."""
+    transcript_id = await accepted_id(client)
+    before = service.requests["list"] + (call == "list")
+    service.faults.add(Fault(on="*", action="answer", times=looks, status=status))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(until_listed, service, before + looks)
+        with pytest.raises(AccessDoubted):
+            await CALLS[call](client, transcript_id)
+
+    refused, first = service.log[-looks - 1], service.log[-looks]
+    assert (first.kind, first.query, service.log[-1].kind) == ("list", "limit=1", "list")
+    assert refused.status == status
+
+
+@calls
+async def test_a_key_that_is_refused_again_is_refused(
+    service: ScriptedService, client: Client, call: str
+) -> None:
+    """Where the newest row is refused as well, twice, nothing can be asked for any more."""
+    transcript_id = await accepted_id(client)
+    before = service.requests["list"] + (call == "list")
+    service.faults.add(Fault(on="*", action="answer", times=None, status=401))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(until_listed, service, before + 2)
+        with pytest.raises(KeyRefused):
+            await CALLS[call](client, transcript_id)
+
+    assert service.requests["list"] == before + 2
+
+
+async def test_one_asks_for_all_whether_the_key_is_taken(
+    service: ScriptedService, client: Client
+) -> None:
+    """However many are refused at once, the newest row is asked for once, and that counts."""
+    transcript_id = await accepted_id(client)
+    service.faults.add(Fault(on="get", action="answer", times=8, status=401))
+    told = list[type[Exception]]()
+
+    async def ask() -> None:
+        try:
+            await CALLS["get"](client, transcript_id)
+        except AccessDoubted as error:
+            told.append(type(error))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(until_listed, service, 1)
+        for _ in range(8):
+            group.start_soon(ask)
+
+    assert told == [AccessDoubted] * 8
+    assert service.requests["list"] <= 2  # who came in the midst of a look has another
 
 
 @calls

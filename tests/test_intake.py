@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.breaker import Cause
 from pipeline.errors import (
     BalanceNegative,
     BatchError,
@@ -377,31 +378,49 @@ async def test_one_success_shows_that_the_service_is_there() -> None:
     assert intake.is_open
 
 
-# --- options that the service minds ---------------------------------------------------------------
+# --- one by one -----------------------------------------------------------------------------------
 
 
-def test_options_that_are_refused_alike_again_and_again_are_the_cause() -> None:
-    """Three refusals in the same words, with the same options, are no matter of the recordings."""
-    intake = Intake(in_flight=1, uploads=1)
+async def test_what_may_be_refused_is_sent_one_by_one() -> None:
+    """While all may be refused alike, requests of that call wait for each other, others do not."""
+    intake, log = Intake(in_flight=5, uploads=5), list[str]()
 
-    said = [intake.refused("{}", "no"), intake.refused("{}", "no"), intake.refused("{}", "no")]
+    async def ask(call: str) -> None:
+        async with intake.asking(call):
+            log.append(f"{call} begins")
+            await anyio.sleep(1)
+            log.append(f"{call} ends")
 
-    assert said == [False, False, True]
+    for number in range(3):
+        intake.breaker.refused(intake.breaker.began(), Cause("upload", 403, ""), f"{number}", 1)
+    async with anyio.create_task_group() as group:
+        for call in ("upload", "upload", "submit", "submit"):
+            group.start_soon(ask, call)
+
+    assert [each for each in log if "upload" in each] == ["upload begins", "upload ends"] * 2
+    assert log.index("submit ends") > 3  # both had begun
 
 
-@pytest.mark.parametrize("others", [("{}", "other words"), ('{"punctuate":true}', "no")])
-def test_refusals_that_differ_are_none_of_the_options(others: tuple[str, str]) -> None:
-    """Other words or other options are another cause, which is counted by itself."""
-    intake = Intake(in_flight=1, uploads=1)
-    intake.refused("{}", "no")
-    intake.refused("{}", "no")
+async def test_whoever_waits_goes_on_when_it_is_known() -> None:
+    """What one request shows frees the others, all at once; so does the end."""
+    for ends in (False, True):
+        intake = Intake(in_flight=5, uploads=5)
+        for number in range(3):
+            intake.breaker.refused(intake.breaker.began(), Cause("upload", 403, ""), f"{number}", 1)
+        at = []
 
-    assert not intake.refused(*others)
+        async def ask(intake: Intake = intake, at: list[float] = at, ends: bool = ends) -> None:
+            async with intake.asking("upload"):
+                at.append(anyio.current_time())
+                await anyio.sleep(1)
+                if ends:
+                    intake.end(ServiceUnusable("down"))
+                else:
+                    intake.breaker.took(intake.breaker.began(), "upload")
 
+        began = anyio.current_time()
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(ask)
 
-def test_options_that_were_taken_once_are_not_the_cause() -> None:
-    """Once the service took a request with these options, it is the recordings that it minds."""
-    intake = Intake(in_flight=1, uploads=1)
-    intake.took("{}")
-
-    assert not any(intake.refused("{}", "no") for _ in range(10))
+        assert [each - began for each in at] == [0, 1, 1, 1]

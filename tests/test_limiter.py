@@ -4,6 +4,7 @@ Times are whole seconds from the beginning of a test, so that they can be compar
 """
 
 import math
+import random
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -294,7 +295,7 @@ async def paused(one: Limiter, at: float, seconds: float | None, seen: Seen) -> 
     """Pauses when it is time."""
     await anyio.sleep_until(at)
     one.pause(seconds)
-    seen.paused.append((at, at + (15 if seconds is None else seconds)))
+    seen.paused.append((at, at + (seconds or 0)))
 
 
 class Log:
@@ -422,7 +423,7 @@ def test_nobody_waits_while_there_is_room(
     asking: list[Wish], pausing: list[tuple[float, float | None]], count: int, window_s: int
 ) -> None:
     """A permit is lost neither to who goes away nor to whose turn it is: room is used at once."""
-    told = [(at, 0 if seconds is None else seconds) for at, seconds in pausing]
+    told = [(at, seconds or 1) for at, seconds in pausing]
     seen = watched(asking, told, count, window_s)
     asked = {wish: at for at, what, wish in seen.events if what == "asks"}
     instants = {at for at, _, _ in seen.events} | {end for _, end in seen.paused}
@@ -466,54 +467,130 @@ def test_those_who_wait_for_the_window_heed_a_pause() -> None:
     assert asked_at([0, 0], 1, 10, pauses=[(5.5, 60)]).times == [0, 65.5]
 
 
-def test_a_pause_of_unknown_length_is_15_s() -> None:
-    """A 429 that does not say for how long holds everything back for a while."""
+@pytest.mark.parametrize("seconds", [None, 0.0, 0.99, -5.0, -math.inf, math.nan])
+def test_a_pause_of_unknown_length_is_1_s(seconds: float | None) -> None:
+    """A 429 that says nothing, or less than a second, holds everything back for a second."""
 
     async def main() -> float:
         one = limiter(5, 10)
-        one.pause(None)
+        one.pause(seconds)
         await one.permit("get")
         return anyio.current_time()
 
-    assert run_jumping(main) == 15
+    assert run_jumping(main) == 1
 
 
-def untold(*pausing: float) -> float:
-    """When a permit is given after pauses of unknown length at these times."""
+def answered(answers: str, *, count: int = 1000) -> list[float]:
+    """
+    When requests are sent that wait for each other, and when the next one would be.
 
-    async def main() -> float:
-        one = limiter(5, 10)
-        for at in pausing:
-            await anyio.sleep_until(at)
-            one.pause(None)
-        await one.permit("get")
-        return anyio.current_time()
+    Each letter is one that is refused (`r`) or taken (`t`) at once, each space a minute.
+    """
+
+    async def main() -> list[float]:
+        one, times = limiter(count, 10), []
+        for answer in answers:
+            if answer == " ":
+                await anyio.sleep(60)
+                continue
+            times.append(await one.permit("get"))
+            if answer == "r":
+                one.pause(0.0, "get", times[-1])
+            else:
+                one.took("get", times[-1])
+        return [*times, await one.permit("get")]
 
     return run_jumping(main)
 
 
 @pytest.mark.parametrize(
-    ("pausing", "until"),
+    ("answers", "times"),
     [
-        ((0, 15), 45),
-        ((0, 15, 45), 105),
-        ((0, 29), 59),  # within as long again after its end
-        ((0, 15, 45, 105, 225), 465),  # 15, 30, 60, 120, 240
-        ((0, 15, 45, 105, 225, 465), 705),  # and no more than 240
+        ("rrrrrrrrrr", [0, 1, 3, 7, 15, 31, 63, 127, 255, 495, 735]),  # and no more than 240
+        ("rrrtr", [0, 1, 3, 7, 7, 9]),  # half as long as the last, since one was taken after that
+        ("rtrtrt", [0, 1, 1, 2, 2, 3, 3]),
+        ("rrrt r", [0, 1, 3, 7, 67, 68]),
+        ("rrr r", [0, 1, 3, 63, 71]),  # no minute since the pause was over
     ],
 )
-def test_pauses_of_unknown_length_grow(pausing: tuple[float, ...], until: float) -> None:
-    """A service that refuses again as soon as it is asked is left alone for twice as long."""
-    assert untold(*pausing) == until
+def test_pauses_of_unknown_length_double(answers: str, times: list[float]) -> None:
+    """1, 2, 4 ... 240 s as long as nothing is taken after them; a minute of peace ends that."""
+    assert answered(answers) == times
 
 
-@pytest.mark.parametrize(
-    ("pausing", "until"),
-    [((0, 0.5, 1, 14), 29), ((0, 30), 45), ((0, 15, 75), 90), ((0, 15, 45, 165), 180)],
-)
-def test_pauses_of_unknown_length_shrink_again(pausing: tuple[float, ...], until: float) -> None:
-    """Refusals of requests that were under way count once; after some peace it is 15 s."""
-    assert untold(*pausing) == until
+def test_refusals_from_before_a_pause_double_nothing() -> None:
+    """What was sent before it adds nothing in the pause, and repeats it when that is over."""
+
+    async def main() -> list[float]:
+        one, times = limiter(50, 10), []
+        sent = [await one.permit("get") for _ in range(12)]
+        for at in sent[:10]:
+            one.pause(None, "get", at)
+            await anyio.sleep(0.05)
+        times.append(await one.permit("get"))
+        await anyio.sleep(4)
+        for at in sent[10:]:
+            one.pause(None, "get", at)
+        times.append(await one.permit("get"))
+        return times
+
+    assert run_jumping(main) == [1, 6]
+
+
+@given(st.integers(0, 2**32), st.integers(1, 16))
+@settings(max_examples=30)
+def test_stray_refusals_stop_nothing_for_long(seed: int, at_once: int) -> None:
+    """One answer in twenty is a 429 without a reason: no pause is long, and work goes on."""
+    chance = random.Random(seed)
+
+    async def main() -> tuple[float, float]:
+        one, left, longest = limiter(10_000, 10), 2000, 0.0
+
+        async def work() -> None:
+            nonlocal left, longest
+            while left > 0:
+                left -= 1
+                asked_at = anyio.current_time()
+                at = await one.permit("get")
+                longest = max(longest, at - asked_at)
+                await anyio.sleep(0.2)
+                if chance.random() < 0.05:
+                    one.pause(0.0, "get", at)
+                else:
+                    one.took("get", at)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(at_once):
+                group.start_soon(work)
+        return anyio.current_time(), longest
+
+    took_s, longest_s = run_jumping(main)
+
+    assert longest_s <= 16
+    assert took_s <= 2000 / at_once * 0.2 + 2000 * 0.05 * 1.5 + 20
+
+
+@pytest.mark.parametrize("seconds", [None, 1.0, 60.0])
+@pytest.mark.parametrize("others", [[], ["get", "list"]])
+def test_a_service_that_takes_nothing_of_a_kind_ends_the_run(
+    seconds: float | None, others: list[str]
+) -> None:
+    """After ten minutes in which every upload got a 429 the run ends, though looks are taken."""
+
+    async def main() -> float:
+        one = limiter(1000, 10)
+
+        async def go_on() -> None:
+            while True:
+                one.pause(seconds, "upload", await one.permit("upload"))
+                for other in others:
+                    one.took(other, await one.permit(other))
+
+        with pytest.raises(ServiceUnusable, match="refused every upload"):
+            await go_on()
+        return anyio.current_time()
+
+    assert LONGEST_PAUSE_S < run_jumping(main) <= LONGEST_PAUSE_S + 241
 
 
 def test_the_longest_pause_is_waited_for() -> None:

@@ -141,12 +141,40 @@ def test_after_a_429_only_the_limiter_waits() -> None:
     assert call.waits_s == [0.0] * 4
 
 
+@pytest.mark.parametrize("failures", [0, 1, 4])
+def test_a_429_uses_up_no_try(failures: int) -> None:
+    """However many come before and between other failures, those alone are counted."""
+    busy, down = [RateLimited("HTTP 429", None)] * 20, ServiceUnavailable("HTTP 503")
+    errors = [error for _ in range(failures) for error in (*busy, down)]
+    call = Failing(*errors, *busy)
+
+    assert tried(call) == "done"
+
+
+def test_a_429_uses_up_no_time() -> None:
+    """What a pause takes is not a part of the time in which a call has to succeed."""
+    call = Failing(*[RateLimited("HTTP 429", 300.0)] * 3, ServiceUnavailable("HTTP 503"))
+
+    async def paused() -> str:
+        await anyio.sleep(100)
+        return await call()
+
+    async def main() -> str:
+        return await retry(paused, attempts=5, timeout_s=101)
+
+    assert run_jumping(main) == "done"
+
+
 def test_no_attempt_begins_after_the_time_is_over() -> None:
     """With the time used up there is no further attempt, and the error counts those made."""
     call = Failing(*TRANSIENT)
 
+    async def slowly() -> str:
+        await anyio.sleep(1)
+        return await call()
+
     async def main() -> str:
-        return await retry(call, attempts=5, timeout_s=1e-9)
+        return await retry(slowly, attempts=5, timeout_s=1)
 
     with pytest.raises(AttemptsExhausted, match="tried once"):
         run_jumping(main)

@@ -16,6 +16,7 @@ from pipeline import wire
 from pipeline.errors import (
     AnswerUnusable,
     BalanceNegative,
+    Intercepted,
     KeyRefused,
     OptionsRefused,
     PipelineError,
@@ -24,6 +25,7 @@ from pipeline.errors import (
     ServiceUnavailable,
     TranscriptUnknown,
     TransientError,
+    UploadInaccessible,
 )
 from pipeline.wire import Accepted, Ambiguous, Head, NotAccepted, Row, Webhook
 
@@ -204,7 +206,10 @@ def test_the_body_of_a_submit() -> None:
         (400, "Transcript lookup error, transcript id not found", TranscriptUnknown),
         (404, "Transcript lookup error, transcript id not found", TranscriptUnknown),
         (401, "Authentication error, API token missing/invalid", KeyRefused),
-        (403, "Cannot access uploaded file", RequestRejected),
+        (403, "Cannot access uploaded file", UploadInaccessible),
+        (403, "Forbidden", RequestRejected),
+        (407, "Proxy Authentication Required", Intercepted),
+        (451, "Unavailable For Legal Reasons", Intercepted),
         (404, "Not found", RequestRejected),
         (405, "Method not allowed", RequestRejected),
         (413, "Request body is too large", RequestRejected),
@@ -229,6 +234,46 @@ def test_an_error_is_told_by_what_to_do(
 
         assert type(error) is expected
         assert said in str(error)
+
+
+PAGES = [
+    ({}, b"<!DOCTYPE html><title>Blocked</title>"),
+    ({}, b"\xef\xbb\xbf \n<html>"),
+    ({"Content-Type": "text/html; charset=utf-8"}, b"Blocked by your administrator"),
+    ({"Content-Type": "Application/XHTML+xml"}, b""),
+]
+
+
+@pytest.mark.parametrize(("headers", "body"), PAGES)
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 407, 413, 415, 451])
+@pytest.mark.parametrize("call", ["upload", "submit", "get", "list", "delete"])
+def test_a_page_is_nothing_that_the_service_said(
+    call: str, status: int, headers: dict[str, str], body: bytes
+) -> None:
+    """What is for people comes from a filter or a proxy: of no key, balance or recording."""
+    assert type(wire.error_from(call, status, headers, body)) is Intercepted
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Content-Type": "text/html"}, b'{"error": "token"}'),
+        ({"Content-Type": "text/plain"}, b"no"),
+        ({}, b""),
+    ],
+)
+def test_what_is_no_page_is_the_services(headers: dict[str, str], body: bytes) -> None:
+    """JSON whatever it is called, plain text and nothing are answers of the service."""
+    assert type(wire.error_from("submit", 401, headers, body)) is KeyRefused
+
+
+@pytest.mark.parametrize("status", [407, 451, 406, 418])
+def test_doubt_about_a_page_is_told(status: int) -> None:
+    """Where nobody knows what became of a submit, it is known that the service did not say so."""
+    answer = wire.submission(status, {}, b"<html>", UPLOAD_URL)
+
+    assert isinstance(answer, Ambiguous)
+    assert isinstance(answer.interception, Intercepted)
 
 
 @pytest.mark.parametrize(
@@ -313,6 +358,10 @@ def test_retry_after_as_a_date(
         {"Retry-After": "soon"},
         {"Retry-After": "-5"},
         {"Retry-After": "1.5e"},
+        {"Retry-After": "1e9"},
+        {"Retry-After": "+5"},
+        {"Retry-After": "\u0663"},
+        {"Retry-After": "1_0"},
         {"Retry-After": "nan"},
         {"Retry-After": "inf"},
         {"Retry-After": "Fri, 31 Dec 99999 12:01:00 GMT", "Date": format_datetime(NOON)},

@@ -96,6 +96,8 @@ class Attempts(Books):
             claim.path,
             claim.options,
             expected_s,
+            read.content,
+            claim.turn,
         )
 
     @transition
@@ -117,13 +119,25 @@ class Attempts(Books):
         )
 
     @transition
-    def fail_upload(self, claim: Claim, reason: str, again_in_s: float | None, tries: int) -> bool:
+    def fail_upload(
+        self,
+        claim: Claim,
+        reason: str,
+        again_in_s: float | None,
+        tries: int,
+        read: Reading | None = None,
+    ) -> bool:
         """
         Note that a recording could not be uploaded; whether this run tries it again.
 
-        `again_in_s` is None when trying again cannot help; `tries` is how often a run tries.
+        `again_in_s` is None when trying again cannot help; `tries` is how often a run tries. With
+        `read`, what was read of it, the failure says nothing of the recording: it does not count.
         """
+        if read is not None:
+            self._attach(claim, read)
         self._drop(claim.attempt_id, reason)
+        if read is not None:
+            self._take_back(claim.attempt_id)
         (tried,) = self.db.execute(
             "UPDATE recordings SET tries = tries + 1, turn = tries + 4 WHERE recording_id = ?"
             " RETURNING tries",
@@ -290,15 +304,60 @@ class Attempts(Books):
             self._release(row["recording_id"])
             self._fail(row["request_key"], row["generation"], reason)
 
-    @reading
-    def were_taken(self, options: str) -> bool:
-        """Whether the service has ever accepted these canonical options, here."""
-        row = self.ro.execute(
-            "SELECT 1 FROM attempts a JOIN transcripts t USING (request_key, generation) "
-            "WHERE t.options = ? AND a.base_url = ? AND a.state = 'accepted' LIMIT 1",
-            (options, self.run.base_url),
+    @transition
+    def upload_anew(self, attempt_id: int, reason: str, again_in_s: float = 0.0) -> None:
+        """Note that an upload is of no use, by no fault of the recording: it is wanted anew."""
+        row = self._leave_submitting(attempt_id, "refused", reason)
+        if row is not None:
+            self._release(row["recording_id"])
+            self._want_again(row["request_key"], row["generation"])
+            self._take_back(attempt_id)
+            self.db.execute(
+                "UPDATE transcripts SET due_at = ? WHERE request_key = ? AND generation = ?",
+                (self.now() + again_in_s, row["request_key"], row["generation"]),
+            )
+
+    @transition
+    def take_back(self, attempt_ids: Sequence[int], reason: str | None = None) -> None:
+        """
+        Note that what these attempts came to says nothing of their recordings.
+
+        What was failed for it is wanted again, behind what did not fail. With a `reason` this run
+        leaves the recordings to the next one for that.
+        """
+        for attempt_id in attempt_ids:
+            if self._take_back(attempt_id) and reason is not None:
+                self.db.execute(
+                    "UPDATE recordings SET reason = ? WHERE (request_key, generation) = "
+                    "(SELECT request_key, generation FROM attempts WHERE attempt_id = ?)",
+                    (reason, attempt_id),
+                )
+
+    def _take_back(self, attempt_id: int) -> bool:
+        row = self.db.execute(
+            "UPDATE attempts SET counted = 0 WHERE attempt_id = ?"
+            " AND state IN ('refused', 'not_accepted', 'ambiguous') "
+            "RETURNING request_key, generation, reason",
+            (attempt_id,),
         ).fetchone()
+        if row is not None:
+            self.db.execute(
+                "UPDATE transcripts SET state = 'wanted', reason = coalesce(reason, ?)"
+                " WHERE request_key = ? AND generation = ? AND state IN ('failed', 'wanted')",
+                (row["reason"], row["request_key"], row["generation"]),
+            )
         return row is not None
+
+    @transition
+    def leave(self, attempt_id: int, reason: str) -> None:
+        """Leave a recording whose options are refused to the next run; nothing is asked for."""
+        self._drop(attempt_id, reason)
+        self._take_back(attempt_id)
+        self.db.execute(
+            "UPDATE recordings SET reason = ? WHERE recording_id = "
+            "(SELECT recording_id FROM attempts WHERE attempt_id = ?)",
+            (reason, attempt_id),
+        )
 
     @transition
     def set_aside(self, attempt_id: int, again_in_s: float = 0.0) -> None:

@@ -9,9 +9,11 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import date, datetime, tzinfo
 from io import FileIO
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +34,7 @@ __all__ = [
     "Reading",
     "Redo",
     "Run",
+    "nights",
 ]
 
 INTERRUPTED = "interrupted"
@@ -48,6 +51,8 @@ FROM recordings WHERE recording_id = ?
 Promote = Literal["always", "better", "never"]
 """Which new results stay in the place of older ones; the others are put among the versions."""
 
+_APART_S = 12 * 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Redo:
@@ -58,7 +63,7 @@ class Redo:
     changed: bool = False
     """Those written with other options or by another provider."""
     failed: int = False
-    """Those that failed for good: all, or those that failed in fewer runs than this number."""
+    """Those that failed for good: all, or those that failed in fewer nights than this number."""
     checksum: bool = False
     """None is taken for unchanged by its size and times."""
     promote: Promote | None = None
@@ -85,6 +90,8 @@ class Run:
     redo: Redo = Redo()
     deletes: bool = False
     """Whether the service's copies are deleted once results are saved."""
+    zone: tzinfo | None = None
+    """Where the clock hangs that tells one night from the next; None for this machine's own."""
 
 
 @dataclass(slots=True)
@@ -120,6 +127,20 @@ class Reading:
     ctime_ns: int
     inode: int
     settled: bool
+
+
+def nights(times: Iterable[float], now: float, zone: tzinfo | None) -> int:
+    """
+    In how many nights these Unix times are: dates of that zone, 12 h from one to the next.
+
+    A time that a clock ahead has left counts as now, so it makes no more nights than one.
+    """
+    count, last_at, last_date = 0, -inf, date.min
+    for at in sorted(min(max(0.0, at), now) for at in times):
+        on = datetime.fromtimestamp(at, zone).date()
+        if at >= last_at + _APART_S and on > last_date:
+            count, last_at, last_date = count + 1, at, on
+    return count
 
 
 class Books(Store):
@@ -268,17 +289,18 @@ class Books(Store):
         redo = self.run.redo
         if not (redo.failed or redo.force):
             return False
-        failed_in = {
-            row["owner"]
-            for row in self.db.execute(
-                "SELECT DISTINCT owner FROM attempts WHERE request_key = ? AND generation = ? "
-                "AND (state IN ('refused', 'not_accepted') OR outcome = 'error')"
-                " AND reason IS NOT ?",
-                (key, generation, INTERRUPTED),
-            )
-        }
-        is_for_all = redo.force or redo.failed is True
-        return self.run.run_id not in failed_in and (is_for_all or len(failed_in) < redo.failed)
+        failed = self.db.execute(
+            "SELECT owner, started_at, counted FROM attempts WHERE request_key = ?"
+            " AND generation = ? AND (state IN ('refused', 'not_accepted') OR outcome = 'error')"
+            " AND reason IS NOT ?",
+            (key, generation, INTERRUPTED),
+        ).fetchall()
+        if any(row["owner"] == self.run.run_id for row in failed):
+            return False
+        if redo.force or redo.failed is True:
+            return True
+        times = [row["started_at"] for row in failed if row["counted"]]
+        return nights(times, self.now(), self.run.zone) < redo.failed
 
     def _failed_before(self, key: str, generation: int) -> bool:
         """Whether a transcript came to nothing, and has not been had since."""

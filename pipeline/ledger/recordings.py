@@ -373,6 +373,8 @@ class Recordings(Books):
                 row["path"],
                 options,
                 waiting["expected_s"],
+                content,
+                row["turn"],
             ),
         )
 

@@ -432,7 +432,7 @@ class Settings(BaseModel):
     """Ask anew for what was written with other options or by another provider: pays again."""
     retry_failed: bool | Annotated[int, Field(ge=1)] = False
     """Try again what failed in earlier runs; nothing of it was paid. A number is for how many
-    runs it may fail and still be tried; 3 in `nightly` if not set."""
+    nights, dates of `time_zone`, it may fail and still be tried; 3 in `nightly` if not set."""
     checksum: bool = False
     """Read every recording to see if it changed, instead of going by size and times."""
     delete_remote: bool = False

@@ -15,16 +15,20 @@ that is due again: nothing is ever sent upstream.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from pipeline.breaker import Cause, shape
 from pipeline.client import Client
+from pipeline.errors import ExitCode, Intercepted, RefusedAlike, RequestRejected
 from pipeline.events import Emit, Warned, label
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
-from pipeline.models import Copy, Root
+from pipeline.models import Copy, Root, Turn
 from pipeline.names import version
 from pipeline.notices import Notices
+from pipeline.options import canonical
 from pipeline.settings import Settings
 from pipeline.wire import Webhook
 
@@ -79,6 +83,39 @@ class Context:
         """Whether the backlog has a ration."""
         return self.by_age and self.settings.backlog.hours_per_night is not None
 
+    async def is_refused_alike(
+        self,
+        number: int,
+        call: str,
+        error: RequestRejected,
+        attempt_id: int,
+        content: str,
+        options: Mapping[str, Any],
+        turn: int,
+    ) -> bool:
+        """
+        Whether all requests of this kind are refused as this one was; then no more are sent.
+
+        `number` is what `Breaker.began` gave, `turn` that of the recording. The ledger knows the
+        refusal; what it has failed for it is wanted again.
+        """
+        cause = _cause(call, error, options if self.has_own_options else {})
+        alike = self.intake.breaker.refused(
+            number, cause, content, attempt_id, before=turn == Turn.FAILED_BEFORE
+        )
+        if alike:
+            await self.end_alike(cause, alike)
+        return bool(alike)
+
+    async def end_alike(self, cause: Cause, attempt_ids: Sequence[int]) -> None:
+        """Send nothing more of what is refused alike; these attempts' failures do not count."""
+        if cause.options:
+            self.intake.refused_options[cause.options] = cause.said
+            await self.ledger.take_back(attempt_ids, cause.said)
+        else:
+            await self.ledger.take_back(attempt_ids)
+            self.intake.end(RefusedAlike(cause.said, cause.exit_code))
+
     def label(self, root: str, path: bytes) -> str:
         """How a recording is called in events."""
         return label(self.roots, root, path)
@@ -108,3 +145,17 @@ def held_at(context: Context, copy: Copy) -> bytes:
     """Where a result lies."""
     place = context.place(copy.result)
     return kept_as(context, place)(copy.digest) if copy.is_version else place
+
+
+def _cause(call: str, error: RequestRejected, options: Mapping[str, Any]) -> Cause:
+    """What may be the matter with all; with options, and nothing else to it, in these alone."""
+    said, its_options = str(error), ""
+    if isinstance(error, Intercepted):
+        code = ExitCode.TRY_LATER
+    elif error.status_code in (401, 402, 403):
+        code = ExitCode.REFUSED
+    elif call == "submit":
+        code, its_options = ExitCode.USAGE, canonical(options) if options else ""
+    else:
+        code = ExitCode.TRY_LATER
+    return Cause(call, error.status_code, shape(said), its_options, said, code)

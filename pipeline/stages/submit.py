@@ -11,19 +11,24 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from pipeline import events
 from pipeline.addresses import without_query
+from pipeline.breaker import Cause
 from pipeline.client import Handover
 from pipeline.errors import (
     BatchError,
     ConnectionLost,
+    Intercepted,
+    KeyRefused,
     OptionsRefused,
     PipelineError,
+    RequestRejected,
     TransientError,
+    UploadInaccessible,
 )
-from pipeline.models import Uploaded
+from pipeline.models import Turn, Uploaded
 from pipeline.options import DEFAULT_SPEECH_MODELS, canonical, request_options
 from pipeline.reconcile import Reconciler
 from pipeline.stages import Context
-from pipeline.wire import Accepted, Ambiguous, NotAccepted, shown, submit_body
+from pipeline.wire import Accepted, Ambiguous, NotAccepted, is_of_key, shown, submit_body
 
 __all__ = ["submit"]
 
@@ -65,51 +70,70 @@ async def _submit(context: Context, reconciler: Reconciler, uploaded: Uploaded) 
 
 
 async def _ask_if_open(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> bool:
-    """The permit, the ledger's leave, and the request."""
-    intake, attempt_id = context.intake, uploaded.attempt_id
-    try:
-        await context.client.limiter.permit("submit")
-    except BatchError as error:
-        intake.end(error)
-    if not intake.is_open or not _finishes(context, uploaded):
-        await _set_aside(context, attempt_id)
-        return False
-    return await _ask(context, reconciler, uploaded)
+    """Its turn, the permit, the ledger's leave, and the request."""
+    intake, attempt_id, options = context.intake, uploaded.attempt_id, canonical(uploaded.options)
+    async with intake.asking("submit", options):
+        if refused := intake.refused_options.get(options):
+            intake.allowance.release(attempt_id)
+            await context.ledger.leave(attempt_id, refused)
+            label = context.label(uploaded.root, uploaded.path)
+            context.emit(events.Failed(recording=label, reason=refused))
+            return False
+        given_at = 0.0
+        try:
+            given_at = await context.client.limiter.permit("submit")
+        except BatchError as error:
+            intake.end(error)
+        if not intake.is_open or not _finishes(context, uploaded):
+            await _set_aside(context, attempt_id)
+            return False
+        return await _ask(context, reconciler, uploaded, Handover(given_at))
 
 
-async def _ask(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> bool:
+async def _ask(
+    context: Context, reconciler: Reconciler, uploaded: Uploaded, handover: Handover
+) -> bool:
     """Whether the service has accepted; the ledger knows in any case."""
     ledger, attempt_id = context.ledger, uploaded.attempt_id
     options = request_options(uploaded.options, DEFAULT_SPEECH_MODELS)
     if context.webhook is not None:
         options |= context.webhook.options(attempt_id)
     body = submit_body(uploaded.upload_url, options)
-    handover = Handover()
     try:
         if not await ledger.claim_submit(attempt_id, reconciler.newest_listed):
             context.intake.allowance.release(attempt_id)
             return False
+        number = context.intake.breaker.began()
         outcome = await context.client.submit(uploaded.upload_url, body, handover)
     except BaseException:
         if not handover.begun:
             with anyio.CancelScope(shield=True):
                 await _set_aside(context, attempt_id)
         raise
+    doubt: PipelineError | None = None
     # From here on the answer is known: a stop must not turn it into a lost one.
     with anyio.CancelScope(shield=True):
         match outcome:
             case Accepted(transcript_id, echo):
                 context.intake.reached()
-                context.intake.took(canonical(uploaded.options))
+                context.intake.breaker.took(number, "submit", canonical(uploaded.options))
                 if await ledger.record_accepted(attempt_id, transcript_id, echo):
                     _tell_accepted(context, uploaded, transcript_id, echo)
                     return True
                 reason = f"the id {transcript_id} is, or may be, that of another upload"
                 await _lost(context, uploaded, reason, transcript_id)
-            case Ambiguous(reason):
+            case Ambiguous(reason, interception):
                 await _lost(context, uploaded, reason)
+                if interception is not None:
+                    await _is_alike(context, uploaded, interception, number)
+            case NotAccepted(error) if is_of_key(error) and context.intake.is_first(
+                "key", uploaded.recording_id
+            ):
+                doubt = error
             case NotAccepted(error):
-                await _refused(context, uploaded, error)
+                await _refused(context, uploaded, error, number)
+    if doubt is not None:
+        await _check_key(context, uploaded, doubt)
     return False
 
 
@@ -124,6 +148,21 @@ def _tell_accepted(
         context.warn_once("echo", message)
 
 
+async def _check_key(context: Context, uploaded: Uploaded, error: PipelineError) -> None:
+    """Set an upload aside that was refused for the key; the intake ends if that is refused."""
+    holds = True
+    try:
+        holds = await context.client.takes_key()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _set_aside(context, uploaded.attempt_id)
+    if not holds:
+        context.intake.end(KeyRefused(str(error)))
+    else:
+        label = context.label(uploaded.root, uploaded.path)
+        context.emit(events.Warned(message=f"{label}: {error}; it is tried once more"))
+
+
 async def _lost(
     context: Context, uploaded: Uploaded, reason: str, claimed_id: str | None = None
 ) -> None:
@@ -132,24 +171,52 @@ async def _lost(
     context.emit(events.Warned(message=f"{label}: the answer was lost, looking for it ({reason})"))
 
 
-async def _refused(context: Context, uploaded: Uploaded, error: PipelineError) -> None:
-    ledger, intake = context.ledger, context.intake
-    intake.allowance.release(uploaded.attempt_id)
+async def _refused(context: Context, uploaded: Uploaded, error: PipelineError, number: int) -> None:
+    """What a refusal means for the recording, and for all."""
+    ledger, intake, attempt_id = context.ledger, context.intake, uploaded.attempt_id
+    label = context.label(uploaded.root, uploaded.path)
+    intake.allowance.release(attempt_id)
     if isinstance(error, TransientError):
-        await ledger.set_aside(uploaded.attempt_id, _AGAIN_IN_S)
+        await ledger.set_aside(attempt_id, _AGAIN_IN_S)
         if isinstance(error, ConnectionLost):
             intake.lost(str(error))
-    elif isinstance(error, BatchError) and not _is_of_its_options(context, error):
-        await ledger.set_aside(uploaded.attempt_id)
+    elif isinstance(error, UploadInaccessible) and intake.is_first("upload", uploaded.recording_id):
+        await ledger.upload_anew(attempt_id, str(error))
+        context.emit(events.Warned(message=f"{label}: {error}; it is uploaded anew"))
+    elif isinstance(error, Intercepted):
+        await ledger.upload_anew(attempt_id, str(error), _AGAIN_IN_S)
+        is_alike = await _is_alike(context, uploaded, error, number)
+        if not (is_alike or intake.is_first("filter", uploaded.recording_id)):
+            await ledger.take_back([attempt_id], str(error))
+            context.emit(events.Failed(recording=label, reason=str(error)))
+    elif isinstance(error, OptionsRefused) and context.has_own_options:
+        await ledger.record_refused(attempt_id, str(error))
+        options = canonical(uploaded.options)
+        await context.end_alike(Cause("submit", 400, "", options, str(error)), [attempt_id])
+        context.emit(events.Failed(recording=label, reason=str(error)))
+    elif isinstance(error, BatchError) and not is_of_key(error):
+        await ledger.set_aside(attempt_id)
         intake.end(error)
     else:
-        options = canonical(uploaded.options)
-        await ledger.record_refused(uploaded.attempt_id, str(error))
-        label = context.label(uploaded.root, uploaded.path)
-        context.emit(events.Failed(recording=label, reason=str(error)))
-        is_alike = intake.refused(options, str(error)) and not await ledger.were_taken(options)
-        if is_alike or isinstance(error, OptionsRefused):
-            _end_options(context, options, str(error))
+        refusal = error if isinstance(error, RequestRejected) else RequestRejected(str(error), 401)
+        await ledger.record_refused(attempt_id, str(error))
+        if not await _is_alike(context, uploaded, refusal, number):
+            context.emit(events.Failed(recording=label, reason=str(error)))
+
+
+async def _is_alike(
+    context: Context, uploaded: Uploaded, error: RequestRejected, number: int
+) -> bool:
+    """Whether all are refused as this one was."""
+    return await context.is_refused_alike(
+        number,
+        "submit",
+        error,
+        uploaded.attempt_id,
+        uploaded.content,
+        uploaded.options,
+        Turn.NEW if isinstance(error, Intercepted) else uploaded.turn,
+    )
 
 
 async def _set_aside(context: Context, attempt_id: int) -> None:
@@ -166,16 +233,3 @@ def _finishes(context: Context, uploaded: Uploaded) -> bool:
         context.intake.end(error)
         return False
     return True
-
-
-def _is_of_its_options(context: Context, error: BatchError) -> bool:
-    """Whether other recordings, which have other options, may have more luck."""
-    return isinstance(error, OptionsRefused) and context.has_own_options
-
-
-def _end_options(context: Context, options: str, said: str) -> None:
-    """Send nothing more with options that the service refuses."""
-    if context.has_own_options:
-        context.intake.refused_options[options] = said
-    else:
-        context.intake.end(OptionsRefused(f"the service refuses all alike: {said}"))

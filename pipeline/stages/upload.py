@@ -16,14 +16,17 @@ from hashlib import sha256
 from io import FileIO
 from typing import TYPE_CHECKING, Self
 
+import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from pipeline import events
 from pipeline.allowance import Amount, amount_of, priced
 from pipeline.durations import by_header, by_size, duration_of, identity_of
 from pipeline.errors import (
+    AccessDoubted,
     AttemptsExhausted,
     BatchError,
+    Intercepted,
     PlaceUnwritable,
     RecordingChanged,
     RecordingError,
@@ -37,6 +40,7 @@ from pipeline.models import SETTLED_S, Claim, Turn, Uploaded, signed
 from pipeline.options import canonical
 from pipeline.retry import retry
 from pipeline.stages import Context
+from pipeline.wire import is_of_key
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -60,7 +64,12 @@ async def upload(
         async for claim in claims:
             uploaded = claim.uploaded
             with intake.uploading() as scope:
-                if uploaded is None:
+                if refused := intake.refused_options.get(canonical(claim.options)):
+                    await ledger.leave(claim.attempt_id, refused)
+                    label = context.label(claim.root, claim.path)
+                    context.emit(events.Failed(recording=label, reason=refused))
+                    uploaded = None
+                elif uploaded is None:
                     async with uplink.places:
                         uploaded = await _upload(context, claim)
                 elif not await _is_still_granted(context, claim, uploaded):
@@ -122,13 +131,9 @@ async def _upload(context: Context, claim: Claim) -> Uploaded | None:
     """One recording, and what became of it where that was not an upload."""
     ledger, emit = context.ledger, context.emit
     label = context.label(claim.root, claim.path)
-    refused = context.intake.refused_options.get(canonical(claim.options))
-    if refused is not None:
-        await ledger.fail_upload(claim, refused, None, _PASSES)
-        emit(events.Failed(recording=label, reason=refused))
-        return None
     try:
-        return await _send(context, claim, label)
+        async with context.intake.asking("upload"):
+            return await _send(context, claim, label)
     except BatchError as error:
         context.intake.end(error)
         await ledger.put_back(claim)
@@ -149,6 +154,7 @@ async def _upload(context: Context, claim: Claim) -> Uploaded | None:
 
 async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
     ledger, client, settings = context.ledger, context.client, context.settings
+    number = 0
     async with await Source.open(
         context.where(claim.root, claim.path),
         follow_links=context.settings_of(claim.root).follow_links,
@@ -164,7 +170,12 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
         expected = amount.duration_s, amount.price_usd
 
         async def attempt() -> tuple[Uploaded | None, Reading]:
-            upload_url = await client.upload(await source.body(), source.size)
+            nonlocal number
+            number = context.intake.breaker.began()
+            try:
+                upload_url = await client.upload(await source.body(), source.size)
+            except AccessDoubted as error:  # not sent again at once: it may be large
+                raise RequestRejected(str(error), error.status_code) from error
             read = await source.reading()
             # Inside the attempt: an upload_url that is not new is no success.
             return await ledger.record_uploaded(claim, read, upload_url, *expected), read
@@ -172,12 +183,42 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
         try:
             uploaded, read = await retry(attempt)
         except RequestRejected as error:
-            await ledger.refuse_upload(claim, await source.read(), str(error))
-            context.emit(events.Failed(recording=label, reason=str(error)))
+            read = await source.read()
+            with anyio.CancelScope(shield=True):  # the intake may end by it
+                await _refused(context, claim, read, error, number)
             return None
+    context.intake.breaker.took(number, "upload")
     context.intake.reached()
     context.emit(events.Uploaded(recording=label, size=read.size, content=read.content))
     return uploaded
+
+
+async def _refused(
+    context: Context, claim: Claim, read: Reading, error: RequestRejected, number: int
+) -> None:
+    """What a refusal means for the recording, and for all."""
+    ledger, intake = context.ledger, context.intake
+    label, is_verdict = context.label(claim.root, claim.path), not isinstance(error, Intercepted)
+    if is_of_key(error) and intake.is_first("key", claim.recording_id):
+        await ledger.put_back(claim)
+        context.emit(events.Warned(message=f"{label}: {error}; it is tried once more"))
+        return
+    if is_verdict:
+        await ledger.refuse_upload(claim, read, str(error))
+        is_due = False
+    else:
+        is_due = await ledger.fail_upload(claim, str(error), _SECOND_PASS_IN_S, _PASSES, read)
+    of_all = await context.is_refused_alike(
+        number,
+        "upload",
+        error,
+        claim.attempt_id,
+        read.content,
+        claim.options,
+        claim.turn if is_verdict else Turn.NEW,
+    )
+    if not (of_all or is_due):
+        context.emit(events.Failed(recording=label, reason=str(error)))
 
 
 class Source:

@@ -179,15 +179,18 @@ async def test_the_backlog_is_rationed(archive: Archive) -> None:
 
 
 async def test_what_fails_is_tried_on_so_many_nights(archive: Archive) -> None:
-    """With a number a failure is tried again in later runs until it failed in that many."""
+    """With a number a failure is tried again until it failed on that many dates, 12 h apart."""
     bad = b"ERROR:Audio duration is too short.\n"
     add(archive, "calls/a.wav", bad)
     calls = source(archive, retry_failed=3)
+    began = time.time()
 
-    for _ in range(5):
-        outcome = await ran(archive, calls)
+    for night in range(5):
+        for minute in range(2):  # started again and again, as a timer does that sees it fail
+            at = began + night * 24 * 3600 + minute * 60
+            outcome = await ran(archive, calls, clock=moved_to(at))
 
-    assert len(archive.service.accepted(bad)) == 3
+    assert len(archive.service.accepted(bad)) == 5
     assert outcome.summary.failed == 1
 
 
