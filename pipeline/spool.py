@@ -120,10 +120,6 @@ class Spool:
             head, self.digest, self.size = await _check(self._fresh)
         return head
 
-    async def head(self) -> Head:
-        """What a copied answer says."""
-        return await head_of(self._fresh)
-
     async def copy_from(self, source: bytes) -> str:
         """
         Take a file for the answer; the sha256 of what was copied, hex.

@@ -27,7 +27,7 @@ from pipeline.ledger.recordings import Recordings
 from pipeline.ledger.store import reading, transition
 from pipeline.models import Entry, Root, request_key
 from pipeline.names import fold, result_name
-from pipeline.wire import DELETED_AUDIO_URL
+from pipeline.wire import is_deleted
 
 __all__ = ["Copy", "Remains", "Result"]
 
@@ -47,6 +47,8 @@ class Result:
     model_used: str | None
     duration_s: float | None
     price_usd: float | None
+    odd: str | None = None
+    """What is suspicious about it, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +165,11 @@ class Remains(Recordings):
                 self._supersede(attempt["request_key"], attempt["generation"])
             self.db.execute(
                 "UPDATE attempts SET outcome = 'completed', finished_at = accepted_at,"
-                " model_used = ?, duration_s = ?, price_usd = ? WHERE attempt_id = ?",
-                (result.model_used, result.duration_s, result.price_usd, attempt["attempt_id"]),
+                " model_used = ?, duration_s = ?, price_usd = ?, odd = ? WHERE attempt_id = ?",
+                (
+                    *(result.model_used, result.duration_s, result.price_usd, result.odd),
+                    attempt["attempt_id"],
+                ),
             )
             self._set_transcript(attempt["request_key"], attempt["generation"], "written")
             if result.place is None:
@@ -356,7 +361,7 @@ class Remains(Recordings):
         ).fetchone()
         if row is None:
             raise SettingsError(f"`{transcript_id}` is no transcript that waits to be claimed")
-        if row["audio_url"] == DELETED_AUDIO_URL:
+        if is_deleted(row["audio_url"]):
             raise SettingsError(f"`{transcript_id}` was deleted at the service")
         key = request_key(read.content, options, self.run.provider_kind)
         other = self.db.execute(

@@ -22,8 +22,8 @@ from pipeline.errors import (
 from pipeline.files import sha256_of
 from pipeline.names import derived
 from pipeline.retry import retry
-from pipeline.spool import head_of
 from pipeline.stages import Context
+from pipeline.wire import redacted_suffix
 
 __all__ = ["delete"]
 
@@ -93,11 +93,12 @@ async def _delete(context: Context, put_off: _PutOff, attempt_id: int, transcrip
 async def _is_saved(context: Context, attempt_id: int) -> bool:
     """Whether all that was asked for still lies wherever it is wanted."""
     saved = await context.ledger.saved(attempt_id)
+    suffix = redacted_suffix(await context.ledger.asked_for(attempt_id))
     wanted: list[tuple[bytes, str | None]] = [(context.place(name), sha) for name, sha in saved]
     for place, digest in wanted:
         found = await sha256_of(place)
         if found is None or digest not in (None, found):
             return False
-        if digest is not None and (suffix := (await head_of(place)).redacted_suffix):
+        if digest is not None and suffix:
             wanted.append((derived(place, suffix), None))  # looked for in its turn
     return True
