@@ -47,6 +47,7 @@ from pipeline.settings import Settings
 from pipeline.stages import kept_as
 from pipeline.stages.scan import Listing, Scan, find_roots
 from pipeline.stages.upload import Source
+from pipeline.wire import redacted_suffix
 
 __all__ = ["Adopted", "adopt"]
 
@@ -405,6 +406,7 @@ class _Work:
                 None,  # it was paid, but not by us
                 head.confidence,
                 head.language_code,
+                head.odd,
             ),
             size=len(answer.body),
             digest=digest,
@@ -417,9 +419,9 @@ class _Work:
             await put_whole(
                 answer.body, temporary(place), place, digest, kept_as(self._context, place)
             )
-        if head.redacted_suffix:
-            beside = os.path.join(self._archive, derived(document.name, head.redacted_suffix))
-            audio = derived(place, head.redacted_suffix)
+        if suffix := redacted_suffix(json.loads(options)):
+            beside = os.path.join(self._archive, derived(document.name, suffix))
+            audio = derived(place, suffix)
             await put_audio(beside, audio, kept_as(self._context, audio))
         return adoption
 

@@ -139,9 +139,10 @@ def _require_completed(head: Head) -> None:
 def _head(body: bytes) -> tuple[Head | None, str]:
     """What a transcript says; if it is none, why not."""
     try:
-        return parse_head(body), ""
+        head = parse_head(body)
     except (AnswerUnusable, ServiceUnavailable) as error:
         return None, str(error)
+    return (head, "") if head.status else (None, "it is no whole transcript (no `status`)")
 
 
 def _parts(body: bytes) -> dict[str, msgspec.Raw]:

@@ -258,6 +258,7 @@ def _results(settings: Settings, output: bytes) -> Iterator[Result]:
                 model_used=head.speech_model_used,
                 duration_s=head.audio_duration,
                 price_usd=settings.cost_usd(head.speech_model_used, head.audio_duration),
+                odd=head.odd,
             )
 
 

@@ -79,13 +79,14 @@ def files_below(folder: bytes, leave_out: bytes = b"") -> Iterator[bytes]:
 
 
 def transcripts_below(folder: bytes, leave_out: bytes = b"") -> Iterator[tuple[bytes, Whole, Head]]:
-    """Each whole transcript below a folder: its name, and what it is."""
+    """Each completed transcript below a folder that is whole: its name, and what it is."""
     for name in files_below(folder, leave_out):
         if name.endswith(b".json"):
             with suppress(OSError):  # gone meanwhile, or not to be read: not whole for us
                 found = whole(os.path.join(folder, name))
-                if found.head is not None:
-                    yield name, found, found.head
+                head = found.head
+                if head is not None and head.status == "completed" and not head.is_deleted:
+                    yield name, found, head
 
 
 def replaced_ids(state: Path) -> Iterator[str]:

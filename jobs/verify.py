@@ -250,6 +250,8 @@ def _fault(output: bytes, saved: Saved) -> tuple[str, str] | None:
         return "damaged", f"the result cannot be read: {error.strerror}"
     if found.head is None:
         return "damaged", "the result is no whole transcript"
+    if found.head.is_deleted:
+        return "damaged", "it is what was left of the transcript when the service deleted it"
     if found.head.id != saved.transcript_id:
         return "damaged", f"it holds the transcript {found.head.id}, not {saved.transcript_id}"
     if found.digest != saved.digest:

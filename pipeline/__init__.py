@@ -45,6 +45,7 @@ contracts in pyproject.toml hold that.
     options      what may be asked of the service, checked before it is sent
     events       what happened, as facts
     models       the things that flow, and the states that they are in
+    parsing      the JSON of others: what of it is of use, and what is odd about it; pure
     names        what files in the output folder are called
     addresses    which spellings of a provider or an upload are the same; pure
     threads      blocking calls beside the event loop

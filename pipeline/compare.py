@@ -28,8 +28,9 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from pipeline.errors import AnswerUnusable
+from pipeline.parsing import UNREADABLE, decoded
 from pipeline.phrases import is_spaced
-from pipeline.wire import DELETED_AUDIO_URL
+from pipeline.wire import is_deleted
 
 __all__ = ["MOVED_MS", "Comparison", "Edit", "Moved", "Speakers", "Version", "compare"]
 
@@ -224,6 +225,7 @@ class _Answer(msgspec.Struct):
     confidence: float | None = None
     language_code: str | None = None
     speech_model_used: str | None = None
+    is_deleted: bool | None = None
 
 
 class _Word(NamedTuple):
@@ -235,18 +237,17 @@ class _Word(NamedTuple):
     speaker: str
 
 
-_DECODER: Final = msgspec.json.Decoder(_Answer)
-
-
 def _completed(transcript: bytes, which: str) -> _Answer:
     try:
-        answer = _DECODER.decode(transcript)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        answer, odd = decoded(transcript, _Answer)
+    except UNREADABLE as error:
         raise AnswerUnusable(f"the {which} one is not the JSON of a transcript: {error}") from error
     if answer.status != "completed":
         raise AnswerUnusable(f"the {which} transcript is `{answer.status}`, not `completed`")
-    if answer.audio_url == DELETED_AUDIO_URL:
+    if is_deleted(answer.audio_url, answer.is_deleted):
         raise AnswerUnusable(f"the {which} transcript was deleted at the service; its text is gone")
+    if odd and answer.text is None and not answer.words:
+        raise AnswerUnusable(f"the {which} one is not the JSON of a transcript: {'; '.join(odd)}")
     return answer
 
 

@@ -266,6 +266,8 @@ class Completion:
     """Of the whole, 0 to 1."""
     language_code: str | None = None
     """Of what was said."""
+    odd: str | None = None
+    """What is suspicious about the answer, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)

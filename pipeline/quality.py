@@ -15,8 +15,9 @@ from typing import Final
 import msgspec
 
 from pipeline.errors import AnswerUnusable
+from pipeline.parsing import UNREADABLE, decoded
 from pipeline.phrases import is_spaced
-from pipeline.wire import DELETED_AUDIO_URL
+from pipeline.wire import is_deleted
 
 __all__ = ["Appraisal", "appraise", "is_better", "language", "suspicions"]
 
@@ -82,6 +83,8 @@ class Appraisal(msgspec.Struct, frozen=True, kw_only=True):
     """Of its detection, 0..1; None where it was not detected."""
     has_text: bool = True
     """Whether there is any."""
+    odd: tuple[str, ...] = ()
+    """What cannot be weighed, since it is not what it should be; a sentence each."""
 
     @property
     def words_per_min(self) -> float | None:
@@ -107,9 +110,7 @@ class _Answer(msgspec.Struct):
     confidence: float | None = None
     language_code: str | None = None
     language_confidence: float | None = None
-
-
-_DECODER: Final = msgspec.json.Decoder(_Answer)
+    is_deleted: bool | None = None
 
 
 def appraise(transcript: bytes) -> Appraisal:
@@ -120,12 +121,12 @@ def appraise(transcript: bytes) -> Appraisal:
         AnswerUnusable: not JSON of a transcript, not completed, or deleted at the service.
     """
     try:
-        answer = _DECODER.decode(transcript)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        answer, odd = decoded(transcript, _Answer)
+    except UNREADABLE as error:
         raise AnswerUnusable(f"it is not the JSON of a transcript: {error}") from error
     if answer.status != "completed":
         raise AnswerUnusable(f"the transcript is `{answer.status}`, not `completed`")
-    if answer.audio_url == DELETED_AUDIO_URL:
+    if is_deleted(answer.audio_url, answer.is_deleted):
         raise AnswerUnusable("the transcript was deleted at the service")
     text = answer.text or ""
     return Appraisal(
@@ -136,6 +137,7 @@ def appraise(transcript: bytes) -> Appraisal:
         language_code=answer.language_code,
         language_confidence=_within(answer.language_confidence, 1.0),
         has_text=bool(text.strip()),
+        odd=tuple(odd),
     )
 
 
@@ -160,7 +162,7 @@ def suspicions(appraisal: Appraisal, expected_language: str | None = None) -> li
         _odd_language(appraisal, expected_language),
         _odd_confidence(appraisal),
     )
-    return [sentence for sentence in found if sentence is not None]
+    return [*(sentence for sentence in found if sentence is not None), *appraisal.odd]
 
 
 def _odd_amount(appraisal: Appraisal) -> str | None:

@@ -20,6 +20,14 @@ __all__ = ["bring_audio_back", "put_audio", "put_audio_aside"]
 KeptAs = Callable[[str], bytes]
 """Where a file is kept when it is replaced, by its sha256."""
 
+_SUFFIXES = ("redacted.mp3", "redacted.wav")
+"""
+What audio may be called. That it is there tells, since an answer need not say of itself that it
+has some: it was asked for.
+
+Source: openapi.yml, TranscriptOptionalParams, `redact_pii_audio_quality`.
+"""
+
 
 async def put_audio_aside(result: bytes, kept_as: KeptAs, digest: str) -> None:
     """
@@ -33,10 +41,14 @@ async def put_audio_aside(result: bytes, kept_as: KeptAs, digest: str) -> None:
     standing = await sha256_of(result)
     if standing in (None, digest):
         return
-    suffix = await _suffix_of(result)
-    if suffix is None:
+    if not await _is_transcript(result):
         return
-    audio, kept = derived(result, suffix), derived(kept_as(str(standing)), suffix)
+    version = kept_as(str(standing))
+    for suffix in _SUFFIXES:
+        await _move(derived(result, suffix), derived(version, suffix))
+
+
+async def _move(audio: bytes, kept: bytes) -> None:
     if await keep_standing(audio, "", lambda _: kept):
         await remove(audio)
 
@@ -48,7 +60,9 @@ async def bring_audio_back(version: bytes, result: bytes) -> None:
     Raises:
         OSError: there is no room for it.
     """
-    if suffix := await _suffix_of(version):
+    if not await _is_transcript(version):
+        return
+    for suffix in _SUFFIXES:
         await put_audio(derived(version, suffix), derived(result, suffix))
 
 
@@ -70,9 +84,10 @@ async def put_audio(source: bytes, place: bytes, kept_as: KeptAs | None = None) 
     await put_in_place(fresh, place)
 
 
-async def _suffix_of(result: bytes) -> str | None:
-    """What the audio of a result ends with, None where it has none, or is no result."""
+async def _is_transcript(result: bytes) -> bool:
+    """Whether audio beside a file would be its own."""
     try:
-        return (await head_of(result)).redacted_suffix
+        await head_of(result)
     except (PipelineError, OSError, ValueError):  # the last is what an empty file is
-        return None
+        return False
+    return True

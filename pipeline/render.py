@@ -24,7 +24,9 @@ import msgspec
 
 from pipeline.captions import READING_CHARS_PER_S, Caption, captions, in_lines, shown_name
 from pipeline.files import regular
+from pipeline.parsing import UNREADABLE, decoded
 from pipeline.phrases import Turn, Word, binds, ends_sentence, is_pause, is_spaced, joined
+from pipeline.wire import is_deleted
 
 __all__ = ["FORMATS", "RenderError", "render", "render_file"]
 
@@ -126,6 +128,7 @@ class _Answer(msgspec.Struct):
     audio_duration: float | None = None
     language_code: str | None = None
     speech_understanding: _Understanding | None = None
+    is_deleted: bool | None = None
 
 
 class _Speech(NamedTuple):
@@ -137,19 +140,15 @@ class _Speech(NamedTuple):
     """By the speakers of the turns, for those who have one."""
 
 
-_DECODER: Final = msgspec.json.Decoder(_Answer)
-
-
 def _completed(transcript: bytes) -> _Answer:
     try:
-        answer = _DECODER.decode(transcript)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        answer, _ = decoded(transcript, _Answer)
+    except UNREADABLE as error:
         raise RenderError(f"this is not the JSON of a transcript: {error}") from error
     if answer.status != "completed":
         raise RenderError(f"the transcript is `{answer.status}`, not `completed`")
-    # A deleted transcript says `completed` too, with a sentence for a text.
-    # Source: AssemblyAI openapi.yml, deleteTranscript, example.
-    if answer.audio_url == "http://deleted_by_user":
+    # It says `completed` too, with a sentence for a text.
+    if is_deleted(answer.audio_url, answer.is_deleted):
         raise RenderError("the transcript was deleted at the service; its text is gone")
     if answer.text is None and not answer.words and not answer.utterances:
         raise RenderError("the transcript has neither text nor words")

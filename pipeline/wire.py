@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
 
@@ -31,6 +31,7 @@ from pipeline.errors import (
     TranscriptUnknown,
     UploadInaccessible,
 )
+from pipeline.parsing import UNREADABLE, decoded
 
 __all__ = [
     "CERTAIN_REFUSALS",
@@ -47,6 +48,7 @@ __all__ = [
     "Webhook",
     "check_id",
     "error_from",
+    "is_deleted",
     "is_in_progress",
     "is_of_key",
     "is_server_fault",
@@ -55,6 +57,7 @@ __all__ = [
     "parse_notification",
     "parse_redacted_audio",
     "parse_upload",
+    "redacted_suffix",
     "retry_after_s",
     "shown",
     "submission",
@@ -81,17 +84,14 @@ _SERVER_FAULT = re.compile(r"server error", re.IGNORECASE)
 _LOST_UPLOAD = re.compile(r"download error", re.IGNORECASE)
 _UPLOAD_URL = re.compile(r"[^\x00-\x20\x7f]{1,4096}")
 _ATTEMPT = re.compile(r"[0-9]{1,18}")
-_SUFFIX = re.compile(r"[a-z0-9]{1,8}")
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _LONGEST_EXCERPT = 300
 _LONGEST_AUDIO_S = 1e6
-_ODD = (
-    (re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"), rb"\\u0030"),  # halves of UTF-16 characters
-    (re.compile(rb"-?(?:NaN|Infinity)(?=[\s,\]}])"), b"null"),
+_DELETED = re.compile(
+    r"\s*(?:[a-z][a-z0-9+.-]*:)?(?://)?(?:[^/?#]*@)?deleted_by_user\.?(?::\d*)?(?:[/?#\s]|$)",
+    re.IGNORECASE,
 )
-"""What many programs write into JSON that it does not know, and what passes in its place."""
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What a body that is not the JSON that it should be raises, whatever is wrong with it."""
+"""`DELETED_AUDIO_URL` in any spelling: what an address is to a server or proxy in between."""
 
 
 class _Upload(msgspec.Struct):
@@ -113,13 +113,20 @@ class _Error(msgspec.Struct):
 class Row(msgspec.Struct):
     """A row of the list: says what to look at, never what became of it."""
 
-    id: str
+    id: str = ""
+    """Empty where it cannot be read."""
     status: str = ""
+    """Empty where it cannot be read: not finished yet, as any other that is not known."""
     audio_url: str | None = None
+    """None where it cannot be read."""
 
 
 class _Rows(msgspec.Struct):
     transcripts: list[Row]
+
+
+class _UnreadRows(msgspec.Struct):
+    transcripts: list[msgspec.Raw]
 
 
 class Head(msgspec.Struct):
@@ -127,6 +134,7 @@ class Head(msgspec.Struct):
 
     id: str
     status: str
+    """Empty where it cannot be read: not finished yet, as any other that is not known."""
     audio_url: str | None = None
     error: str | None = None
     """One short line."""
@@ -138,41 +146,25 @@ class Head(msgspec.Struct):
     confidence: float | None = None
     """Of the whole, 0 to 1."""
     language_code: str | None = None
-    redact_pii_audio: bool | None = None
-    redact_pii_audio_quality: str | None = None
-
-    @property
-    def redacted_suffix(self) -> str | None:
-        """What the redacted audio beside a result is called, None when none was asked for."""
-        quality = self.redact_pii_audio_quality or "mp3"
-        return f"redacted.{quality}" if self.redact_pii_audio else None
-
-    @property
-    def is_deleted(self) -> bool:
-        """Whether this is what remains of a deleted transcript."""
-        return self.audio_url == DELETED_AUDIO_URL
+    is_deleted: bool = False
+    """Whether this is what remains of a deleted transcript."""
+    odd: str | None = None
+    """What is suspicious about it, in a sentence; it is worth having all the same."""
 
 
 class _Transcript(msgspec.Struct):
     """The same as it is sent."""
 
     id: str
-    status: str
+    status: str = ""
     audio_url: str | None = None
     error: str | None = None
     text: msgspec.Raw = msgspec.Raw(b"null")  # not read: it may be most of the answer
     audio_duration: float | None = None
     speech_model_used: str | None = None
-    confidence: Any = None  # of any kind: nothing is worth losing an answer for that is only shown
-    language_code: Any = None
-    redact_pii_audio: bool | None = None
-    redact_pii_audio_quality: str | None = None
-
-    @property
-    def redacted_suffix(self) -> str | None:
-        """What the redacted audio beside a result is called, None when none was asked for."""
-        quality = self.redact_pii_audio_quality or "mp3"
-        return f"redacted.{quality}" if self.redact_pii_audio else None
+    confidence: float | None = None
+    language_code: str | None = None
+    is_deleted: bool | None = None
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -244,8 +236,8 @@ def parse_notification(attempt: str, body: bytes) -> int | str | None:
     if _ATTEMPT.fullmatch(attempt):
         return int(attempt)
     try:
-        named = msgspec.json.decode(body, type=_Notification).transcript_id
-    except _UNREADABLE:
+        named = decoded(body, _Notification)[0].transcript_id
+    except UNREADABLE:
         return None
     return named if _ID.fullmatch(named) else None
 
@@ -270,8 +262,8 @@ def parse_upload(body: bytes) -> str:
         ServiceUnavailable: there is none.
     """
     try:
-        upload_url = msgspec.json.decode(body, type=_Upload).upload_url
-    except _UNREADABLE as error:
+        upload_url = decoded(body, _Upload)[0].upload_url
+    except UNREADABLE as error:
         raise ServiceUnavailable(f"upload answered with {_excerpt(body)!r}") from error
     if not _UPLOAD_URL.fullmatch(upload_url):
         raise ServiceUnavailable(f"upload answered with no upload_url: {upload_url[:80]!r}")
@@ -280,15 +272,39 @@ def parse_upload(body: bytes) -> str:
 
 def parse_list(body: bytes) -> list[Row]:
     """
-    The rows of a page, newest first.
+    The rows of a page, newest first, each in its place; what cannot be read of one is left out.
 
     Raises:
         ServiceUnavailable: it is not a page.
     """
     try:
-        return msgspec.json.decode(body, type=_Rows).transcripts
-    except _UNREADABLE as error:
+        rows = _rows(body)
+    except UNREADABLE as error:
         raise ServiceUnavailable(f"list answered with {_excerpt(body)!r}") from error
+    for row in rows:
+        if is_deleted(row.audio_url):
+            row.audio_url = DELETED_AUDIO_URL  # in one spelling, as others compare it
+    return rows
+
+
+def _rows(body: bytes) -> list[Row]:
+    try:
+        return msgspec.json.decode(body, type=_Rows).transcripts
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        page, _ = decoded(body, _UnreadRows)
+        return [_row(each) for each in page.transcripts]
+
+
+def _row(row: msgspec.Raw) -> Row:
+    try:
+        found, _ = decoded(row, Row)
+    except UNREADABLE:
+        return Row()
+    if "\ufffd" in found.id:
+        found.id = ""
+    if "\ufffd" in (found.audio_url or ""):
+        found.audio_url = None
+    return found
 
 
 def parse_redacted_audio(body: bytes) -> str:
@@ -300,8 +316,8 @@ def parse_redacted_audio(body: bytes) -> str:
         AnswerUnusable: it is not an address of the web.
     """
     try:
-        url = msgspec.json.decode(body, type=_RedactedAudio).redacted_audio_url
-    except _UNREADABLE as error:
+        url = decoded(body, _RedactedAudio)[0].redacted_audio_url
+    except UNREADABLE as error:
         raise ServiceUnavailable(f"redacted-audio answered with {_excerpt(body)!r}") from error
     if not url.startswith(("https://", "http://")):
         raise AnswerUnusable(f"the service gave an address that cannot be one: {url[:80]!r}")
@@ -313,49 +329,65 @@ def parse_head(body: bytes | memoryview) -> Head:
     What a transcript says, the whole document having been read.
 
     What would harm where it goes is left out or cut short: names and reasons are the service's,
-    and end up in file names, the ledger and on terminals. Of doubled keys the last counts. Half
-    characters, NaN and Infinity are let pass, and bytes that are not UTF-8 where nothing is read:
-    a reader may stumble over them, but what was paid for is worth having as it came.
+    and end up in file names, the ledger and on terminals. Of doubled keys the last counts. What is
+    not what it should be is left out, too, and told in `odd`: what was paid for is worth having as
+    it came, whatever it holds besides an id and a status.
 
     Raises:
         ServiceUnavailable: it is not whole, or not a transcript.
         AnswerUnusable: its id cannot be one.
     """
     try:
-        found = _decoded(body)
-    except _UNREADABLE as error:
+        found, odd = decoded(body, _Transcript)
+    except UNREADABLE as error:
         # Nothing of the answer itself: it holds what was said.
         raise ServiceUnavailable(f"the answer is no whole transcript ({error})") from error
     has_text = bytes(memoryview(found.text)[:1]) == b'"'
     found.text = msgspec.Raw()  # lets go of the body, which may be a map that is about to close
-    duration_s, suffix = found.audio_duration or 0.0, found.redact_pii_audio_quality or ""
+    duration_s = found.audio_duration
+    if duration_s is not None and not 0 <= duration_s <= _LONGEST_AUDIO_S:
+        duration_s = None
+    if found.status == "completed":
+        lacks = {"text": not has_text, "audio_duration": duration_s is None}
+        told = "; ".join(odd)
+        odd += [f"it has no `{name}`" for name in lacks if lacks[name] and f"`{name}`" not in told]
     return Head(
         id=check_id(found.id),
-        status=found.status,
+        status=found.status if found.status.isprintable() else "",
         audio_url=found.audio_url,
         error=found.error and shown(found.error),
         text="" if has_text else None,
-        audio_duration=found.audio_duration if 0 <= duration_s <= _LONGEST_AUDIO_S else None,
+        audio_duration=duration_s,
         speech_model_used=found.speech_model_used and shown(found.speech_model_used),
         confidence=_confidence(found.confidence),
-        language_code=shown(found.language_code) if isinstance(found.language_code, str) else None,
-        redact_pii_audio=found.redact_pii_audio,
-        redact_pii_audio_quality=suffix if _SUFFIX.fullmatch(suffix) else None,
+        language_code=found.language_code and shown(found.language_code),
+        is_deleted=is_deleted(found.audio_url, found.is_deleted),
+        odd="; ".join(odd) if found.status == "completed" and odd else None,
     )
 
 
-def _confidence(said: object) -> float | None:
-    return float(said) if isinstance(said, int | float) and 0 <= said <= 1 else None
+def is_deleted(audio_url: str | None, flag: bool | None = None) -> bool:
+    """
+    Whether an answer is what remains of a deleted transcript, whose `status` stays `completed`.
+
+    `flag` is what it says of itself in `is_deleted`, which is not always there. An `audio_url` is
+    known in any spelling, as whatever stands between changes it.
+    """
+    return bool(flag) or (audio_url is not None and bool(_DELETED.match(unquote(audio_url))))
 
 
-def _decoded(body: bytes | memoryview) -> "_Transcript":
-    try:
-        return msgspec.json.decode(body, type=_Transcript)
-    except msgspec.DecodeError:
-        for odd, stand_in in _ODD:
-            if odd.search(body):
-                body = odd.sub(stand_in, body)
-        return msgspec.json.decode(body, type=_Transcript)
+def redacted_suffix(options: Mapping[str, Any]) -> str | None:
+    """
+    What the redacted audio beside a result is called, None where these options ask for none.
+
+    They are those of the request: an answer need not say of itself that there is such audio.
+    """
+    quality = options.get("redact_pii_audio_quality")
+    return f"redacted.{quality or 'mp3'}" if options.get("redact_pii_audio") else None
+
+
+def _confidence(said: float | None) -> float | None:
+    return said if said is not None and 0 <= said <= 1 else None
 
 
 def submission(status: int, headers: Mapping[str, str], body: bytes, upload_url: str) -> Submission:
@@ -376,7 +408,7 @@ def submission(status: int, headers: Mapping[str, str], body: bytes, upload_url:
         head = msgspec.json.decode(body, type=_Echo)
         is_other = isinstance(head.audio_url, str) and head.audio_url != upload_url
         return Accepted(check_id(head.id), head.audio_url if is_other else None)
-    except _UNREADABLE:
+    except UNREADABLE:
         return Ambiguous(f"submit answered with HTTP {status} and {_excerpt(body)!r}")
     except AnswerUnusable as error:
         return Ambiguous(str(error))
@@ -480,8 +512,8 @@ def _is_page(headers: Mapping[str, str], body: bytes) -> bool:
 def _sentence(body: bytes) -> str:
     """What an error body says, whatever its type."""
     try:
-        return shown(msgspec.json.decode(body, type=_Error).error)
-    except _UNREADABLE:
+        return shown(decoded(body, _Error)[0].error)
+    except UNREADABLE:
         return _excerpt(body)
 
 

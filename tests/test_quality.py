@@ -44,16 +44,32 @@ def test_a_transcript_is_weighed() -> None:
         b"[]",
         b"{",
         b'{"status": 3}',
-        b'{"status": "completed", "text": "\xff"}',
         answer(status="error"),
         answer(audio_url="http://deleted_by_user"),
-        answer(audio_duration="long"),
+        answer(audio_url="https://DELETED_BY_USER/x"),
+        answer(is_deleted=True),
     ],
 )
 def test_what_is_no_transcript_is_told(body: bytes) -> None:
     """What cannot be weighed is an error of that recording alone."""
     with pytest.raises(AnswerUnusable):
         appraise(body)
+
+
+@pytest.mark.parametrize("value", ['"7"', "[]", "{}", "true", "1e999", '"\xff"'])
+@pytest.mark.parametrize("field", ["text", "audio_duration", "confidence", "language_code"])
+def test_what_cannot_be_weighed_is_odd(field: str, value: str) -> None:
+    """A field that is not what it should be keeps no other from being weighed, and is odd."""
+    usual = {"status": b'"completed"', "text": b'"a b"', "audio_duration": b"60"}
+    fields = usual | {field: value.encode("latin-1")}
+    body = b",".join(b'"%s":%s' % (name.encode(), said) for name, said in fields.items())
+
+    found = appraise(b"\xef\xbb\xbf{%s}" % body)
+
+    assert found.words == (2 if field != "text" else found.words)
+    is_what_it_should_be = value == '"7"' and field in ("text", "language_code")
+    unread = [] if is_what_it_should_be else [f"`{field}` cannot be read"]
+    assert suspicions(found)[-1 - len(unread) :] == ["it is no strict JSON", *unread]
 
 
 def test_speech_is_nothing_odd() -> None:

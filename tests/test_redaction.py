@@ -97,9 +97,35 @@ async def test_what_stands_where_audio_goes_is_kept(place: Path) -> None:
     assert not list(place.parent.rglob("*~overnight"))
 
 
-@pytest.mark.parametrize("standing", [b"", b"of somebody else", answer("old", None)])
-async def test_only_results_with_audio_have_some(place: Path, standing: bytes) -> None:
-    """A file of somebody else, an empty one or a result without audio takes nothing along."""
+@pytest.mark.parametrize(
+    "echo",
+    [{}, {"redact_pii_audio": False}, {"redact_pii_audio": "true"}, {"redact_pii_audio": [1]}],
+    ids=str,
+)
+@pytest.mark.parametrize("quality", ["mp3", "wav"])
+async def test_it_goes_with_its_result_whatever_that_says(
+    tmp_path: Path, echo: dict[str, object], quality: str
+) -> None:
+    """Audio that was asked for lies beside its result, also where the answer does not echo it."""
+    place = tmp_path / "a.wav.json"
+    old = json.dumps({"id": "old", "status": "completed", "text": ""} | echo).encode()
+    place.write_bytes(old)
+    (tmp_path / f"a.wav.redacted.{quality}").write_bytes(b"old sound")
+
+    await aside(place, answer("new", None))
+    version = kept(sha256(old).hexdigest(), place)
+    put(version, old)
+    left = sounds(place)
+    await bring_audio_back(version, bytes(place))
+
+    assert list(left.values()) == [b"old sound"]
+    assert sounds(place) == left | {f"a.wav.redacted.{quality}": b"old sound"}
+    assert len(sounds(place)) == 2
+
+
+@pytest.mark.parametrize("standing", [b"", b"of somebody else", b'{"id": "../x"}'])
+async def test_only_results_have_audio(place: Path, standing: bytes) -> None:
+    """A file of somebody else or an empty one takes nothing along."""
     put(bytes(place), standing)
 
     await aside(place, answer("new"))

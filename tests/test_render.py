@@ -123,11 +123,12 @@ def test_two_parsers_read_the_same_captions(name: str) -> None:
         b"[]",
         b'{"id": "1"}',
         b'{"status": "completed", "words": "many"}',
-        b'{"status": "completed", "text": "\\ud800"}',
         b'{"status": "completed", "text": null, "words": null}',
         b'{"status": "error", "error": "Audio duration is too short.", "text": null}',
         b'{"status": "processing", "text": null}',
+        b'{"status": "completed", "text": "\xff"}',
         b'{"status": "completed", "text": "Deleted by user.", "audio_url": "http://deleted_by_user"}',
+        b'{"status": "completed", "text": "Deleted by user.", "is_deleted": true}',
     ],
 )
 def test_what_is_no_completed_transcript_is_refused(transcript: bytes) -> None:
@@ -151,6 +152,22 @@ def test_refusals_cross_processes() -> None:
 
 
 # ---------------------------------------------------------------- leniency
+
+
+@pytest.mark.parametrize("odd", [b'"x"', b"[1]", b"{}", b"true", b"NaN", b'"\\ud800"'])
+@pytest.mark.parametrize("field", [b"words", b"utterances", b"audio_duration", b"language_code"])
+def test_what_was_saved_as_odd_is_rendered(field: bytes, odd: bytes) -> None:
+    """A field that cannot be read is left out, and what was said is there in every format."""
+    body = b'\xef\xbb\xbf{"status":"completed","text":"Hello there.","%s":%s}\n\0' % (field, odd)
+
+    assert all(b"Hello there." in render(body, each) for each in FORMATS)
+
+
+def test_half_a_character_stands_for_one() -> None:
+    """Of what no encoding knows the place is kept, and whole characters beside it are."""
+    body = b'{"status":"completed","text":"a \\ud83d b \\ud83d\\ude00 c \\\\ud83d"}'
+
+    assert render(body, "txt").decode() == "a \ufffd b \U0001f600 c \\ud83d\n"
 
 
 def test_missing_and_unknown_fields_do_no_harm() -> None:

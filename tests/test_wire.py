@@ -434,6 +434,36 @@ def test_an_upload_url_is_taken_as_it_is() -> None:
     assert wire.parse_upload(body) == UPLOAD_URL
 
 
+ODD_VALUES = {
+    "null": b"null",
+    "bool": b"true",
+    "int": b"7",
+    "negative": b"-7",
+    "huge int": b"9" * 5000,
+    "float": b"0.5",
+    "huge float": b"1e999",
+    "not a number": b"NaN",
+    "text": b'"7"',
+    "huge text": b'"%s"' % (b"x" * 10_000),
+    "half a character": b'"\\ud83d"',
+    "no UTF-8": b'"\xff"',
+    "list": b'["a",{}]',
+    "object": b'{"a":[]}',
+}
+"""A value of each kind that JSON has, or that programs write into it."""
+
+DELETED = [
+    *(
+        "http://deleted_by_user",
+        "https://deleted_by_user",
+        "http://deleted_by_user/",
+        " //deleted_by_user",
+    ),
+    *("HTTP://Deleted_By_User:80", "http://deleted_by_user:443/x/y?z#w", "deleted_by_user"),
+    *("http://deleted_by_user?a=b", "http://deleted%5Fby%5Fuser", "http://u:p@deleted_by_user./\n"),
+]
+
+
 @pytest.mark.parametrize("body", [*NOT_THE_JSON.values(), b"{}", b'{"upload_url": ""}'])
 def test_an_upload_without_its_url_is_tried_again(body: bytes) -> None:
     """An answer to an upload that has no `upload_url` is no success."""
@@ -495,11 +525,56 @@ def test_a_page_of_the_list() -> None:
     ]
 
 
-@pytest.mark.parametrize("body", [*NOT_THE_JSON.values(), b'{"transcripts": [{}]}'])
+NO_PAGES = [
+    *NOT_THE_JSON.values(),
+    b"{}",
+    b'{"transcripts": null}',
+    b'{"transcripts": {"id": "a"}}',
+]
+
+
+@pytest.mark.parametrize("body", [body for body in NO_PAGES if b'[{"id"' not in body])
 def test_what_is_no_page_proves_nothing(body: bytes) -> None:
     """A list that cannot be read is an error, never an empty list."""
     with pytest.raises(ServiceUnavailable):
         wire.parse_list(body)
+
+
+@pytest.mark.parametrize("value", ODD_VALUES, ids=ODD_VALUES)
+@pytest.mark.parametrize("field", ["id", "status", "audio_url"])
+def test_a_row_that_cannot_be_read_spoils_no_other(field: str, value: str) -> None:
+    """Of a row each field is read by itself, and the others of the page stand in their places."""
+    sound = {"id": "a", "status": "queued", "audio_url": UPLOAD_URL}
+    fields = {key: json.dumps(said).encode() for key, said in sound.items()}
+    row = b",".join(b'"%s":%s' % (k.encode(), v) for k, v in fields.items() if k != field)
+    odd = b'{%s,"%s":%s}' % (row, field.encode(), ODD_VALUES[value])
+    body = b'{"transcripts":[{"id":"0"},%s,{"id":"1"}]}' % odd
+
+    first, found, last = wire.parse_list(body)
+
+    assert (first.id, last.id) == ("0", "1")
+    left_out = {"id": ("",), "status": ("", "\ufffd"), "audio_url": (None,)}[field]
+    is_text = value in ("text", "huge text")
+    assert all(getattr(found, key) == said for key, said in sound.items() if key != field)
+    assert is_text or getattr(found, field) in left_out
+
+
+@pytest.mark.parametrize("row", [*ODD_VALUES.values(), b"{}", b'{"id":"\xff"}'])
+def test_a_row_that_is_none_keeps_its_place(row: bytes) -> None:
+    """What is no row is nobody's, and stands where it stood: what is older is still below it."""
+    page = wire.parse_list(b'{"transcripts":[%s,{"id":"1"}]}' % row)
+
+    assert page == [Row(), Row("1")]
+
+
+@pytest.mark.parametrize("address", DELETED)
+def test_the_list_names_what_was_deleted_in_one_spelling(address: str) -> None:
+    """Whatever spelling a row has for what was deleted, those who compare it see one."""
+    row = {"id": "a", "audio_url": address}
+
+    assert wire.parse_list(json.dumps({"transcripts": [row]}).encode()) == [
+        Row("a", "", wire.DELETED_AUDIO_URL)
+    ]
 
 
 def test_the_head_of_a_transcript() -> None:
@@ -548,9 +623,9 @@ def test_a_transcript_in_shared_memory_is_read_where_it_is() -> None:
 
 def test_the_last_of_doubled_keys_counts() -> None:
     """A doubled key is read as most parsers read it, by its last value, in every place."""
-    body = b'{"id": "a", "id": "b", "status": "queued", "status": "completed"}'
+    body = b'{"id": "a", "id": "b", "status": "completed", "status": "queued"}'
 
-    assert wire.parse_head(body) == Head(id="b", status="completed")
+    assert wire.parse_head(body) == Head(id="b", status="queued")
     assert wire.submission(200, {}, body, UPLOAD_URL) == Accepted("b")
 
 
@@ -567,13 +642,35 @@ def test_nothing_else_is_raised_by_any_body(body: bytes) -> None:
             parse(body)
 
 
-def test_a_deleted_transcript_is_known_by_its_url() -> None:
-    """What says `completed` and was deleted is told apart, by the URL and not by the text."""
-    deleted = Head(id="a", status="completed", audio_url="http://deleted_by_user", text="x")
-    spoken = Head(id="a", status="completed", audio_url=UPLOAD_URL, text="Deleted by user.")
+@pytest.mark.parametrize("address", DELETED)
+def test_a_deleted_transcript_is_known_by_its_url(address: str) -> None:
+    """What says `completed` and was deleted is told apart, by the host and not by the text."""
+    deleted = json.dumps(COMPLETED | {"audio_url": address}).encode()
 
-    assert deleted.is_deleted
-    assert not spoken.is_deleted
+    assert wire.parse_head(deleted).is_deleted
+
+
+@pytest.mark.parametrize("flag", ODD_VALUES)
+def test_a_deleted_transcript_may_say_so(flag: str) -> None:
+    """`is_deleted` counts where it is true; it is not always there, and nothing else means it."""
+    deleted = json.dumps(COMPLETED)[:-1].encode() + b',"is_deleted":%s}' % ODD_VALUES[flag]
+
+    assert wire.parse_head(deleted).is_deleted == (flag == "bool")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(UPLOAD_URL, "", "http://", "https://cdn.invalid/deleted_by_user", "http://[", "//"),
+        *("https://cdn.invalid/?http://deleted_by_user", "http://deleted_by_user.invalid/x"),
+        *("http://not_deleted_by_user/", "https://cdn.invalid/http%3A%2F%2Fdeleted_by_user"),
+    ],
+)
+def test_what_is_not_deleted_is_not_taken_for_it(address: str) -> None:
+    """Only the host says so: a path, a query or what was said may hold the same words."""
+    spoken = json.dumps(COMPLETED | {"audio_url": address, "text": "Deleted by user."}).encode()
+
+    assert not wire.parse_head(spoken).is_deleted
 
 
 @pytest.mark.parametrize(
@@ -597,10 +694,10 @@ def test_the_services_own_faults_are_worth_asking_again(reason: str, expected: b
     "body",
     [
         b'{"id":"x","status":"completed","text":"a secret',
-        b'{"id":"x","status":5,"text":"a secret"}',
+        b'{"id":5,"status":"completed","text":"a secret"}',
         b'{"id":"x","status":"completed","text":"a secret\x00"}',
         b'{"status":"completed","text":"a secret"}',
-        b'{"id":"x","text":"a secret","status":"\xff"}',
+        b'{"id":"\xff","text":"a secret","status":"completed"}',
         b'{"id":"x","text":"a secret","status":"","words":' + b"[" * 10_000,
     ],
 )
@@ -625,6 +722,62 @@ def test_what_others_write_into_json_passes(field: bytes, odd: bytes) -> None:
     head = wire.parse_head(b'{"id":"x","status":"completed","%s":%s}' % (field, odd))
 
     assert (head.id, head.status) == ("x", "completed")
+
+
+FIELDS = [name for name in wire._Transcript.__struct_fields__ if name not in ("id", "status")]
+
+
+@pytest.mark.parametrize("value", ODD_VALUES, ids=ODD_VALUES)
+@pytest.mark.parametrize("field", FIELDS)
+def test_no_field_spoils_what_is_paid(field: str, value: str) -> None:
+    """Our id and `completed` are read, whatever any other field holds, and no number is wild."""
+    fields = COMPLETED | {"audio_duration": 2, "text": "said"}
+    others = json.dumps({key: said for key, said in fields.items() if key != field}).encode()
+
+    for before, after in ((b"", b""), (b"\xef\xbb\xbf", b" \r\n\x00\x0c")):
+        body = b'%s%s,"%s":%s}%s' % (before, others[:-1], field.encode(), ODD_VALUES[value], after)
+        head = wire.parse_head(memoryview(body))
+
+        assert (head.id, head.status) == (COMPLETED["id"], "completed")
+        assert 0 <= (head.audio_duration or 0) <= 1e6
+        assert 0 <= (head.confidence or 0) <= 1
+        said = [head.error, head.speech_model_used, head.language_code, head.odd]
+        assert all(each is None or each.isprintable() for each in said)
+        assert bool(head.odd) or not before
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "odd"),
+    [
+        ("audio_duration", b'"2"', "`audio_duration` cannot be read"),
+        ("audio_duration", b"null", "it has no `audio_duration`"),
+        ("audio_duration", b"-1", "it has no `audio_duration`"),
+        ("error", b"{}", "`error` cannot be read"),
+        ("speech_model_used", b"[]", "`speech_model_used` cannot be read"),
+        ("text", b"null", "it has no `text`"),
+        ("text", b"[]", "it has no `text`"),
+        ("words", b"NaN", "it is no strict JSON"),
+        ("words", b'"\\ud83d"', "it is no strict JSON"),
+        ("words", b'"\\ud83d\\ude00"', None),
+        ("speech_model_used", b"null", None),
+        ("x_new", b"{}", None),
+    ],
+)
+def test_what_is_odd_is_said(field: str, value: bytes, odd: str | None) -> None:
+    """A completed transcript that is not as it should be says what is odd, and of what field."""
+    fields = {"id": "x", "status": "completed", "text": "said", "audio_duration": 2}
+    others = json.dumps({key: said for key, said in fields.items() if key != field}).encode()
+
+    assert wire.parse_head(b'%s,"%s":%s}' % (others[:-1], field.encode(), value)).odd == odd
+
+
+@pytest.mark.parametrize("value", ODD_VALUES, ids=ODD_VALUES)
+def test_a_status_of_any_kind_is_not_the_end(value: str) -> None:
+    """A status that is not known, and one that is none, say that a transcript is not finished."""
+    head = wire.parse_head(b'{"id":"x","status":%s,"text":"said"}' % ODD_VALUES[value])
+
+    assert head.status not in ("completed", "error")
+    assert head.odd is None
 
 
 @pytest.mark.parametrize("text", ["null", "5", "[]", '""', '"said"'])
@@ -652,9 +805,6 @@ def test_a_long_text_takes_no_memory() -> None:
     [
         ("error", "No\n\x1b[31m speech " * 1000, "No \ufffd[31m speech"),
         ("speech_model_used", "\x00" + "x" * 1000, "\ufffdxxx"),
-        ("redact_pii_audio_quality", "../../x", None),
-        ("redact_pii_audio_quality", "mp3\x00", None),
-        ("redact_pii_audio_quality", "wav", "wav"),
         ("audio_duration", -1e300, None),
         ("audio_duration", 1e300, None),
         ("audio_duration", 36_000.5, 36_000.5),

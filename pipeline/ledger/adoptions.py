@@ -150,13 +150,13 @@ class Adoptions(Recordings):
             "INSERT INTO attempts (recording_id, request_key, generation, content, state, outcome,"
             " reason, owner, base_url, key_fingerprint, upload_url, transcript_id, started_at,"
             " accepted_at, finished_at, model_used, duration_s, price_usd, confidence,"
-            " language_code)"
-            " VALUES (?,?,?,?,'accepted','completed','adopted',?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " language_code, odd)"
+            " VALUES (?,?,?,?,'accepted','completed','adopted',?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 *(adoption.recording_id, key, generation, content, self.run.run_id),
                 *(adoption.base_url, adoption.key_fingerprint, _upload_url(adoption)),
                 *(adoption.transcript_id, at, at, at, done.model_used, done.duration_s),
-                *(done.price_usd, done.confidence, done.language_code),
+                *(done.price_usd, done.confidence, done.language_code, done.odd),
             ),
         )
         self.db.execute("DELETE FROM unclaimed WHERE transcript_id = ?", (adoption.transcript_id,))

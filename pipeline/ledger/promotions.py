@@ -182,4 +182,4 @@ class Promotions(Books):
 
 def _replaced(row: sqlite3.Row) -> Replaced:
     looked = None if row[11] is None else (row[11], row[12], row[13], row[14])
-    return Replaced(*row[:11], looked=looked, price_usd=row[15])
+    return Replaced(*row[:11], looked, row[15])

@@ -28,7 +28,7 @@ from pipeline.ledger.recordings import Recordings
 from pipeline.ledger.store import private, reading, transition
 from pipeline.models import Entry, Root, request_key
 from pipeline.names import fold, result_name, version
-from pipeline.wire import DELETED_AUDIO_URL
+from pipeline.wire import is_deleted
 
 __all__ = ["Copy", "Remains", "Result"]
 
@@ -50,6 +50,8 @@ class Result:
     price_usd: float | None
     kept: bytes | None = None
     """Relative to the folder of the versions, if it is among them."""
+    odd: str | None = None
+    """What is suspicious about it, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +173,11 @@ class Remains(Recordings):
                 self._supersede(attempt["request_key"], attempt["generation"])
             self.db.execute(
                 "UPDATE attempts SET outcome = 'completed', finished_at = accepted_at,"
-                " model_used = ?, duration_s = ?, price_usd = ? WHERE attempt_id = ?",
-                (result.model_used, result.duration_s, result.price_usd, attempt["attempt_id"]),
+                " model_used = ?, duration_s = ?, price_usd = ?, odd = ? WHERE attempt_id = ?",
+                (
+                    *(result.model_used, result.duration_s, result.price_usd, result.odd),
+                    attempt["attempt_id"],
+                ),
             )
             self._set_transcript(attempt["request_key"], attempt["generation"], "written")
             if result.place is None:
@@ -400,7 +405,7 @@ class Remains(Recordings):
         ).fetchone()
         if row is None:
             raise SettingsError(f"`{transcript_id}` is no transcript that waits to be claimed")
-        if row["audio_url"] == DELETED_AUDIO_URL:
+        if is_deleted(row["audio_url"]):
             raise SettingsError(f"`{transcript_id}` was deleted at the service")
         key = request_key(read.content, options, self.run.provider_kind)
         other = self.db.execute(

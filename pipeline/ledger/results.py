@@ -5,6 +5,7 @@ Results: in, what a GET of a transcript said; out, what is still pending, and wh
 import json
 import sqlite3
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import msgspec
 
@@ -83,7 +84,7 @@ class Results(Books):
                 "longest": _SOUGHT_FOR_S,
             },
         )
-        return [Pending(*row, is_lost=True) for row in rows]
+        return [Pending(*row, True) for row in rows]
 
     @transition
     def record_completed(self, attempt_id: int, completion: Completion) -> Delivery:
@@ -95,16 +96,26 @@ class Results(Books):
     def _complete(self, attempt_id: int, completion: Completion) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self.db.execute(
             "UPDATE attempts SET outcome = 'completed', finished_at = ?, model_used = ?,"
-            " duration_s = ?, price_usd = ?, confidence = ?, language_code = ?"
+            " duration_s = ?, price_usd = ?, confidence = ?, language_code = ?, odd = ?"
             " WHERE attempt_id = ? AND outcome IS NULL "
             "RETURNING request_key, generation, duration_s",
             (
                 *(self.now(), completion.model_used, completion.duration_s),
                 *(completion.price_usd, completion.confidence, completion.language_code),
-                attempt_id,
+                *(completion.odd, attempt_id),
             ),
         ).fetchone()
         return row
+
+    @reading
+    def asked_for(self, attempt_id: int) -> dict[str, Any]:
+        """The options that a transcript was asked for with, as the user set them."""
+        (options,) = self.ro.execute(
+            "SELECT t.options FROM attempts a JOIN transcripts t USING (request_key, generation)"
+            " WHERE a.attempt_id = ?",
+            (attempt_id,),
+        ).fetchone()
+        return msgspec.json.decode(options, type=dict[str, Any])
 
     @reading
     def delivery(self, attempt_id: int) -> Delivery:
@@ -128,9 +139,14 @@ class Results(Books):
 
         For the recordings in `kept_for`, which do not wait for it, it lies among the versions.
         Unless meanwhile one more recording came to wait for it, the transcript is done with, and
-        the service's copy may be deleted if `is_all` that was asked for.
+        the service's copy may be deleted if `is_all` that was asked for, and nothing is odd about
+        what was saved: the copy may be the better one.
         """
         attempt = None if completion is None else self._complete(attempt_id, completion)
+        if completion is not None and completion.odd is not None:  # if only since it is known
+            self.db.execute(
+                "UPDATE attempts SET odd = ? WHERE attempt_id = ?", (completion.odd, attempt_id)
+            )
         if attempt is None:
             attempt = self.db.execute(
                 "SELECT request_key, generation, duration_s FROM attempts WHERE attempt_id = ?",

@@ -24,8 +24,8 @@ from pipeline.files import sha256_of
 from pipeline.models import Copy
 from pipeline.names import derived
 from pipeline.retry import retry
-from pipeline.spool import head_of
 from pipeline.stages import Context, held_at
+from pipeline.wire import redacted_suffix
 
 __all__ = ["delete", "fetch_unheld"]
 
@@ -106,20 +106,20 @@ async def _delete(context: Context, put_off: _PutOff, attempt_id: int, transcrip
 async def _is_saved(context: Context, attempt_id: int) -> bool:
     """Whether the result was just read whole wherever it is wanted, else anywhere."""
     saved = await context.ledger.saved(attempt_id)
+    suffix = redacted_suffix(await context.ledger.asked_for(attempt_id))
     wanted = [copy for copy in saved if not copy.is_version]
     if wanted:
-        return all([await _is_whole(context, each) for each in wanted])
+        return all([await _is_whole(context, each, suffix) for each in wanted])
     for copy in saved:
         with suppress(OSError):
-            if await _is_whole(context, copy):
+            if await _is_whole(context, copy, suffix):
                 return True
     return False
 
 
-async def _is_whole(context: Context, copy: Copy) -> bool:
-    """Whether a result, and redacted audio of its own, is on disk as it was saved."""
+async def _is_whole(context: Context, copy: Copy, suffix: str | None) -> bool:
+    """Whether a result, and redacted audio that was asked for, is on disk as it was saved."""
     place = held_at(context, copy)
     if await sha256_of(place) != copy.digest:
         return False
-    suffix = (await head_of(place)).redacted_suffix
     return suffix is None or await sha256_of(derived(place, suffix)) is not None

@@ -41,7 +41,7 @@ from pipeline.render import RenderError, render_file
 from pipeline.retry import retry
 from pipeline.spool import Spool
 from pipeline.stages import Context, held_at, kept_as
-from pipeline.wire import Head, is_in_progress, is_server_fault
+from pipeline.wire import Head, is_in_progress, is_server_fault, redacted_suffix
 
 __all__ = ["render", "render_lacking", "write"]
 
@@ -50,6 +50,7 @@ R = TypeVar("R")
 _TRIES = 2
 _YOUNG_S = 60.0
 _REDACTION_S = 600.0
+_TEXTLESS_S = 1.0
 _RENDER_BATCH = 100
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -101,7 +102,7 @@ async def _look(context: Context, pending: Pending) -> bool:
         head = None
         try:
             with context.intake.fetching():
-                head = await _patiently(partial(_fetch, context, pending, spool))
+                head = await _fetched(context, pending, spool)
         except TranscriptUnknown as error:
             return await _unknown(context, pending, error)
         if head is None:
@@ -122,19 +123,18 @@ async def _look(context: Context, pending: Pending) -> bool:
                 await _failed(context, pending, head.error or "no reason given")
                 return True
             case "completed":
-                if head.text is None:
-                    raise AnswerUnusable("the service says `completed` and sends no text")
-                completion = _completion(context, head)
-                context.intake.allowance.settle(
-                    pending.attempt_id, completion.duration_s, completion.price_usd
-                )
-                if suffix := head.redacted_suffix:
-                    return await _save_with_audio(context, pending, spool, suffix, completion)
-                delivery = await context.ledger.delivery(pending.attempt_id)
-                _tell_completed(context, pending, delivery, completion)
-                await _deliver(context, pending, delivery, spool, completion)
-                return True
+                return await _save(context, pending, spool, _completion(context, head))
         return False  # queued or processing, or a status that nobody knows yet
+
+
+async def _fetched(context: Context, pending: Pending, spool: Spool) -> Head:
+    """What a transcript says; one that is finished and has no text is asked once more for it."""
+    call = partial(_fetch, context, pending, spool)
+    head = await _patiently(call)
+    if head.status == "completed" and head.text is None and not head.is_deleted:
+        await anyio.sleep(_TEXTLESS_S)  # it may have finished just now
+        head = await _patiently(call)
+    return head
 
 
 async def _fetch(context: Context, pending: Pending, spool: Spool) -> Head:
@@ -208,7 +208,9 @@ async def _tell_failed(context: Context, pending: Pending, reason: str) -> None:
 def _completion(context: Context, head: Head) -> Completion:
     duration_s = head.audio_duration
     cost = context.settings.cost_usd(head.speech_model_used, duration_s)
-    return Completion(head.speech_model_used, duration_s, cost, head.confidence, head.language_code)
+    return Completion(
+        head.speech_model_used, duration_s, cost, head.confidence, head.language_code, head.odd
+    )
 
 
 def _tell_completed(
@@ -269,6 +271,23 @@ def _older_name(context: Context, pending: Pending) -> bytes:
     return os.path.join(context.versions, version(pending.result, pending.transcript_id))
 
 
+async def _save(context: Context, pending: Pending, spool: Spool, completion: Completion) -> bool:
+    """Save a finished transcript, whatever is odd about it; False while its audio is being made."""
+    attempt_id = pending.attempt_id
+    context.intake.allowance.settle(attempt_id, completion.duration_s, completion.price_usd)
+    if suffix := redacted_suffix(await context.ledger.asked_for(attempt_id)):
+        if not await _save_with_audio(context, pending, spool, suffix, completion):
+            return False
+    else:
+        delivery = await context.ledger.delivery(attempt_id)
+        _tell_completed(context, pending, delivery, completion)
+        await _deliver(context, pending, delivery, spool, completion)
+    if completion.odd is not None:
+        what = f"transcript {pending.transcript_id} is saved as it came, and suspicious"
+        context.emit(events.Warned(message=f"{what}: {completion.odd}"))
+    return True
+
+
 async def _copy_written(context: Context, pending: Pending, *, with_audio: bool = True) -> bool:
     """
     Write from a result that is already here; False when there is none that is intact.
@@ -298,15 +317,15 @@ async def _copy_from(
     async with _spool(context, pending) as spool:
         try:
             found = await spool.copy_from(source)
-            if digest not in (None, found):
-                return False
-            head = await spool.head()
+            head = None if digest else await spool.head()
         except (OSError, PipelineError, ValueError):  # gone, or none: it can be fetched
             return False
-        if digest is None and (head.id != pending.transcript_id or head.is_deleted):
+        if digest not in (None, found):
+            return False
+        if head is not None and (head.id != pending.transcript_id or head.is_deleted):
             return False
         has_audio = False
-        if suffix := head.redacted_suffix:
+        if suffix := redacted_suffix(await context.ledger.asked_for(pending.attempt_id)):
             async with _spool(context, pending, suffix) as audio:
                 with suppress(FileNotFoundError):
                     await audio.copy_from(derived(source, suffix))

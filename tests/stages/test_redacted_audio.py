@@ -54,6 +54,38 @@ async def test_it_is_saved_beside_each_result(tmp_path: Path) -> None:
     assert keys == [""]
 
 
+@pytest.mark.parametrize("echo", [None, False, "true", [True], {"redact_pii_audio": True}], ids=str)
+@pytest.mark.parametrize("quality", [None, "wav"])
+async def test_what_was_asked_for_decides(
+    tmp_path: Path, echo: object, quality: str | None
+) -> None:
+    """It is saved where it was asked for, whatever the answer says of it, and called as asked."""
+    async with opened(tmp_path) as archive, storage() as (url, _):
+        archive.add("a.wav", b"one")
+        archive.service.faults.add(ready(url))
+        patch = {"redact_pii_audio": echo, "redact_pii_audio_quality": "../x"}
+        archive.service.faults.add(Fault(on="get", action="patch", times=None, patch=patch))
+        asked = OPTIONS | ({"redact_pii_audio_quality": quality} if quality else {})
+
+        outcome = await archive.run(transcript=asked, delete_remote=True)
+
+    assert (outcome.summary.written, outcome.summary.deleted) == (1, 1)
+    assert archive.results().keys() == {"a.wav.json", f"a.wav.redacted.{quality or 'mp3'}"}
+
+
+async def test_what_was_not_asked_for_is_not_waited_for(tmp_path: Path) -> None:
+    """An answer that speaks of redacted audio that nobody asked for is saved alone."""
+    async with opened(tmp_path) as archive:
+        archive.add("a.wav", b"one")
+        patch = {"redact_pii_audio": True}
+        archive.service.faults.add(Fault(on="get", action="patch", times=None, patch=patch))
+
+        outcome = await archive.run()
+
+    assert outcome.summary.written == 1
+    assert "redacted_audio" not in outcome.summary.requests
+
+
 async def test_it_is_waited_for(tmp_path: Path) -> None:
     """While the service still makes it, nothing is written, and nothing is paid again."""
     async with opened(tmp_path) as archive, storage() as (url, _):

@@ -3,15 +3,18 @@
 import json
 import os
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from pipeline.errors import ExitCode
-from pipeline.events import Completed, Failed, Written
+from pipeline.events import Completed, Failed, Warned, Written
 from tests.support.runs import Archive, Outcome, opened
 from tests.support.service import Fault
+from tests.support.service_faults import Call
 
 pytestmark = pytest.mark.anyio
 
@@ -63,15 +66,10 @@ async def test_a_bad_answer_never_becomes_a_result(archive: Archive, fault: Faul
 
 @pytest.mark.parametrize(
     "patch",
-    [
-        {"id": "00000000-0000-0000-0000-000000000000"},
-        {"text": None},
-    ],
-    ids=["id", "text"],
+    [{"id": "00000000-0000-0000-0000-000000000000"}, {"id": "x" * 36}],
+    ids=["other", "no id of ours"],
 )
-async def test_a_foreign_answer_is_not_saved(
-    archive: Archive, patch: dict[str, str | None]
-) -> None:
+async def test_a_foreign_answer_is_not_saved(archive: Archive, patch: dict[str, str]) -> None:
     """An answer that is not for this attempt is not saved; the transcript stays paid and parked."""
     archive.add("a.wav", ONE)
     archive.service.faults.add(Fault(on="get", action="patch", times=None, patch=patch))
@@ -103,6 +101,108 @@ async def test_an_answer_about_another_upload_is_not_saved(archive: Archive, sch
     assert outcome.summary.parked == 1
     archive.service.faults.clear()
     assert (await archive.run()).summary.written == 1
+    assert archive.service.requests["submit"] == 2
+
+
+ODD_ANSWERS: dict[str, dict[str, Any]] = {
+    f"{field} {value}": {field: value}
+    for field in ("audio_duration", "error", "speech_model_used", "confidence", "language_code")
+    for value in (True, -1e300, "2", [1], {"a": 1})
+    if not (isinstance(value, str) and field not in ("audio_duration", "confidence"))
+}
+"""What a completed transcript should not say: a value of each kind in each field that is noted."""
+
+
+async def test_what_is_odd_is_saved_as_it_came(archive: Archive) -> None:
+    """Our id and `completed` are enough: it is saved, told, noted, counted as was expected."""
+    for name, patch in ODD_ANSWERS.items():
+        content = name.encode()
+        archive.add(f"{name}.wav", content)
+        of_it = partial(_is_of, archive, content)
+        archive.service.faults.add(
+            Fault(on="get", action="patch", times=None, match=of_it, patch=patch)
+        )
+    archive.add("sound.wav", ONE)
+
+    outcome = await archive.run(delete_remote=True, max_hours=1000)
+
+    assert outcome.summary.written == len(ODD_ANSWERS) + 1
+    for name, patch in ODD_ANSWERS.items():
+        saved = json.loads(archive.results()[f"{name}.wav.json"])
+        assert {key: saved[key] for key in patch} == patch
+    told = [each.message for each in outcome.of(Warned) if "suspicious" in each.message]
+    assert len(told) == len(set(told))
+    rows = await archive.rows(
+        "SELECT transcript_id, odd, deletion, duration_s, price_usd, expected_s FROM attempts"
+    )
+    noted = {row[0]: row for row in rows if row[1] is not None}
+    assert all(any(each in message for message in told) for each in noted)
+    assert len(told) == len(noted) >= len(ODD_ANSWERS) - 2  # a confidence is only shown
+    kept = [each.id for each in archive.service if not each.is_deleted]
+    assert sorted(kept) == sorted(noted)
+    for _, _, deletion, duration_s, price_usd, expected_s in noted.values():
+        assert deletion is None
+        assert duration_s is None or 0 < duration_s < 10
+        assert price_usd is None or price_usd > 0
+        assert expected_s
+    assert archive.service.requests["submit"] == len(ODD_ANSWERS) + 1
+
+
+def _is_of(archive: Archive, content: bytes, call: Call) -> bool:
+    return any(each.id in call.path for each in archive.service.accepted(content))
+
+
+@pytest.mark.parametrize("times", [1, None])
+async def test_a_text_that_is_lacking_is_asked_for_once_more(
+    archive: Archive, times: int | None
+) -> None:
+    """A finished transcript without a text is fetched once more, then saved as it is, and told."""
+    archive.add("a.wav", ONE)
+    archive.service.faults.add(
+        Fault(on="get", action="patch", times=times, patch={"text": None, "status": "completed"})
+    )
+
+    outcome = await archive.run()
+
+    assert outcome.summary.written == 1
+    assert archive.service.requests["get"] == 2
+    assert (json.loads(archive.results()["a.wav.json"])["text"] is None) == (times is None)
+    odd = [each for each in outcome.of(Warned) if "suspicious: it has no `text`" in each.message]
+    assert len(odd) == (times is None)
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [{"audio_url": "HTTPS://Deleted_By_User:443/x?y"}, {"is_deleted": True}],
+    ids=["audio_url", "is_deleted"],
+)
+async def test_what_is_deleted_is_not_saved(archive: Archive, patch: dict[str, Any]) -> None:
+    """What remains of a deleted transcript is no result, however the service says so."""
+    archive.add("a.wav", ONE)
+    archive.service.faults.add(
+        Fault(on="get", action="patch", times=None, patch=patch | {"status": "completed"})
+    )
+
+    outcome = await archive.run()
+
+    assert archive.results() == {}
+    assert "it was deleted at the service" in outcome.summary.reasons["failed"]
+    assert (await archive.rows("SELECT state FROM transcripts")) == [("missing",)]
+
+
+@pytest.mark.parametrize("status", ["never heard of", "", "COMPLETED", None, 5, ["completed"], {}])
+async def test_an_unknown_status_is_not_the_end(archive: Archive, status: object) -> None:
+    """Whatever a row or an answer says for a status that nobody knows, it is asked again."""
+    archive.add("a.wav", ONE)
+    archive.add("b.wav", TWO)
+    for call in ("get", "list"):
+        archive.service.faults.add(
+            Fault(on=call, action="patch", times=2, patch={"status": status})
+        )
+
+    outcome = await archive.run()
+
+    assert (outcome.summary.written, outcome.summary.exit_code) == (2, 0)
     assert archive.service.requests["submit"] == 2
 
 
