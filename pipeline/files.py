@@ -24,6 +24,7 @@ from pipeline.names import temporary
 from pipeline.threads import Threads
 
 __all__ = [
+    "abandon",
     "cannot_write",
     "copy_file",
     "copy_whole",
@@ -104,6 +105,18 @@ def unwritable(error: OSError, what: str) -> DiskFull | OutputNotWritable:
     """What it means for a run that `what` cannot be done: there may be room again, or not."""
     message = f"{what}: {error.strerror}"
     return DiskFull(message) if no_room(error) else OutputNotWritable(message)
+
+
+def abandon() -> None:
+    """
+    Leave every call that is under way in this loop to itself; who waits for it gets an `OSError`.
+
+    For a process that is about to end, and may wait for a disk that does not answer any more. What
+    is called from here on has threads of its own.
+    """
+    threads = _threads.pop(asyncio.get_running_loop(), None)
+    if threads is not None:
+        threads.abandon()
 
 
 def probe(folder: bytes) -> os.stat_result:

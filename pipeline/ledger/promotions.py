@@ -181,5 +181,6 @@ class Promotions(Books):
 
 
 def _replaced(row: sqlite3.Row) -> Replaced:
-    looked = None if row[11] is None else (row[11], row[12], row[13], row[14])
-    return Replaced(*row[:11], looked, row[15])
+    *facts, size, mtime_ns, ctime_ns, inode, price_usd = row
+    looked = None if size is None else (size, mtime_ns, ctime_ns, inode)
+    return Replaced(*facts, *(looked, price_usd))

@@ -5,6 +5,7 @@ Results: in, what a GET of a transcript said; out, what is still pending, and wh
 import json
 import sqlite3
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -84,7 +85,7 @@ class Results(Books):
                 "longest": _SOUGHT_FOR_S,
             },
         )
-        return [Pending(*row, True) for row in rows]
+        return [replace(Pending(*row), is_lost=True) for row in rows]
 
     @transition
     def record_completed(self, attempt_id: int, completion: Completion) -> Delivery:
