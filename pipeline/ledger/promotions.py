@@ -10,7 +10,7 @@ holds the bytes that it is of: whoever asks is told of both.
 """
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.ledger.books import KEEP_RESULT, Books, Promote
 from pipeline.ledger.store import reading, transition
@@ -40,19 +40,19 @@ class Replaced:
     """sha256 of the bytes of the recording as they were read last."""
     folder: bytes | None
     """Of the root, absolute; None where no run has noted it."""
-    looked: tuple[int, int, int, int] | None
-    """Size, mtime_ns, ctime_ns and inode when the recording was read, if it was not in flux."""
-    price_usd: float | None = None
+    price_usd: float | None
     """Of the current one, None where another recording was the one that it was asked for."""
+    looked: tuple[int, int, int, int] | None = None
+    """Size, mtime_ns, ctime_ns and inode when the recording was read, if it was not in flux."""
 
 
 _REPLACED = """
 SELECT v.version_id, v.recording_id, r.root, r.path, r.result, v.result_sha256, r.result_sha256,
   coalesce(v.promote, 'always'), o.content, r.content, f.folder,
-  iif(r.settled, r.size, NULL), r.mtime_ns, r.ctime_ns, r.inode,
   (SELECT a.price_usd FROM attempts a WHERE a.request_key = r.result_key
    AND a.generation = r.result_generation AND a.outcome = 'completed'
-   AND a.recording_id = r.recording_id)
+   AND a.recording_id = r.recording_id),
+  iif(r.settled, r.size, NULL), r.mtime_ns, r.ctime_ns, r.inode
 FROM versions v JOIN recordings r USING (recording_id)
 LEFT JOIN transcripts o ON (o.request_key, o.generation) = (v.result_key, v.result_generation)
 LEFT JOIN roots f ON f.name = r.root
@@ -181,6 +181,6 @@ class Promotions(Books):
 
 
 def _replaced(row: sqlite3.Row) -> Replaced:
-    *facts, size, mtime_ns, ctime_ns, inode, price_usd = row
+    *facts, size, mtime_ns, ctime_ns, inode = row
     looked = None if size is None else (size, mtime_ns, ctime_ns, inode)
-    return Replaced(*facts, *(looked, price_usd))
+    return replace(Replaced(*facts), looked=looked)
