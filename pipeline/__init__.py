@@ -45,6 +45,7 @@ contracts in pyproject.toml hold that.
     events       what happened, as facts
     models       the things that flow, and the states that they are in
     names        what files in the output folder are called
+    addresses    where an address of the internet leads
     threads      blocking calls beside the event loop
     errors       the error tree by consequence, and the exit codes
     engine       apart: a server with a speech model that speaks the service's protocol

@@ -333,7 +333,12 @@ async def _save_redacted(
             await context.client.download(url, spool.write)
             await spool.close()
 
-        await _patiently(attempt)
+        try:
+            await _patiently(attempt)
+        except AnswerUnusable as error:  # no other try makes it another one
+            message = f"no redacted audio for transcript {pending.transcript_id}: {error}"
+            context.emit(events.Warned(message=message))
+            return False
         await _put_beside(context, pending, delivery, spool, suffix, digest)
     return True
 
