@@ -6,11 +6,14 @@ but an empty file in the output folder, which is removed again. The key is named
 fingerprint only.
 """
 
+import os
 import platform
 import sqlite3
 import ssl
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -31,7 +34,7 @@ from pipeline.errors import (
 )
 from pipeline.ledger.mounts import mount_table, remote_file_system
 from pipeline.lines import visible
-from pipeline.settings import Settings, key_fingerprint, require_key
+from pipeline.settings import Settings, exposed, key_fingerprint, require_key
 
 __all__ = ["Finding", "examine"]
 
@@ -48,10 +51,13 @@ class Finding:
     subject: str
     text: str
     exit_code: ExitCode = ExitCode.DONE
-    """What a run would end with because of it; `DONE` for what is in order."""
+    """What a run would end with because of it; `DONE` for what it can work with."""
+    is_warning: bool = False
+    """Whether it is not in order all the same."""
 
     def __str__(self) -> str:
-        mark = "ok" if self.exit_code is ExitCode.DONE else "!!"
+        is_fine = self.exit_code is ExitCode.DONE and not self.is_warning
+        mark = "ok" if is_fine else "!!"
         return visible(f"{mark}  {self.subject:<9} {self.text}")
 
 
@@ -108,10 +114,27 @@ def _places(settings: Settings) -> Iterator[Finding]:
         except OSError as error:
             text = f"{folder} cannot be written: {error.strerror}"
             yield Finding(name, text, OutputNotWritable.exit_code)
+    yield from _rights(settings)
     ledger = settings.state or settings.output
     if ledger and (kind := remote_file_system(ledger, mount_table())):
         text = f"{ledger} is on a network file system ({kind}): keep the ledger on a local disk"
         yield Finding("state", f"{text} with `--state`", LedgerUnusable.exit_code)
+
+
+def _rights(settings: Settings) -> Iterator[Finding]:
+    """Where others than the owner can read who was recorded, and what was asked for."""
+    if settings.output is None and settings.state is None:
+        return
+    state = settings.state_dir
+    private = (stat.S_IMODE(os.stat(state).st_mode) & 0o077) == 0 if state.is_dir() else True
+    if private:  # then nobody else reaches what is in it
+        return
+    for place in (state, state / "ledger.sqlite3"):
+        with suppress(OSError):
+            mode = stat.S_IMODE(place.stat().st_mode)
+            if mode & 0o077:
+                text = f"{place} has the mode {mode:04o}: others can read it; `chmod go=` helps"
+                yield Finding("rights", text, is_warning=True)
 
 
 def _engine(settings: Settings) -> Finding:
@@ -152,6 +175,8 @@ def _service(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
         yield Finding("key", str(error).partition("\n")[0], error.exit_code)
         return
     yield Finding("key", f"fingerprint {key_fingerprint(key)}")
+    if warning := exposed(settings):
+        yield Finding("key", warning, is_warning=True)
     try:
         run_stoppable(partial(_newest, settings, settings.base_url, key))
     except BatchError as error:

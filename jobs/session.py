@@ -45,7 +45,7 @@ from pipeline.lines import hide
 from pipeline.models import Root
 from pipeline.progress import EventFile
 from pipeline.promote import Settled, settle
-from pipeline.settings import Settings, key_fingerprint, require_key
+from pipeline.settings import Settings, exposed, key_fingerprint, require_key
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing
 
@@ -204,6 +204,8 @@ async def session(
             output=printable(os.fsencode(settings.output or "")),
         )
         totals(started)
+        if key and (warning := await to_thread.run_sync(exposed, settings)):
+            totals(Warned(message=warning))
         for address, count in () if is_offline else await ledger.elsewhere():
             totals(Warned(message=f"{count} transcripts are open at {address}, and stay there"))
         client = await stack.enter_async_context(

@@ -20,9 +20,10 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import anyio
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter
 
 from pipeline import wire
+from pipeline.destinations import Outside
 from pipeline.errors import (
     AccessDoubted,
     AnswerUnusable,
@@ -114,15 +115,29 @@ class Client:
             self._submits = await stack.enter_async_context(
                 self._session(trace, keepalive_s=_IDLE_SUBMIT_S)
             )
+            self._outside = Outside(self._base_url)
+            stack.push_async_callback(self._outside.close)
+            # Where a proxy resolves names, there is nothing to be seen of what they lead to.
+            resolver = None if system_proxy(self._base_url) else self._outside
+            self._downloads = await stack.enter_async_context(
+                self._session(keepalive_s=15.0, resolver=resolver)
+            )
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    def _session(self, *traces: aiohttp.TraceConfig, keepalive_s: float) -> aiohttp.ClientSession:
+    def _session(
+        self,
+        *traces: aiohttp.TraceConfig,
+        keepalive_s: float,
+        resolver: AbstractResolver | None = None,
+    ) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=keepalive_s, resolver=resolver
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=self._connect_s, sock_read=self._stall_s
@@ -237,13 +252,16 @@ class Client:
         """
         Pass on the bytes of a file at an address that the service gave, without the key.
 
+        An address of this machine or its network is refused, unless the service is there itself.
+
         Raises:
             RequestRejected: it is not there, or not any more.
             AnswerUnusable: it is no address, not a trusted one, or the file has no end.
         """
         try:
             with self._translated("download", self._connect_s + self._answer_s):
-                response = await self._http.get(url, allow_redirects=False)
+                await self._outside.require(url)
+                response = await self._downloads.get(url, allow_redirects=False)
         except SettingsError as error:
             # Another host: what is wrong with it concerns this recording alone.
             raise AnswerUnusable(f"download: {_describe(error.__cause__ or error)}") from error

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import json
+import socket
 import ssl
 import sys
 import tracemalloc
@@ -21,6 +22,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute
 from anyio.streams.tls import TLSListener
 
 from pipeline.client import Client, Handover
+from pipeline.destinations import is_public, leads
 from pipeline.errors import (
     AccessDoubted,
     AnswerUnusable,
@@ -997,7 +999,7 @@ async def test_redacted_audio_may_take_a_while(service: ScriptedService, client:
 async def test_a_download_is_sent_no_key() -> None:
     """The file is fetched from whatever host has it, which learns nothing of the key."""
     body = bytearray()
-    async with answering(http(b"redacted")) as elsewhere, a_client("http://service.invalid") as one:
+    async with answering(http(b"redacted")) as elsewhere, a_client("http://localhost:9") as one:
         await one.download(f"{elsewhere.url}/signed?x=1", taking(body))
 
     assert body == b"redacted"
@@ -1051,6 +1053,56 @@ async def test_an_untrusted_host_of_a_download_concerns_one_recording(client: Cl
     async with answering(http(b"redacted"), context) as elsewhere:
         with pytest.raises(AnswerUnusable):
             await client.download(f"https://127.0.0.1:{elsewhere.port}", taking(bytearray()))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "localhost", "LOCALHOST.", "some.localhost", "127.1", "2130706433"),
+        *("0x7f000001", "0x7f.1", "0177.0.0.1", "127.0.0.1.", "１２7.0.0.1", "[::1]", "0"),
+        *("[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0.0.0.0", "[::]", "169.254.169.254"),
+        *("10.0.0.1", "172.16.3.4", "192.168.1.1", "100.64.0.1", "198.18.0.1", "224.0.0.1"),
+        *("255.255.255.255", "[fe80::1]", "[fd00::1]", "[ff02::1]", "[64:ff9b::a9fe:a9fe]"),
+        *("[2002:7f00:1::]", "[::127.0.0.1]", "user:pass@127.0.0.1"),
+    ],
+)
+async def test_a_download_does_not_lead_inside(host: str) -> None:
+    """However its host is spelt, a link of a service on the internet never leads to our network."""
+    async with answering(http(b"secret")) as inside, a_client("http://203.0.114.1") as one:
+        with anyio.fail_after(20), pytest.raises(AnswerUnusable):
+            await one.download(f"http://{host}:{inside.port}/x", taking(bytearray()))
+
+    assert inside.requests == []
+
+
+async def test_a_name_that_leads_inside_is_refused_where_it_is_connected_to() -> None:
+    """What a name resolves to is looked at as it is connected to: no other look-up counts."""
+    here = socket.gethostname()
+    try:
+        addresses = {each[4][0] for each in socket.getaddrinfo(here, None)}
+    except OSError:
+        pytest.skip("this machine has no name that it knows itself by")
+    if leads(here) or any(is_public(str(each)) for each in addresses):
+        pytest.skip("this machine is on the internet")
+    async with answering(http(b"secret")) as inside, a_client("http://203.0.114.1") as one:
+        with anyio.fail_after(20), pytest.raises(AnswerUnusable, match="this machine"):
+            await one.download(f"http://{here}:{inside.port}/x", taking(bytearray()))
+
+    assert inside.requests == []
+
+
+async def test_behind_a_proxy_what_is_spelt_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy resolves names on its own network; what is an address by itself is refused."""
+    async with answering(http(b"through the proxy")) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        async with a_client("http://203.0.114.1") as one:
+            with pytest.raises(AnswerUnusable):
+                await one.download("http://169.254.169.254/x", taking(bytearray()))
+            body = bytearray()
+            await one.download("http://files.invalid/x", taking(body))
+
+    assert body == b"through the proxy"
+    assert len(proxy.requests) == 1
 
 
 async def test_a_download_is_as_verbatim_as_a_transcript(client: Client) -> None:

@@ -12,6 +12,7 @@ from anyio import to_thread
 from pipeline.engine import stored_key
 from pipeline.engine.store import Store as EngineStore
 from pipeline.errors import ExitCode, LedgerUnusable, SettingsError
+from pipeline.events import Warned
 from pipeline.files import copy_whole, made, regular, sha256_of
 from pipeline.ledger import copy_of
 from pipeline.ledger.lock import lock
@@ -262,3 +263,17 @@ async def test_a_lock_is_its_owners(tmp_path: Path) -> None:
     """The lock tells who works where to its owner alone."""
     async with lock(tmp_path / "lock"):
         assert mode(tmp_path / "lock") == 0o600
+
+
+@pytest.mark.parametrize(("rights", "count"), [(0o600, 0), (0o644, 1)])
+async def test_a_run_says_that_others_can_read_the_key(
+    archive: Archive, rights: int, count: int
+) -> None:
+    """A file of the key that is not its owner's alone is a warning of each run, and no more."""
+    settings = archive.settings()
+    (archive.root / "key").chmod(rights)
+
+    outcome = await archive.run(**{"api_key_file": settings.api_key_file})
+
+    assert sum("others can read it" in each.message for each in outcome.of(Warned)) == count
+    assert outcome.summary.written == 1

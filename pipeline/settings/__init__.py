@@ -27,7 +27,7 @@ from pipeline.settings.grammar import (
     parse_size,
 )
 from pipeline.settings.hooks import HOOK_VARIABLES, Heartbeat, Hooks, is_url
-from pipeline.settings.key import key_fingerprint, read_api_key, require_key
+from pipeline.settings.key import exposed, key_fingerprint, read_api_key, require_key
 from pipeline.settings.model import FORMATS, PRICES, PROVIDERS, Rule, Settings, Timeouts, Uploads
 from pipeline.settings.sources import load_settings, origins
 
@@ -46,6 +46,7 @@ __all__ = [
     "Timetable",
     "Uploads",
     "Window",
+    "exposed",
     "glob_pattern",
     "is_url",
     "key_fingerprint",

@@ -6,6 +6,7 @@ setting itself, so that neither a file of settings nor a list of them can give i
 """
 
 import shlex
+import stat
 import subprocess
 from collections.abc import Mapping
 from hashlib import sha256
@@ -13,7 +14,13 @@ from hashlib import sha256
 from pipeline.errors import KeyRefused, SettingsError
 from pipeline.settings.model import Settings
 
-__all__ = ["API_KEY_COMMAND_TIMEOUT_S", "key_fingerprint", "read_api_key", "require_key"]
+__all__ = [
+    "API_KEY_COMMAND_TIMEOUT_S",
+    "exposed",
+    "key_fingerprint",
+    "read_api_key",
+    "require_key",
+]
 
 API_KEY_COMMAND_TIMEOUT_S = 60.0
 """A password manager may ask its user first."""
@@ -92,6 +99,21 @@ def require_key(settings: Settings, environ: Mapping[str, str]) -> str:
             "hint: `--provider local` needs none and transcribes on this machine",
         )
     return key
+
+
+def exposed(settings: Settings) -> str | None:
+    """
+    What is to be said of a key file that others than its owner can read; None where there is none.
+
+    Blocks: call it in a thread.
+    """
+    place = settings.api_key_file
+    try:
+        if place is None or not (mode := stat.S_IMODE(place.stat().st_mode)) & 0o077:
+            return None
+    except OSError:
+        return None  # which is told when it is read
+    return f"`api_key_file` {place} has the mode {mode:04o}: others can read it; `chmod 600` helps"
 
 
 def key_fingerprint(key: str) -> str:

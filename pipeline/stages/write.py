@@ -393,7 +393,12 @@ async def _save_redacted(
             await context.client.download(url, spool.write)
             await spool.close()
 
-        await _patiently(attempt)
+        try:
+            await _patiently(attempt)
+        except AnswerUnusable as error:  # no other try makes it another one
+            message = f"no redacted audio for transcript {pending.transcript_id}: {error}"
+            context.emit(events.Warned(message=message))
+            return False
         await _put_beside(context, delivery, spool, suffix, digest)
     return True
 

@@ -154,3 +154,43 @@ def test_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert found["proxy"][0].text == "http://127.0.0.1:9"
     assert "hunter22" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("folder", "ledger", "told"),
+    [
+        (0o700, 0o644, []),
+        (0o700, 0o600, []),
+        (0o755, 0o600, [""]),
+        (0o755, 0o644, ["", "ledger.sqlite3"]),
+        (0o710, 0o640, ["", "ledger.sqlite3"]),
+    ],
+)
+def test_what_others_can_read_is_a_warning(
+    tmp_path: Path, folder: int, ledger: int, told: list[str]
+) -> None:
+    """A state folder or ledger that others can reach is marked, and no reason not to run."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/ledger.sqlite3").touch()
+    (tmp_path / "state/ledger.sqlite3").chmod(ledger)
+    (tmp_path / "state").chmod(folder)
+
+    found = findings(Settings(provider="local", state=tmp_path / "state")).get("rights", [])
+
+    assert [each.text.partition(" has")[0] for each in found] == [
+        str(tmp_path / "state" / name) for name in told
+    ]
+    assert all(str(each).startswith("!!") for each in found)
+    assert {each.exit_code for each in found} <= {ExitCode.DONE}
+
+
+def test_a_key_file_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
+    """The mode of the file is said beside the fingerprint of the key."""
+    (tmp_path / "key").write_text(KEY)
+    (tmp_path / "key").chmod(0o644)
+    with service(200, LIST) as (url, _):
+        found = findings(Settings(provider=url, api_key_file=tmp_path / "key"))["key"]
+
+    assert [each.exit_code for each in found] == [ExitCode.DONE, ExitCode.DONE]
+    assert "0644" in str(found[1])
+    assert str(found[1]).startswith("!!")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ExitCode, KeyRefused, SettingsError
-from pipeline.settings import Settings, key_fingerprint, read_api_key, require_key
+from pipeline.settings import Settings, exposed, key_fingerprint, read_api_key, require_key
 
 
 def test_key_is_read_from_the_file_before_the_variable(tmp_path: Path) -> None:
@@ -70,3 +70,28 @@ def test_fingerprints_tell_keys_apart() -> None:
     """Equal keys have equal fingerprints, others do not, and none holds its key."""
     assert key_fingerprint("a-key") == key_fingerprint("a-key") != key_fingerprint("b-key")
     assert re.fullmatch("[0-9a-f]{12}", key_fingerprint("a-key"))
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o600, 0o700])
+def test_a_key_for_its_owner_alone_is_in_order(tmp_path: Path, mode: int) -> None:
+    """Of a file that only its owner can read there is nothing to be said, nor of none."""
+    (tmp_path / "key").touch()
+    (tmp_path / "key").chmod(mode)
+
+    assert exposed(Settings(api_key_file=tmp_path / "key")) is None
+    assert exposed(Settings(api_key_file=tmp_path / "nowhere")) is None
+    assert exposed(Settings()) is None
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o644, 0o604, 0o660, 0o601])
+def test_a_key_that_others_can_reach_is_said(tmp_path: Path, mode: int) -> None:
+    """A file with any right of others is named, with its mode and what helps."""
+    (tmp_path / "key").touch()
+    (tmp_path / "key").chmod(mode)
+
+    said = exposed(Settings(api_key_file=tmp_path / "key"))
+
+    assert said is not None
+    assert str(tmp_path / "key") in said
+    assert f"{mode:04o}" in said
+    assert "chmod 600" in said

@@ -134,3 +134,15 @@ async def test_a_recording_may_be_called_redacted(tmp_path: Path) -> None:
         outcome = await archive.run()
 
     assert (outcome.summary.found, outcome.summary.written) == (1, 1)
+
+
+async def test_an_address_that_no_audio_can_be_at_costs_no_result(tmp_path: Path) -> None:
+    """A link that is refused is told, and the transcript is saved without its audio."""
+    async with opened(tmp_path) as archive:
+        archive.add("a.wav", b"one")
+        archive.service.faults.add(ready("http://["))
+
+        outcome = await archive.run(transcript=OPTIONS)
+
+    assert outcome.summary.written == 1
+    assert any("no redacted audio" in warned.message for warned in outcome.of(Warned))
