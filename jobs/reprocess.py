@@ -51,8 +51,9 @@ class Reprocessed:
 
     @property
     def exit_code(self) -> ExitCode:
-        """That of the run, or that a result is left between two places."""
-        left = ExitCode.PARTIAL if self.settled.left else ExitCode.DONE
+        """That of the run, or that a result is left between two places, or could not come back."""
+        is_all = not (self.settled.left or self.settled.foreign)
+        left = ExitCode.DONE if is_all else ExitCode.PARTIAL
         return ExitCode.worst(ExitCode(self.summary.exit_code), left)
 
     def facts(self) -> dict[str, Any]:
@@ -65,6 +66,7 @@ class Reprocessed:
             "back": self.settled.back,
             "stayed": self.settled.stayed,
             "left": self.settled.left,
+            "foreign": self.settled.foreign,
         }
 
     def __str__(self) -> str:
@@ -76,6 +78,8 @@ class Reprocessed:
             lines.append(f"{older} stayed in place; the new ones are in `versions/`")
         if self.settled.left:
             lines.append(f"{count(self.settled.left, 'result')} left to the next run: see above")
+        if self.settled.foreign:
+            lines.append(f"{count(self.settled.foreign, 'older result')} of other bytes: see above")
         if self.settled.stayed:
             lines.append(
                 f"hint: `overnight reprocess --rollback {self.summary.run_id}` takes it back"
@@ -224,7 +228,7 @@ async def finish(settings: Settings, *, emit: Emit) -> ExitCode:
         BatchError: as `session` does.
     """
     async with session(settings, is_offline=True, emit=emit) as run:  # does it when it begins
-        is_left = await run.context.ledger.unsettled(0, 1)
+        is_left = run.settled.foreign or await run.context.ledger.unsettled(0, 1)
     return ExitCode.PARTIAL if is_left else ExitCode.DONE
 
 
@@ -244,7 +248,8 @@ class RolledBack:
     @property
     def exit_code(self) -> ExitCode:
         """Whether all that the run replaced is back."""
-        is_all = not (self.others or self.settled.left or self.settled.stayed)
+        settled = self.settled
+        is_all = not (self.others or settled.left or settled.stayed or settled.foreign)
         return ExitCode.DONE if is_all else ExitCode.PARTIAL
 
     def facts(self) -> dict[str, Any]:
@@ -257,6 +262,7 @@ class RolledBack:
             "lost": self.settled.stayed,
             "left": self.settled.left,
             "others": self.others,
+            "foreign": self.settled.foreign,
         }
 
     def __str__(self) -> str:
@@ -266,6 +272,8 @@ class RolledBack:
         lines = [f"{results} back to what was there before the run {self.run_id}"]
         if self.others:
             lines.append(f"{count(self.others, 'recording')} have a newer result, or wait for one")
+        if self.settled.foreign:
+            lines.append(f"{count(self.settled.foreign, 'older result')} of other bytes: see above")
         if self.settled.stayed:
             lines.append(f"{count(self.settled.stayed, 'older result')} lost: see above")
         if self.settled.left:

@@ -44,7 +44,7 @@ from pipeline.ledger.lock import lock
 from pipeline.lines import hide
 from pipeline.models import Root
 from pipeline.progress import EventFile
-from pipeline.promote import settle
+from pipeline.promote import Settled, settle
 from pipeline.settings import Settings, key_fingerprint, require_key
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing
@@ -105,6 +105,8 @@ class Session:
     """What was told of it first."""
     started_at: float
     """The file system's own time before anything was written, Unix seconds."""
+    settled: Settled
+    """What became of results that an earlier run left between two places."""
 
 
 @asynccontextmanager
@@ -221,9 +223,8 @@ async def session(
             emit=totals,
             roots={root.name: root for root in roots},
         )
-        if not settings.dry_run:
-            await settle(context)
-        yield Session(run_id, context, totals, folder, started, started_at)
+        settled = Settled() if settings.dry_run else await settle(context)
+        yield Session(run_id, context, totals, folder, started, started_at, settled)
         with suppress(BatchError):  # said already, if the ledger cannot be written
             await ledger.record_requests(client.limiter.take_unrecorded(), window_s)
 

@@ -133,8 +133,11 @@ async def transcribe(
                     rendered = await _render_lacking(context)
                     # Which of two results stays is not what the run came to.
                     summary = await _summary(context, sources, scans, run.totals)
-                    await (settle(context) if ended is None else ended(context, run.folder))
+                    later = ended and ended(context, run.folder)
+                    await (later or settle(context, run.settled))
             summary = summary or await _summary(context, sources, scans, run.totals)
+            if run.settled.foreign:
+                summary.exit_code = ExitCode.worst(ExitCode(summary.exit_code), ExitCode.PARTIAL)
             summary.run_id = run.run_id
             summary.rendered = rendered
             summary.due_hours, summary.due_cost_usd = round(due.hours, 4), due.cost_usd

@@ -8,7 +8,8 @@ their places, and a ledger that says so.
     the ledger                  -- in one step   ->  the old one is current, the new one replaced
 
 Each step may be the last one: whatever was done is found done, and what is left is done by the next
-run, before it looks at anything else. Both results lie on disk all the time.
+run, before it looks at anything else. Both results lie on disk all the time. What is of other bytes
+than its recording holds by now, be it that the ledger has not seen that yet, stays where it is.
 """
 
 import os
@@ -33,7 +34,7 @@ __all__ = ["Settled", "Verdict", "settle", "settle_one"]
 
 _PAGE = 100
 
-Verdict = Literal["back", "stayed", "left"]
+Verdict = Literal["back", "stayed", "left", "foreign"]
 """What became of a replaced result: as the fields of `Settled`."""
 
 
@@ -47,6 +48,8 @@ class Settled:
     """New results that are the better ones, or whose older one is gone."""
     left: int = 0
     """Not settled: a file could not be written. The next run tries it again."""
+    foreign: int = 0
+    """Older results of other bytes than their recordings hold: they stay where they are."""
 
     def count(self, verdict: Verdict) -> None:
         """One more of them."""
@@ -71,6 +74,10 @@ async def settle(context: Context, settled: Settled | None = None) -> Settled:
 async def settle_one(context: Context, each: Replaced) -> Verdict:
     """The same for one of them."""
     try:
+        if each.promote != "always" and not await _is_of_its_bytes(each):
+            _warn(context, each, "its older result is of other bytes than it holds: this one stays")
+            await context.ledger.settle(each.version_id, comes_back=False)
+            return "foreign"
         if await _comes_back(context, each) and await _bring_back(context, each):
             return "back"
     except (OSError, BrokenWorkerProcess, KeyboardInterrupt, MemoryError) as error:
@@ -80,6 +87,28 @@ async def settle_one(context: Context, each: Replaced) -> Verdict:
         return "left"
     await context.ledger.settle(each.version_id, comes_back=False)
     return "stayed"
+
+
+async def _is_of_its_bytes(each: Replaced) -> bool:
+    """Whether a replaced result is of what its recording holds, or held when it was there last."""
+    if each.made_of is None or each.made_of != each.holds:
+        return False
+    if each.folder is None:
+        return True
+    source = os.path.join(each.folder, each.path)
+    try:
+        found = await _shape(source)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    # Its times are others, or were in flux: only its bytes can tell.
+    return found == each.looked or await sha256_of(source) == each.holds
+
+
+@in_thread
+def _shape(source: bytes) -> str:
+    """Size, mtime_ns, ctime_ns and inode of a file."""
+    found = os.stat(source)
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
 async def _comes_back(context: Context, each: Replaced) -> bool:

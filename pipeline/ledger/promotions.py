@@ -5,7 +5,8 @@ ones that have to come back, and what stood in their place among the replaced.
 A row of `versions` is a result that another one took the place of. One that comes back trades
 places with it: its row goes, and the other one gets a row of its own, so that it can come back too.
 What a run has written itself, and put aside again, is none of what it replaced, whichever run does
-that. A result comes back only in the place of what it gave way to.
+that. A result comes back only in the place of what it gave way to, and only while its recording
+holds the bytes that it is of: whoever asks is told of both.
 """
 
 from dataclasses import dataclass
@@ -32,17 +33,28 @@ class Replaced:
     """sha256 of the current one, hex."""
     promote: Promote
     """`always` where nothing is left to be done: the current one stays."""
+    made_of: str | None
+    """sha256 of the bytes that the replaced one is of, None where that is not known."""
+    holds: str | None
+    """sha256 of the bytes of the recording as they were read last."""
+    folder: bytes | None
+    """Of the root, absolute; None where no run has noted it."""
+    looked: str | None
+    """Size, mtime_ns, ctime_ns and inode when the recording was read, None if it was in flux."""
     price_usd: float | None = None
     """Of the current one, None where another recording was the one that it was asked for."""
 
 
 _REPLACED = """
 SELECT v.version_id, v.recording_id, r.root, r.path, r.result, v.result_sha256, r.result_sha256,
-  coalesce(v.promote, 'always'),
+  coalesce(v.promote, 'always'), o.content, r.content, f.folder,
+  iif(r.settled, r.size || ' ' || r.mtime_ns || ' ' || r.ctime_ns || ' ' || r.inode, NULL),
   (SELECT a.price_usd FROM attempts a WHERE a.request_key = r.result_key
    AND a.generation = r.result_generation AND a.outcome = 'completed'
    AND a.recording_id = r.recording_id)
 FROM versions v JOIN recordings r USING (recording_id)
+LEFT JOIN transcripts o ON (o.request_key, o.generation) = (v.result_key, v.result_generation)
+LEFT JOIN roots f ON f.name = r.root
 """
 
 _REPLACED_BY = "v.run_id = ? AND v.written_run IS NOT v.run_id AND v.replaced_by IS NOT NULL"
