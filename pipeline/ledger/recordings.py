@@ -242,14 +242,14 @@ class Recordings(Books):
         `key` is what is asked for now. A redo that was agreed to goes on; one of other options than
         these does not, nor one with these that came to nothing where the result is as asked for.
         """
+        if key is None or not _has_result(row, size_of):
+            return False
         made_of = self.db.execute(
             "SELECT content FROM transcripts WHERE request_key = ? AND generation = ?",
             (row["result_key"], row["result_generation"]),
         ).fetchone()
-        if key is None or made_of is None or made_of["content"] != row["content"]:
+        if made_of is None or made_of["content"] != row["content"]:
             return False  # what lies there is of other bytes
-        if not _has_result(row, size_of):
-            return False
         at = (row["request_key"], row["generation"])
         if key != at[0] or at == (row["result_key"], row["result_generation"]):
             return True
