@@ -265,7 +265,9 @@ class Recordings(Books):
             return
         self.db.execute(
             "UPDATE recordings SET state = 'written', reason = NULL, request_key = result_key,"
-            " generation = result_generation, promote = NULL, waits = 0 WHERE recording_id = ?",
+            " generation = result_generation, promote = NULL, waits = 0, options ="
+            " (SELECT t.options FROM transcripts t WHERE (t.request_key, t.generation) ="
+            "  (result_key, result_generation)) WHERE recording_id = ?",
             (row["recording_id"],),
         )
         self._lies_here(row["result_key"], row["result_generation"])

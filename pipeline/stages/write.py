@@ -295,7 +295,11 @@ async def _copy_from(
             if digest not in (None, found):
                 return False
             head = await spool.head()
-        except (OSError, PipelineError, ValueError):  # gone, or none: it can be fetched
+        except OSError as error:
+            if error.errno in _NO_ROOM or await cannot_write(context.place(b"")):
+                raise  # of the copy, not of what is copied: no reason to call that missing
+            return False
+        except (PipelineError, ValueError):  # no transcript: it can be fetched
             return False
         if digest is None and (head.id != pending.transcript_id or head.is_deleted):
             return False
