@@ -22,6 +22,7 @@ from pipeline.errors import AnswerUnusable
 from pipeline.events import Warned
 from pipeline.files import in_thread, regular, sha256_of
 from pipeline.ledger.promotions import Replaced
+from pipeline.models import signed
 from pipeline.names import derived
 from pipeline.quality import Appraisal, appraise, is_better
 from pipeline.redaction import bring_audio_back, put_audio_aside
@@ -105,9 +106,11 @@ async def _is_of_its_bytes(each: Replaced) -> bool:
 
 
 @in_thread
-def _shape(source: bytes) -> tuple[int, int, int, int]:
+def _shape(source: bytes) -> str:
+    """Size, mtime_ns, ctime_ns and inode of a file."""
     found = os.stat(source)
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    times = f"{signed(found.st_mtime_ns)} {signed(found.st_ctime_ns)}"
+    return f"{found.st_size} {times} {signed(found.st_ino)}"
 
 
 async def _comes_back(context: Context, each: Replaced) -> bool:

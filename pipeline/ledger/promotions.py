@@ -9,8 +9,7 @@ that. A result comes back only in the place of what it gave way to, and only whi
 holds the bytes that it is of: whoever asks is told of both.
 """
 
-import sqlite3
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pipeline.ledger.books import KEEP_RESULT, Books, Promote
 from pipeline.ledger.store import reading, transition
@@ -40,19 +39,19 @@ class Replaced:
     """sha256 of the bytes of the recording as they were read last."""
     folder: bytes | None
     """Of the root, absolute; None where no run has noted it."""
-    price_usd: float | None
+    looked: str | None
+    """Size, mtime_ns, ctime_ns and inode when the recording was read, None if it was in flux."""
+    price_usd: float | None = None
     """Of the current one, None where another recording was the one that it was asked for."""
-    looked: tuple[int, int, int, int] | None = None
-    """Size, mtime_ns, ctime_ns and inode when the recording was read, if it was not in flux."""
 
 
 _REPLACED = """
 SELECT v.version_id, v.recording_id, r.root, r.path, r.result, v.result_sha256, r.result_sha256,
   coalesce(v.promote, 'always'), o.content, r.content, f.folder,
+  iif(r.settled, r.size || ' ' || r.mtime_ns || ' ' || r.ctime_ns || ' ' || r.inode, NULL),
   (SELECT a.price_usd FROM attempts a WHERE a.request_key = r.result_key
    AND a.generation = r.result_generation AND a.outcome = 'completed'
-   AND a.recording_id = r.recording_id),
-  iif(r.settled, r.size, NULL), r.mtime_ns, r.ctime_ns, r.inode
+   AND a.recording_id = r.recording_id)
 FROM versions v JOIN recordings r USING (recording_id)
 LEFT JOIN transcripts o ON (o.request_key, o.generation) = (v.result_key, v.result_generation)
 LEFT JOIN roots f ON f.name = r.root
@@ -79,7 +78,7 @@ class Promotions(Books):
             " ORDER BY 1 LIMIT ?",
             (run_id, after, limit),
         )
-        return [_replaced(row) for row in rows]
+        return [Replaced(*row) for row in rows]
 
     @reading
     def unsettled(self, after: int, limit: int) -> list[Replaced]:
@@ -89,7 +88,7 @@ class Promotions(Books):
             f" AND {MAY_COME_BACK} ORDER BY 1 LIMIT ?",
             (after, limit),
         )
-        return [_replaced(row) for row in rows]
+        return [Replaced(*row) for row in rows]
 
     @reading
     def made_with(self, run_id: str) -> tuple[list[str], str | None, str | None]:
@@ -178,9 +177,3 @@ class Promotions(Books):
             },
         )
         self.db.execute("DELETE FROM versions WHERE version_id = ?", (version_id,))
-
-
-def _replaced(row: sqlite3.Row) -> Replaced:
-    *facts, size, mtime_ns, ctime_ns, inode = row
-    looked = None if size is None else (size, mtime_ns, ctime_ns, inode)
-    return replace(Replaced(*facts), looked=looked)

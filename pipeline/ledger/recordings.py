@@ -249,14 +249,14 @@ class Recordings(Books):
         `key` is what is asked for now. A redo that was agreed to goes on; one of other options than
         these does not, nor one with these that came to nothing where the result is as asked for.
         """
+        if key is None or not _has_result(row, size_of):
+            return False
         made_of = self.db.execute(
             "SELECT content FROM transcripts WHERE request_key = ? AND generation = ?",
             (row["result_key"], row["result_generation"]),
         ).fetchone()
-        if key is None or made_of is None or made_of["content"] != row["content"]:
+        if made_of is None or made_of["content"] != row["content"]:
             return False  # what lies there is of other bytes
-        if not _has_result(row, size_of):
-            return False
         at = (row["request_key"], row["generation"])
         if key != at[0] or at == (row["result_key"], row["result_generation"]):
             return True
@@ -272,7 +272,9 @@ class Recordings(Books):
             return
         self.db.execute(
             "UPDATE recordings SET state = 'written', reason = NULL, request_key = result_key,"
-            " generation = result_generation, promote = NULL, waits = 0 WHERE recording_id = ?",
+            " generation = result_generation, promote = NULL, waits = 0, options ="
+            " (SELECT t.options FROM transcripts t WHERE (t.request_key, t.generation) ="
+            "  (result_key, result_generation)) WHERE recording_id = ?",
             (row["recording_id"],),
         )
         self._lies_here(row["result_key"], row["result_generation"])

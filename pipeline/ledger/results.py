@@ -156,20 +156,22 @@ class Results(Books):
         key, generation, duration_s = attempt
         for recording_id in kept_for:
             self._keep_aside(recording_id, key, generation, size, sha256, duration_s)
-        to_write = [(recording_id, key, generation) for recording_id in recording_ids]
+        to_write = [(each, key, generation, key, generation) for each in recording_ids]
         self.db.executemany(
-            f"{KEEP_RESULT} AND state = 'found' AND request_key = ? AND generation = ?"
-            " AND result_size IS NOT NULL AND result_sha256 <> ?",
+            f"{KEEP_RESULT} AND {_TAKES} AND result_size IS NOT NULL AND result_sha256 <> ?",
             [(self.run.run_id, self.now(), sha256, *each, sha256) for each in to_write],
         )
         self.db.executemany(
-            "UPDATE recordings SET state = 'written', reason = NULL, kept = 0, duration_s = ?,"
+            "UPDATE recordings SET state = 'written', reason = NULL, kept = request_key <> ?,"
+            " request_key = ?, generation = ?, duration_s = ?,"
             " result_size = ?, result_sha256 = ?, result_key = ?, result_generation = ?,"
             " written_run = ?, lacking = NULL, promote = NULL"
-            " WHERE recording_id = ? AND state = 'found'"
-            " AND request_key = ? AND generation = ?",
+            f" WHERE recording_id = ? AND {_TAKES}",
             [
-                (duration_s, size, sha256, key, generation, self.run.run_id, *each)
+                (
+                    *(key, key, generation, duration_s),
+                    *(size, sha256, key, generation, self.run.run_id, *each),
+                )
                 for each in to_write
             ],
         )
@@ -368,6 +370,12 @@ class Results(Books):
             [(recording_id,) for recording_id in recording_ids],
         )
 
+
+# The second: a scan took an older result for its own while this one was put in its place.
+_TAKES = """
+(state = 'found' AND request_key = ? AND generation = ? OR state = 'written' AND content =
+  (SELECT content FROM transcripts WHERE request_key = ? AND generation = ?))
+"""
 
 _DUE = """
 FROM attempts a JOIN transcripts t USING (request_key, generation)

@@ -7,7 +7,6 @@ every recording of the content has its result, so nothing that goes wrong here c
 for it again.
 """
 
-import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -33,7 +32,7 @@ from pipeline.errors import (
     TranscriptUnknown,
 )
 from pipeline.events import printable
-from pipeline.files import cannot_write, obstacle, put_whole
+from pipeline.files import cannot_write, no_room, obstacle, put_whole
 from pipeline.models import Completion, Delivery, Pending, Recipient
 from pipeline.names import derived, temporary, version
 from pipeline.redaction import put_audio_aside
@@ -52,7 +51,6 @@ _YOUNG_S = 60.0
 _REDACTION_S = 600.0
 _TEXTLESS_S = 1.0
 _RENDER_BATCH = 100
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 async def write(
@@ -231,7 +229,7 @@ def _tell_completed(
 
 async def _put_off(context: Context, pending: Pending, error: Exception) -> None:
     """What cannot be fetched or saved now: never failed, fetched again later."""
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    if isinstance(error, OSError) and no_room(error):
         context.intake.end(DiskFull(f"no room for results: {error.strerror}"))
         return
     if isinstance(error, OSError) and await cannot_write(context.place(b"")):
@@ -318,7 +316,11 @@ async def _copy_from(
         try:
             found = await spool.copy_from(source)
             head = None if digest else await spool.head()
-        except (OSError, PipelineError, ValueError):  # gone, or none: it can be fetched
+        except OSError as error:
+            if no_room(error) or await cannot_write(context.place(b"")):
+                raise  # of the copy, not of what is copied: no reason to call that missing
+            return False
+        except (PipelineError, ValueError):  # no transcript: it can be fetched
             return False
         if digest not in (None, found):
             return False

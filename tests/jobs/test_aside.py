@@ -202,6 +202,36 @@ async def test_redacted_audio_goes_along(tmp_path: Path) -> None:
         assert sum(name.endswith(".mp3") for name in archive.results()) == 2
 
 
+async def test_a_version_that_is_brought_back(archive: Archive) -> None:
+    """One that was gone here and at the service counts as soon as it lies there again."""
+    await put_aside(archive, delete_remote=True)
+    aside, kept = sorted(archive.versions().values()), archive.state / "versions"
+    kept.rename(archive.root / "backup")
+    gone = [await archive.run(redo_changed=True) for _ in range(2)]
+    (archive.root / "backup").rename(kept)
+
+    assert [outcome.summary.failed for outcome in gone] == [2, 2]
+    assert await asked_for(archive) == 2
+    assert sorted(archive.results().values()) == aside
+
+
+async def test_a_text_is_worth_more_than_its_audio(tmp_path: Path) -> None:
+    """A twin has the JSON that lies here, though the audio is lost and the service has neither."""
+    async with opened(tmp_path) as archive, storage() as (url, _):
+        archive.add("a.wav", ONE)
+        archive.service.faults.add(ready(url))
+        await archive.run(transcript=REDACTED, delete_remote=True)
+        (archive.output / "a.wav.redacted.mp3").unlink()
+        archive.add("twin.wav", ONE)
+
+        outcome = await archive.run(transcript=REDACTED)
+
+        assert (outcome.summary.written, outcome.summary.failed) == (1, 0)
+        assert any("without its redacted audio" in each.message for each in outcome.of(Warned))
+        results = archive.results()
+        assert results["twin.wav.json"] == results["a.wav.json"]
+
+
 # --- deleted last ---------------------------------------------------------------------------------
 
 

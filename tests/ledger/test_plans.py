@@ -16,7 +16,7 @@ from tests.ledger.ledgers import HERE, Clock, Steps, entry, reading
 
 pytestmark = pytest.mark.anyio
 
-LARGE = re.compile(r"SCAN (recordings|transcripts|attempts|r|t|a)\b(?! USING)")
+LARGE = re.compile(r"SCAN (recordings|transcripts|attempts|versions|r|t|a|v)\b(?! USING)")
 """A step of a plan that reads all rows of a table that grows with the archive."""
 
 
@@ -50,7 +50,7 @@ async def go_through(ledger: Ledger) -> None:
     delivery = await ledger.record_completed(attempt_id, Completion("model", 1.0, 0.0))
     await ledger.delivery(attempt_id)
     ids = [recipient.recording_id for recipient in delivery.recipients]
-    await ledger.record_written(attempt_id, ids, 1, "digest")
+    await ledger.record_written(attempt_id, ids, 1, "digest", kept_for=[1])
     await ledger.saved(attempt_id)
     found = [entry(path) for path in (b"new.wav", b"s0.wav", b"s1.wav", b"twin.wav")]
     await ledger.look_up("root", found, lambda _: 1, ("srt",))
@@ -64,6 +64,13 @@ async def go_through(ledger: Ledger) -> None:
     await ledger.seen_before(3, "edges")
     await ledger.lacking(10)
     await ledger.deletions(1)
+    await ledger.deletions_unheld(0, 10)
+    await ledger.is_deletion_left()
+    await ledger.fetch_unheld(attempt_id)
+    await ledger.record_missing(attempt_id, "gone")
+    await ledger.record_found("root", found, lambda _: 1, ())
+    await ledger.replaced("run", 0, 10)
+    await ledger.unsettled(0, 10)
     await ledger.foreign_ids()
     await ledger.elsewhere()
     await ledger.standing()

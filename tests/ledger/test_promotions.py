@@ -134,6 +134,30 @@ async def test_killed_between_the_rename_and_the_ledger(tmp_path: Path) -> None:
     assert await standing(tmp_path, NOTED) == [("run-3", digest("one"), "run-1", None)]
 
 
+async def test_what_was_put_in_its_place_meanwhile(tmp_path: Path) -> None:
+    """A scan that takes the older result for its own while a new one is put there comes too late:
+    the ledger says what lies there, and where the older one is."""
+    await first(tmp_path)
+    async with run(tmp_path, "run-2", changed=True) as ledger:
+        await ledger.record_found("root", [entry(options=OTHER)], there, ())
+        (claim,) = await ledger.claim(1)
+        assert await ledger.record_uploaded(claim, reading(), "upload:run-2")
+        assert await ledger.claim_submit(claim.attempt_id, None)
+        assert await ledger.record_accepted(claim.attempt_id, "id-run-2")
+    async with run(tmp_path, "run-3") as ledger:
+        (pending,) = await ledger.pending()
+        (recipient,) = (await ledger.delivery(pending.attempt_id)).recipients
+        await ledger.record_found("root", [entry()], there, ())
+        (state,) = await standing(tmp_path, "SELECT state FROM recordings")
+        await ledger.record_written(pending.attempt_id, [1], SIZE, digest("two"))
+
+    assert (recipient.current, state) == (True, "written")
+    assert await standing(tmp_path, CURRENT) == [
+        (digest("two"), 1, "{}", 1, "run-3", "written", None)
+    ]
+    assert await standing(tmp_path, NOTED) == [("run-3", digest("one"), "run-1", None)]
+
+
 @pytest.mark.parametrize("promote", ["better", "never", "always"])
 async def test_what_is_to_become_of_it_outlives_the_run(tmp_path: Path, promote: str) -> None:
     """A redo that another run finishes is settled as the run was told that has claimed it."""
