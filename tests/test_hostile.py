@@ -466,8 +466,6 @@ UNUSABLE: dict[str, Script] = {
     "a path as id": whole(with_id("../../../../x")),
     "a huge id": whole(with_id("x" * 500_000)),
     "two ids": whole(ending(b'"id":"another"')),
-    "a foreign upload": whole(patched({"audio_url": "https://elsewhere.invalid/x"})),
-    "two uploads": whole(ending(b'"audio_url":"https://elsewhere.invalid/x"')),
     "no text": whole(patched({"text": None})),
     "depth": whole(ending(b'"x":' + b"[" * 100_000 + b"]" * 100_000)),
     "beyond the limit": whole(patched({"x": "x" * 2_000_000})),
@@ -480,6 +478,8 @@ VERBATIM: dict[str, Callable[[bytes], bytes]] = {
     "half characters": ending(b'"text":"\\ud83d"'),
     "no numbers": ending(b'"x":[NaN,-Infinity,1e999]'),
     "odd facts": patched({"audio_duration": -1e300, "speech_model_used": "x" * 100_000}),
+    "an upload of nobody's": patched({"audio_url": "https://elsewhere.invalid/x"}),
+    "two uploads": ending(b'"audio_url":"https://elsewhere.invalid/x"'),
     "elsewhere": patched({"resource_url": ELSEWHERE, "webhook_url": ELSEWHERE}),
 }
 

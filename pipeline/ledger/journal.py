@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
+from pipeline.addresses import canonical_base_url, provider_kind
+from pipeline.models import request_key
 from pipeline.names import result_name
 
 __all__ = ["Line", "lines", "newest", "parse_line"]
@@ -19,7 +22,7 @@ _TAIL_BYTES = 1 << 20
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A transcript that the service has accepted, as docs/output.md tells its fields."""
+    """A transcript that the service has given an id of, as docs/output.md tells its fields."""
 
     transcript_id: str
     upload_url: str
@@ -36,6 +39,8 @@ class Line(msgspec.Struct, frozen=True):
     accepted_at: float
     folder_hex: str = ""
     result_hex: str = ""
+    claimed: bool = False
+    """Whether the id may be that of another upload: what became of this one is not known."""
 
     @property
     def name(self) -> bytes:
@@ -82,10 +87,14 @@ def _journals(runs: Path) -> list[Path]:
 
 
 def parse_line(text: bytes) -> Line | None:
-    """What a line says, None if it is no whole one."""
+    """What a line says, None if it is no whole one; its provider is spelled as today."""
     try:
         line = msgspec.json.decode(text, type=Line)
         bytes.fromhex(line.path_hex + line.folder_hex + line.result_hex)
     except (msgspec.DecodeError, ValueError):
         return None
-    return line
+    base_url, kind, key = canonical_base_url(line.base_url), line.provider, line.request_key
+    if kind == "custom" and provider_kind(base_url) == "assemblyai":
+        kind = "assemblyai"
+        key = request_key(line.content, bytes(line.options).decode(), kind)
+    return structs.replace(line, base_url=base_url, provider=kind, request_key=key)
