@@ -472,4 +472,5 @@ def _answer(place: bytes, max_bytes: int) -> tuple[Answer, str, float]:
 def _lines(journal: bytes) -> dict[str, Line]:
     """What a run of ours noted of the transcripts that it asked for, by their ids."""
     with open(journal, "rb") as file:
-        return {line.transcript_id: line for line in map(parse_line, file) if line}
+        lines = [line for line in map(parse_line, file) if line and not line.claimed]
+    return {line.transcript_id: line for line in lines}

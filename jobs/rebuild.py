@@ -164,9 +164,10 @@ async def claim(
     environ: Mapping[str, str] = os.environ,
 ) -> Claimed:
     """
-    Take what the user says of unclaimed transcripts.
+    Take what the user says of unclaimed transcripts, and of ids that came with doubt.
 
-    `claims` are `ID=PATH`, `disclaims` ids, or `all`.
+    `claims` are `ID=PATH`, `disclaims` ids, or `all`: of the unclaimed, since who disclaims an id
+    that came with doubt has what it came for asked for again.
 
     Raises:
         SettingsError: one of them cannot be meant; those before it hold.
@@ -182,9 +183,12 @@ async def claim(
             read = await _read(os.path.join(root.folder, below))
             if read is None:
                 raise SettingsError(f"cannot read `{path}`")
-            await ledger.claim_transcript(transcript_id, root, below, options, read)
+            if not await ledger.accept_claimed(transcript_id, read.content):
+                await ledger.claim_transcript(transcript_id, root, below, options, read)
         for transcript_id in disclaims:
             is_all = transcript_id == "all"
+            if await ledger.disclaim_claimed(transcript_id):
+                continue
             if not await ledger.disclaim(None if is_all else transcript_id) and not is_all:
                 raise SettingsError(f"`{transcript_id}` is no transcript that waits to be claimed")
         return Claimed(await ledger.unclaimed())

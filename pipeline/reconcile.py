@@ -22,7 +22,7 @@ import anyio
 
 from pipeline.addresses import address_path, same_upload
 from pipeline.client import Client
-from pipeline.errors import AnswerUnusable, BatchError, RecordingError
+from pipeline.errors import AnswerUnusable, BatchError, RecordingError, TranscriptUnknown
 from pipeline.events import Emit, Warned
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
@@ -281,9 +281,9 @@ class Reconciler:
     async def _doubt(self, attempt: Unresolved, row: Row) -> str | None:
         """Why a row is not taken for that of an attempt; None once the ledger has noted its id."""
         ledger, ours = self._ledger, [attempt.attempt_id]
+        if await ledger.named_by(row.audio_url or "") != ours:
+            return f"the service lists {row.id} with an address that several uploads may have"
         try:
-            if await ledger.named_by(row.audio_url or "") != ours:
-                return f"the service lists {row.id} with an address that several uploads may have"
             said = await retry(partial(self._said, check_id(row.id)))
         except (RecordingError, BatchError) as error:
             if isinstance(error, BatchError):
@@ -298,13 +298,16 @@ class Reconciler:
         return None
 
     async def _said(self, transcript_id: str) -> str | None:
-        """The address that a transcript says it is of; None where it says none, or was deleted."""
+        """The address that a transcript says it is of; None where it says none, or is gone."""
         body = bytearray()
 
         async def take(chunk: bytes) -> None:
             body.extend(chunk)
 
-        await self._client.fetch(transcript_id, take)
+        try:
+            await self._client.fetch(transcript_id, take)
+        except TranscriptUnknown:
+            return None
         head = parse_head(bytes(body))
         if head.id != transcript_id:
             raise AnswerUnusable(f"the service answered with the transcript {head.id}")

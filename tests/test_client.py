@@ -663,7 +663,6 @@ async def test_a_whole_refusal_is_certain(
         {"action": "drop_after"},
         {"action": "truncate"},
         {"action": "garbage"},
-        {"action": "foreign_audio_url"},
         {"action": "big", "size_bytes": 9 << 20},
         *(
             {"action": "effect_then_answer", "status": status}
@@ -753,22 +752,37 @@ async def test_an_answer_within_the_limit_is_waited_for(
     assert isinstance(outcome, Accepted)
 
 
-async def test_answers_that_were_crossed_are_ambiguous(
+async def test_answers_that_were_crossed_tell_their_uploads(
     service: ScriptedService, client: Client
 ) -> None:
-    """Two submits that get each other's answers: neither takes the other's id."""
+    """Two submits that get each other's answers are told of whose upload each id is."""
     urls = [await upload(client, content) for content in (b"one", b"other")]
     service.faults.add(Fault(on="submit", action="cross_answers", times=2))
-    outcomes: list[Submission] = []
+    outcomes: dict[str, Submission] = {}
 
     async def ask(upload_url: str) -> None:
-        outcomes.append(await submit(client, upload_url))
+        outcomes[upload_url] = await submit(client, upload_url)
 
     async with anyio.create_task_group() as group:
         for upload_url in urls:
             group.start_soon(ask, upload_url)
 
-    assert [type(outcome) for outcome in outcomes] == [Ambiguous, Ambiguous]
+    ids = {each.audio_url: each.id for each in service}
+    one, other = urls
+    assert outcomes == {one: Accepted(ids[other], other), other: Accepted(ids[one], one)}
+
+
+async def test_an_echo_in_another_spelling_is_told(
+    service: ScriptedService, client: Client
+) -> None:
+    """An id comes with what the service calls the upload, where that is not what it was called."""
+    upload_url = await upload(client, b"content")
+    service.faults.add(Fault(on="submit", action="foreign_audio_url"))
+
+    outcome = await submit(client, upload_url)
+
+    (transcript,) = service.accepted(b"content")
+    assert outcome == Accepted(transcript.id, "https://elsewhere.invalid/foreign.mp3")
 
 
 async def test_a_201_is_an_acceptance(service: ScriptedService, client: Client) -> None:

@@ -460,8 +460,6 @@ UNUSABLE: dict[str, Script] = {
     "a path as id": whole(with_id("../../../../x")),
     "a huge id": whole(with_id("x" * 500_000)),
     "two ids": whole(ending(b'"id":"another"')),
-    "a foreign upload": whole(patched({"audio_url": "https://elsewhere.invalid/x"})),
-    "two uploads": whole(ending(b'"audio_url":"https://elsewhere.invalid/x"')),
     "depth": whole(ending(b'"x":' + b"[" * 100_000 + b"]" * 100_000)),
     "beyond the limit": whole(patched({"x": "x" * 2_000_000})),
     "a raw NUL": whole(ending(b'"x":"\x00"')),
@@ -476,6 +474,8 @@ VERBATIM: dict[str, Callable[[bytes], bytes]] = {
     "no text": patched({"text": None}),
     "other kinds": patched({"audio_duration": "2", "error": {}, "speech_model_used": [1]}),
     "a mark and blanks": lambda body: b"\xef\xbb\xbf" + body + b" \r\n\0",
+    "an upload of nobody's": patched({"audio_url": "https://elsewhere.invalid/x"}),
+    "two uploads": ending(b'"audio_url":"https://elsewhere.invalid/x"'),
     "elsewhere": patched({"resource_url": ELSEWHERE, "webhook_url": ELSEWHERE}),
 }
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ExitCode
+from jobs.audit import audit_remote
+from jobs.finding import Finding
+from jobs.rebuild import claim, rebuild
+from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import Warned
 from tests.support.runs import Archive, Outcome, opened
 from tests.support.service import Fault
@@ -179,4 +182,158 @@ async def test_an_exact_row_is_looked_at_before_it_is_taken(archive: Archive) ->
     assert first.summary.parked == 2
     archive.service.faults.clear()
     await nights(archive, 1)
+    paid_once_and_saved(archive)
+
+
+def as_query(url: str) -> str:
+    """An address whose uploads differ by their query alone."""
+    return f"{HOST}/upload?key=1&id={url.rpartition('/')[2]}"
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_uploads_that_share_a_path(archive: Archive, is_lost: bool) -> None:
+    """Where uploads differ by their query alone, each is found by that, in any spelling."""
+    spell_upload = Fault(on="upload", action="patch", times=None, patch={"upload_url": as_query})
+    archive.service.faults.add(spell_upload)
+    if is_lost:
+        archive.service.faults.add(Fault(on="submit", action="drop_after", times=2))
+    spell(archive, lambda url: f"{url}&x=1".replace(HOST, "http://p:81"), "submit", "list", "get")
+
+    first, _ = await nights(archive, 2)
+
+    assert first.summary.written == 2
+    assert archive.service.requests["submit"] == 2
+    uploads = await archive.rows("SELECT transcript_id, upload_url FROM attempts")
+    assert sorted(uploads) == sorted((each.id, each.audio_url) for each in archive.service)
+
+
+# --- ids that may be another's --------------------------------------------------------------------
+
+
+async def say(archive: Archive, *claims: str, disclaim: str = "") -> None:
+    """The user's word on an id."""
+    disclaims = [disclaim] if disclaim else []
+    await claim(archive.settings(), claims, disclaims, emit=lambda _: None)
+
+
+async def in_doubt(archive: Archive, has_echo: bool, is_accepted: bool) -> str:
+    """A run whose second request is answered with the answer of the first; the id that it gives."""
+    (archive.recordings / "b.wav").rename(archive.root / "b.wav")
+    await archive.run()
+    (archive.root / "b.wav").rename(archive.recordings / "b.wav")
+    (first,) = archive.service.accepted(ONE)
+    stale = {"id": first.id, "status": "queued"}
+    if has_echo:
+        stale["audio_url"] = first.audio_url.replace("https", "http")
+    action = "effect_then_answer" if is_accepted else "answer"
+    archive.service.faults.add(
+        Fault(on="submit", action=action, status=200, body=json.dumps(stale))
+    )
+    await archive.run()
+    return first.id
+
+
+@pytest.mark.parametrize("has_echo", [False, True])
+async def test_anothers_id_decides_nothing(archive: Archive, has_echo: bool) -> None:
+    """An id of another upload, or one that was given before, is never read as not accepted."""
+    transcript_id = await in_doubt(archive, has_echo, is_accepted=False)
+
+    for outcome in await nights(archive, 3):
+        assert outcome.summary.exit_code == ExitCode.PARTIAL
+        (reason,) = outcome.summary.reasons["parked"]
+        assert f"--claim {transcript_id}=PATH" in reason
+        assert f"--disclaim {transcript_id}" in reason
+    assert archive.service.requests["submit"] == 2
+
+    with pytest.raises(SettingsError, match="can only be disclaimed"):
+        await say(archive, f"{transcript_id}={archive.recordings / 'b.wav'}")
+    with pytest.raises(SettingsError, match="other bytes"):
+        await say(archive, f"{transcript_id}={archive.recordings / 'a.wav'}")
+    await say(archive, disclaim="all")
+    assert (await archive.run()).summary.parked == 1
+    await say(archive, disclaim=transcript_id)
+    assert (await archive.run()).summary.written == 1
+    assert archive.service.requests["submit"] == 3
+    assert set(archive.service.billable.values()) == {1}
+
+
+@pytest.mark.parametrize("has_echo", [False, True])
+async def test_a_row_resolves_an_id_in_doubt(archive: Archive, has_echo: bool) -> None:
+    """Where the list shows what became of the request, nobody has to be asked."""
+    await in_doubt(archive, has_echo, is_accepted=True)
+
+    await nights(archive, 1)
+
+    paid_once_and_saved(archive)
+
+
+async def test_a_claimed_id_is_fetched(archive: Archive) -> None:
+    """An id that came with another's address, and that no list shows, is the user's to say."""
+    (archive.recordings / "b.wav").rename(archive.root / "b.wav")
+    await archive.run()
+    (archive.root / "b.wav").rename(archive.recordings / "b.wav")
+    (first,) = archive.service.accepted(ONE)
+    archive.service.list_lag_s = 3600.0
+    spell(archive, lambda _: first.audio_url, "submit", "get")
+    parked = await archive.run()
+    (second,) = archive.service.accepted(TWO)
+
+    await say(archive, f"{second.id}={archive.recordings / 'b.wav'}")
+    await nights(archive, 1)
+
+    assert parked.summary.parked == 1
+    paid_once_and_saved(archive)
+
+
+@pytest.mark.parametrize("has_echo", [False, True])
+async def test_a_rebuilt_ledger_knows_the_doubt(archive: Archive, has_echo: bool) -> None:
+    """A ledger that is made anew asks for nothing whose answer gave an id that is another's."""
+    transcript_id = await in_doubt(archive, has_echo, is_accepted=False)
+    for path in archive.state.glob("ledger.sqlite3*"):
+        path.unlink()
+
+    rebuilt = await rebuild(archive.settings(), lambda _: None, emit=lambda _: None)
+    (after,) = await nights(archive, 1)
+
+    assert (rebuilt.unclaimed, rebuilt.written) == (0, 1)
+    assert after.summary.parked == 1
+    assert archive.service.requests["submit"] == 2
+    await say(archive, disclaim=transcript_id)
+    assert (await archive.run()).summary.written == 1
+    assert set(archive.service.billable.values()) == {1}
+
+
+# --- what is held against the account -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_an_audit_knows_an_upload_in_another_spelling(
+    archive: Archive, spelling: str
+) -> None:
+    """A second transcript of an upload of ours is told as such, however the list spells it."""
+    await archive.run()
+    (first,) = archive.service.accepted(ONE)
+    second = archive.service.submit(first.project, {"audio_url": first.audio_url})
+    spell(archive, SPELLINGS[spelling], "list")
+    told: list[Finding] = []
+
+    audit = await audit_remote(archive.settings(), told.append)
+
+    assert [(each.kind, each.transcript_id) for each in told] == [("twice", second.id)]
+    assert audit.exit_code == ExitCode.PARTIAL
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_a_rebuild_knows_results_in_another_spelling(archive: Archive, spelling: str) -> None:
+    """What lies on disk is known again, whatever the answers call their uploads."""
+    spell(archive, SPELLINGS[spelling], "submit", "list", "get")
+    await archive.run()
+    for path in archive.state.glob("ledger.sqlite3*"):
+        path.unlink()
+
+    rebuilt = await rebuild(archive.settings(), lambda _: None, emit=lambda _: None)
+    (after,) = await nights(archive, 1)
+
+    assert (rebuilt.written, rebuilt.to_fetch, rebuilt.unclaimed) == (2, 0, 0)
+    assert after.summary.already_written == 2
     paid_once_and_saved(archive)

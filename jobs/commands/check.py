@@ -35,9 +35,9 @@ def verify(
     rebuild
         Make a lost or damaged ledger anew, and put the old one aside; costs nothing.
     claim
-        After a rebuild, ID=PATH: that transcript of the account is of this recording; repeatable.
+        ID=PATH: a transcript nobody knows, or an id in doubt, is of that recording; repeatable.
     disclaim
-        After a rebuild, ID or all: that transcript is another program's; repeatable.
+        ID, or all of those that a rebuild found: that transcript is another's; repeatable.
     json
         As one JSON object a line.
     """

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from pipeline.addresses import address_path
 from pipeline.ledger.books import Reading
 from pipeline.ledger.journal import Line
 from pipeline.ledger.recordings import Recordings
 from pipeline.ledger.store import reading, transition
+from pipeline.ledger.uploads import named_by
 from pipeline.models import Completion, request_key
 
 __all__ = ["Adoption", "Adoptions", "Adoptive"]
@@ -148,13 +150,14 @@ class Adoptions(Recordings):
         done = adoption.completion
         self.db.execute(
             "INSERT INTO attempts (recording_id, request_key, generation, content, state, outcome,"
-            " reason, owner, base_url, key_fingerprint, upload_url, transcript_id, started_at,"
-            " accepted_at, finished_at, model_used, duration_s, price_usd, confidence,"
+            " reason, owner, base_url, key_fingerprint, upload_url, upload_path, transcript_id,"
+            " started_at, accepted_at, finished_at, model_used, duration_s, price_usd, confidence,"
             " language_code, odd)"
-            " VALUES (?,?,?,?,'accepted','completed','adopted',?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " VALUES (?,?,?,?,'accepted','completed','adopted',?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 *(adoption.recording_id, key, generation, content, self.run.run_id),
                 *(adoption.base_url, adoption.key_fingerprint, _upload_url(adoption)),
+                address_path(_upload_url(adoption)),
                 *(adoption.transcript_id, at, at, at, done.model_used, done.duration_s),
                 *(done.price_usd, done.confidence, done.language_code, done.odd),
             ),
@@ -215,9 +218,12 @@ def _known(db: sqlite3.Connection, transcript_id: str) -> sqlite3.Row | None:
 def _why_not(db: sqlite3.Connection, adoption: Adoption) -> str | None:
     known = _known(db, adoption.transcript_id)
     if known is None:
-        of_its_upload = "SELECT transcript_id FROM attempts WHERE upload_url = ?"
-        other = db.execute(of_its_upload, (_upload_url(adoption),)).fetchone()
-        return other and f"of its `audio_url` the ledger knows the transcript {other[0]}"
+        named = named_by(db, _upload_url(adoption))
+        if len(named) != 1:
+            return None
+        of_its_upload = "SELECT transcript_id FROM attempts WHERE attempt_id = ?"
+        (other,) = db.execute(of_its_upload, named).fetchone()
+        return f"of its `audio_url` the ledger knows the transcript {other}"
     if known["content"] != adoption.read.content:
         return "the ledger knows this transcript as that of other bytes"
     if known["outcome"] not in ("completed", "missing"):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pipeline.addresses import address_path
-from pipeline.errors import ServiceUnavailable
+from pipeline.errors import ServiceUnavailable, SettingsError
 from pipeline.ledger.books import INTERRUPTED, Books, Reading
 from pipeline.ledger.store import reading, transition
 from pipeline.ledger.uploads import named_by, names_another
@@ -252,13 +252,15 @@ class Attempts(Books):
         """
         if echo is not None and names_another(self.db, attempt_id, echo):
             return False
+        return self._accept(attempt_id, transcript_id)
+
+    def _accept(self, attempt_id: int, transcript_id: str, claimed_id: str | None = None) -> bool:
         try:
             row = self.db.execute(
                 "UPDATE attempts SET state = 'accepted', transcript_id = ?, accepted_at = ?,"
-                " reason = NULL, claimed_id = NULL"
-                " WHERE attempt_id = ? AND state IN ('submitting', 'ambiguous') "
-                "RETURNING *",
-                (transcript_id, self.now(), attempt_id),
+                " reason = NULL, claimed_id = ?"
+                " WHERE attempt_id = ? AND state IN ('submitting', 'ambiguous') RETURNING *",
+                (transcript_id, self.now(), claimed_id, attempt_id),
             ).fetchone()
         except sqlite3.IntegrityError:
             return False
@@ -268,15 +270,53 @@ class Attempts(Books):
         self._note_line(self._journal_line(row))
         return True
 
-    def _journal_line(self, row: sqlite3.Row) -> bytes:
-        """The line of an accepted attempt, whose recording is let go of."""
+    @transition
+    def accept_claimed(self, transcript_id: str, content: str) -> bool:
+        """
+        Note that an id that came with doubt is of this content; False where none such is in doubt.
+
+        Raises:
+            SettingsError: it came for other bytes, or is known to be another's.
+        """
+        rows = self._in_doubt(transcript_id)
+        for row in rows:
+            if row["content"] == content:
+                if self._accept(row["attempt_id"], transcript_id, transcript_id):
+                    return True
+                raise SettingsError(
+                    f"`{transcript_id}` is the transcript of another recording here:"
+                    " it can only be disclaimed"
+                )
+        if rows:
+            raise SettingsError(f"`{transcript_id}` came as the answer for other bytes than these")
+        return False
+
+    @transition
+    def disclaim_claimed(self, transcript_id: str) -> int:
+        """Note that an id that came with doubt is another's: what it came for is wanted again."""
+        rows = self._in_doubt(transcript_id)
+        for row in rows:
+            self.db.execute(
+                "UPDATE attempts SET state = 'not_accepted', reason = 'disclaimed'"
+                " WHERE attempt_id = ?",
+                (row["attempt_id"],),
+            )
+            self._want_again(row["request_key"], row["generation"])
+        return len(rows)
+
+    def _in_doubt(self, claimed_id: str) -> list[sqlite3.Row]:
+        query = "SELECT * FROM attempts WHERE state = 'ambiguous' AND claimed_id = ?"
+        return self.db.execute(query, (claimed_id,)).fetchall()
+
+    def _journal_line(self, row: sqlite3.Row, claimed_id: str | None = None) -> bytes:
+        """The line of an attempt that was given an id; its recording is let go of."""
         where = self.db.execute(
             "UPDATE recordings SET claim = NULL WHERE recording_id = ? RETURNING root, path,"
             " options, result, (SELECT folder FROM roots WHERE name = recordings.root) AS folder",
             (row["recording_id"],),
         ).fetchone()
         facts = {
-            "transcript_id": row["transcript_id"],
+            "transcript_id": claimed_id or row["transcript_id"],
             "upload_url": row["upload_url"],
             "request_key": row["request_key"],
             "generation": row["generation"],
@@ -288,12 +328,14 @@ class Attempts(Books):
             "root": where["root"],
             "path": where["path"].decode("utf-8", "backslashreplace"),
             "path_hex": where["path"].hex(),
-            "accepted_at": row["accepted_at"],
+            "accepted_at": row["accepted_at"] or self.now(),
             "folder_hex": (where["folder"] or b"").hex(),
             "result_hex": where["result"].hex(),
             "expected_s": row["expected_s"],
             "expected_usd": row["expected_usd"],
         }
+        if claimed_id is not None:
+            facts["claimed"] = True
         return msgspec.json.encode(facts)
 
     @transition
@@ -389,11 +431,15 @@ class Attempts(Books):
         or the user, says then what became of the attempt.
         """
         row = self._leave_submitting(attempt_id, "ambiguous", reason)
-        if row is not None:
-            self._release(row["recording_id"])
+        if row is None:
+            return
+        self._release(row["recording_id"])
+        if claimed_id is not None:
             self.db.execute(
                 "UPDATE attempts SET claimed_id = ? WHERE attempt_id = ?", (claimed_id, attempt_id)
             )
+            # A ledger that is made anew has to know, too, that nothing may be asked for again.
+            self._note_line(self._journal_line(row, claimed_id))
 
     def _leave_submitting(
         self, attempt_id: int, state: str, reason: str | None

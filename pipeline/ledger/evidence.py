@@ -11,10 +11,11 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
+from pipeline.addresses import address_path, same_upload
 from pipeline.errors import SettingsError
 from pipeline.ledger.accounts import STANDING
 from pipeline.ledger.store import read_only, unusable
@@ -274,14 +275,15 @@ def listed_anew(db: sqlite3.Connection) -> None:
     """Make room for the rows of the account's list."""
     db.execute(
         "CREATE TEMP TABLE listed (transcript_id TEXT NOT NULL PRIMARY KEY, status TEXT NOT NULL,"
-        " audio_url TEXT) WITHOUT ROWID"
+        " audio_url TEXT, path TEXT) WITHOUT ROWID"
     )
     db.execute("CREATE INDEX temp.listed_by_audio ON listed (audio_url)")
 
 
 def mark_listed(db: sqlite3.Connection, rows: Iterable[tuple[str, str, str | None]]) -> None:
     """Note a page of the list: id, status and `audio_url`."""
-    _change(db, "INSERT OR IGNORE INTO listed VALUES (?,?,?)", rows)
+    spelled = ((*row, row[2] and address_path(row[2])) for row in rows)
+    _change(db, "INSERT OR IGNORE INTO listed VALUES (?,?,?,?)", spelled)
 
 
 def compare(
@@ -311,12 +313,13 @@ def compare(
 def _contradictions(
     db: sqlite3.Connection, base_url: str, since: float
 ) -> Iterator[tuple[str, str, str]]:
-    twice = db.execute(
+    exact = db.execute(
         "SELECT l.transcript_id, l.status, a.state, a.transcript_id FROM listed l"
         " JOIN attempts a ON a.upload_url = l.audio_url"
         " WHERE a.transcript_id IS NOT l.transcript_id AND l.status <> 'error'"
         " AND a.state <> 'submitting'"
     )
+    twice = chain(exact, _in_another_spelling(db))
     for transcript_id, status, state, known in twice:
         if known is not None:
             yield "twice", transcript_id, f"{status}; the same upload is {known} here"
@@ -333,3 +336,19 @@ def _contradictions(
     )
     for (transcript_id,) in unlisted:
         yield "unlisted", transcript_id, "not in the list (it goes back 90 days)"
+
+
+def _in_another_spelling(db: sqlite3.Connection) -> Iterator[tuple[str, str, str, str | None]]:
+    """The same of transcripts that nobody here knows, and whose address one upload may have."""
+    rows = db.execute(
+        "SELECT l.transcript_id, l.status, l.audio_url, a.upload_url, a.state, a.transcript_id"
+        " FROM listed l JOIN attempts a ON a.upload_path = l.path"
+        " WHERE l.status <> 'error' AND l.transcript_id NOT IN"
+        " (SELECT transcript_id FROM attempts WHERE transcript_id IS NOT NULL)"
+        " AND NOT EXISTS (SELECT 1 FROM attempts e WHERE e.upload_url = l.audio_url)"
+        " ORDER BY l.transcript_id"
+    )
+    for (transcript_id, status, audio_url), group in groupby(rows, key=lambda row: tuple(row[:3])):
+        alike = [row for row in group if same_upload(row["upload_url"], audio_url)]
+        if len(alike) == 1 and alike[0]["state"] != "submitting":
+            yield transcript_id, status, alike[0]["state"], alike[0][5]

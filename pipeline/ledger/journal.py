@@ -13,8 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
+from pipeline.addresses import canonical_base_url, provider_kind
 from pipeline.files import regular
+from pipeline.models import request_key
 from pipeline.names import result_name
 
 __all__ = ["Began", "Line", "has_begun", "journals", "last_line", "lines", "parse_line"]
@@ -33,7 +36,7 @@ class Began(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A transcript that the service has accepted, as docs/output.md tells its fields."""
+    """A transcript that the service has given an id of, as docs/output.md tells its fields."""
 
     transcript_id: str
     upload_url: str
@@ -52,6 +55,8 @@ class Line(msgspec.Struct, frozen=True):
     result_hex: str = ""
     expected_s: float | None = None
     expected_usd: float | None = None
+    claimed: bool = False
+    """Whether the id may be that of another upload: what became of this one is not known."""
 
     @property
     def name(self) -> bytes:
@@ -119,10 +124,14 @@ def _journals(runs: Path) -> list[Path]:
 
 
 def parse_line(text: bytes) -> Line | None:
-    """What a line says, None if it is no whole one."""
+    """What a line says, None if it is no whole one; its provider is spelled as today."""
     try:
         line = msgspec.json.decode(text, type=Line)
         bytes.fromhex(line.path_hex + line.folder_hex + line.result_hex)
     except (msgspec.DecodeError, ValueError):
         return None
-    return line
+    base_url, kind, key = canonical_base_url(line.base_url), line.provider, line.request_key
+    if kind == "custom" and provider_kind(base_url) == "assemblyai":
+        kind = "assemblyai"
+        key = request_key(line.content, bytes(line.options).decode(), kind)
+    return structs.replace(line, base_url=base_url, provider=kind, request_key=key)

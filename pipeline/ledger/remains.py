@@ -21,11 +21,13 @@ from typing import Any
 
 import msgspec
 
+from pipeline.addresses import address_path
 from pipeline.errors import SettingsError
 from pipeline.ledger.books import Reading
 from pipeline.ledger.journal import Line
 from pipeline.ledger.recordings import Recordings
 from pipeline.ledger.store import private, reading, transition
+from pipeline.ledger.uploads import named_by, names_another
 from pipeline.models import Entry, Root, request_key
 from pipeline.names import fold, result_name, version
 from pipeline.wire import is_deleted
@@ -77,8 +79,12 @@ class Remains(Recordings):
     def adopt_lines(self, lines: Sequence[Line]) -> None:
         """Note what was accepted, in the order in which it was; each is looked at once more."""
         for line in lines:
+            # What was in doubt, and is known by now.
+            doubtful = "DELETE FROM attempts WHERE upload_url = ? AND state = 'ambiguous'"
+            self.db.execute(doubtful, (line.upload_url,))
             known = "SELECT 1 FROM attempts WHERE transcript_id = ? OR upload_url = ?"
-            if self.db.execute(known, (line.transcript_id, line.upload_url)).fetchone() is None:
+            transcript_id = None if line.claimed else line.transcript_id
+            if self.db.execute(known, (transcript_id, line.upload_url)).fetchone() is None:
                 self._adopt(line)
 
     def _adopt(self, line: Line) -> None:
@@ -108,25 +114,36 @@ class Remains(Recordings):
             " AND EXISTS (SELECT 1 FROM attempts WHERE request_key = ? AND generation = ?)",
             (line.transcript_id, key, generation),
         ).fetchone()
-        if not is_dead:
+        if line.claimed or not is_dead:
             self._supersede(key, generation)
+            self._set_transcript(key, generation, "open" if line.claimed else "submitted")
+        self._add_attempt(line, recording_id, "error" if is_dead else None)
+
+    def _add_attempt(self, line: Line, recording_id: int, outcome: str | None) -> None:
         at = line.accepted_at
+        state: tuple[str | None, ...] = ("accepted", line.transcript_id, None, outcome)
+        if line.claimed:
+            state = ("ambiguous", None, line.transcript_id, None)
         self.db.execute(
-            "INSERT INTO attempts (recording_id, request_key, generation, content, state, owner,"
-            " base_url, key_fingerprint, upload_url, transcript_id, started_at, uploaded_at,"
-            " submitted_at, accepted_at, outcome, expected_s, expected_usd)"
-            " VALUES (?,?,?,?,'accepted',?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO attempts (recording_id, request_key, generation, content, owner, base_url,"
+            " key_fingerprint, upload_url, upload_path, started_at, uploaded_at, submitted_at,"
+            " accepted_at, expected_s, expected_usd, state, transcript_id, claimed_id, outcome)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
-                *(recording_id, key, generation, line.content, self.run.run_id, line.base_url),
-                *(line.key_fingerprint, line.upload_url, line.transcript_id, at, at, at, at),
-                *("error" if is_dead else None, line.expected_s, line.expected_usd),
+                *(recording_id, line.request_key, line.generation, line.content, self.run.run_id),
+                *(line.base_url, line.key_fingerprint, line.upload_url),
+                *(address_path(line.upload_url), at, at, at, None if line.claimed else at),
+                *(line.expected_s, line.expected_usd, *state),
             ),
         )
 
     def _supersede(self, key: str, generation: int) -> None:
         self.db.execute(
-            "UPDATE attempts SET outcome = 'error', reason = 'asked for once more'"
-            " WHERE request_key = ? AND generation = ? AND outcome IS NULL",
+            "UPDATE attempts SET reason = 'asked for once more',"
+            " state = iif(state = 'ambiguous', 'not_accepted', state),"
+            " outcome = iif(state = 'ambiguous', NULL, 'error')"
+            " WHERE request_key = ? AND generation = ? AND outcome IS NULL"
+            " AND state IN ('accepted', 'ambiguous')",
             (key, generation),
         )
 
@@ -167,7 +184,8 @@ class Remains(Recordings):
                 )
                 nobodys.append(result)
                 continue
-            if result.audio_url not in (None, attempt["upload_url"]):
+            echo = result.audio_url
+            if echo is not None and names_another(self.db, attempt["attempt_id"], echo):
                 continue
             if attempt["outcome"] == "error":  # it is whole and here: another one is the dead one
                 self._supersede(attempt["request_key"], attempt["generation"])
@@ -293,7 +311,8 @@ class Remains(Recordings):
         )
         self.db.execute(
             "DELETE FROM unclaimed WHERE transcript_id IN"
-            " (SELECT transcript_id FROM attempts WHERE transcript_id IS NOT NULL)"
+            " (SELECT coalesce(transcript_id, claimed_id) FROM attempts"
+            " WHERE state IN ('accepted', 'ambiguous'))"
         )
         row = self.db.execute(
             "SELECT (SELECT count(*) FROM recordings) AS recordings,"
@@ -435,10 +454,9 @@ class Remains(Recordings):
             result_hex=self._name(root.name, path).hex(),
             accepted_at=self.now(),
         )
-        try:
-            self._adopt(line)
-        except sqlite3.IntegrityError as error:
-            raise SettingsError(f"`{transcript_id}` is of an upload that is known here") from error
+        if len(named_by(self.db, line.upload_url)) == 1:
+            raise SettingsError(f"`{transcript_id}` is of an upload that is known here")
+        self._adopt(line)
         (recording_id,) = self.db.execute(
             "UPDATE recordings SET state = 'found', reason = NULL"
             " WHERE root = ? AND path = ? RETURNING recording_id",

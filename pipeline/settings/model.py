@@ -410,7 +410,7 @@ class Settings(BaseModel):
     asked for within a minute they come twice as often."""
     settle: Annotated[Seconds | None, BeforeValidator(_settle)] = 120.0
     """Seconds after which a transcript whose answer was lost shows in the service's list, if it
-    was accepted; `never` leaves it for the user to decide."""
+    was accepted; `never` leaves it for the user to decide. 5 s at least at the vendor's hosts."""
     webhook_listen: Annotated[Address | None, BeforeValidator(_address)] = None
     """Address on this machine, HOST:PORT, at which the service's notifications are taken, so that
     what has finished is looked at sooner. With `webhook_url`, or not at all."""
