@@ -102,6 +102,7 @@ class Client:
         self._answer_s = answer_s
         self._max_answer_bytes = max_answer_bytes
         self._was_taken = False  # the key, in this run
+        self._doubted = set[str]()  # paths that were refused, and not taken since
         self._checking = anyio.Lock()
         self._checked_at = -math.inf
         self._holds = True
@@ -278,7 +279,7 @@ class Client:
         """
         The newest rows of the list, or the newest before a transcript; newest first.
 
-        Without `may_doubt` a refusal of the key counts as it is.
+        Without `may_doubt` a refusal of the key counts as it is, as a second one of a path does.
         """
         query = {"limit": str(limit)}
         if before_id is not None:
@@ -340,6 +341,7 @@ class Client:
         may_doubt: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         given_at = await self._permit(call)
+        may_doubt = may_doubt and path not in self._doubted
         async with self._heeded(call, given_at, may_doubt=may_doubt):
             with self._translated(call, self._connect_s + self._answer_s):
                 response = await self._http.request(
@@ -350,7 +352,13 @@ class Client:
                     allow_redirects=False,
                 )
             async with response:
-                yield response
+                try:
+                    yield response
+                except (KeyRefused, RequestRejected) as error:
+                    if wire.is_of_key(error):
+                        self._doubted.add(path)
+                    raise
+                self._doubted.discard(path)
 
     async def _whole(self, call: str, response: aiohttp.ClientResponse) -> bytes:
         """The body of a success; any other answer is raised as what it stands for."""

@@ -10,7 +10,7 @@ The error tree: three families, one for each thing that a caller can do about an
     - KeyRefused            exit 4   no key, a wrong one, or one of another project
     - BalanceNegative       exit 4   the account has to be topped up
     - OptionsRefused        exit 2   the service refuses options that all recordings share
-    - RefusedAlike          exit 2, 4 or 5: one recording after the other is refused alike
+    - RefusedAlike          exit 5   one after the other is refused alike; 4 access, 2 options
     - ServiceUnusable       exit 5   the service is down, or asks us to stay away for long
     - DiskFull              exit 5   no room for another result
     - RoomLow               exit 5   less room than `min_free` asks for
@@ -191,6 +191,8 @@ class OptionsRefused(BatchError):
 
 class RefusedAlike(BatchError):
     """Raised when recordings are refused alike, one after the other; what is paid is fetched."""
+
+    exit_code = ExitCode.TRY_LATER
 
     def __init__(self, said: str, exit_code: ExitCode) -> None:
         super().__init__(f"all are refused alike, and nothing is failed for it: {said}")

@@ -463,7 +463,9 @@ def error_from(call: str, status: int, headers: Mapping[str, str], body: bytes) 
         return ServiceUnavailable(text)
     is_refusal = 400 <= status < 500 and status not in (408, 409, 425, 429)
     if status in (407, 451) or (is_refusal and _is_page(headers, body)):
-        return Intercepted(text, status)
+        # What is asked for again at no cost may be had once whatever stands there lets it through.
+        is_free = call not in ("upload", "submit")
+        return ServiceUnavailable(text) if is_free else Intercepted(text, status)
     if status == 401:
         return KeyRefused(f"the service refuses the API key ({said})")
     if status == 402 or (status == 400 and "balance is negative" in lower):

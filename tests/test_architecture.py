@@ -36,7 +36,6 @@ TESTED_ELSEWHERE = {
     "pipeline/ledger/accounts.py": "tests/ledger/test_ledger.py",
     "pipeline/ledger/adoptions.py": "tests/jobs/test_adopt.py",
     "pipeline/ledger/attempts.py": "tests/ledger/test_ledger.py",
-    "pipeline/ledger/books.py": "tests/ledger/test_ledger.py",
     "pipeline/ledger/evidence.py": "tests/jobs/test_verify.py",
     "pipeline/ledger/journal.py": "tests/jobs/test_rebuild.py",
     "pipeline/ledger/remains.py": "tests/jobs/test_rebuild.py",

@@ -719,7 +719,7 @@ async def test_delete(everywhere: Everywhere) -> None:
     async def fill(archive: Archive) -> None:
         for number in range(3):
             archive.add(f"{number}.wav", b"%d" % number)
-        down = Fault(on="delete", action="answer", status=401, times=1)
+        down = Fault(on="delete", action="answer", status=400, times=1)
         with passing(archive, down):
             await archive.run(**QUICK, delete_remote=True)
 

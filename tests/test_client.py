@@ -40,11 +40,13 @@ from pipeline.errors import (
     TranscriptUnknown,
 )
 from pipeline.limiter import Limiter
+from pipeline.retry import retry
 from pipeline.settings import Timetable
 from pipeline.uplink import Uplink
 from pipeline.wire import Accepted, Ambiguous, NotAccepted, Submission, submit_body
 from tests.support.clock import MovableLoop, advance
 from tests.support.service import Fault, ScriptedService
+from tests.support.service_faults import Kind
 
 pytestmark = pytest.mark.anyio
 
@@ -255,8 +257,8 @@ async def test_every_call_but_submit_takes_its_permit(
     [
         ({"action": "negative_balance"}, BalanceNegative),
         ({"action": "unknown_id"}, TranscriptUnknown),
-        ({"action": "answer", "status": 401, "body": "<html>"}, Intercepted),
-        ({"action": "answer", "status": 403, "body": "<html>"}, Intercepted),
+        ({"action": "answer", "status": 401, "body": "<html>"}, (Intercepted, ServiceUnavailable)),
+        ({"action": "answer", "status": 407, "body": "<html>"}, (Intercepted, ServiceUnavailable)),
         ({"action": "answer", "status": 413}, RequestRejected),
         ({"action": "answer", "status": 429}, RateLimited),
         ({"action": "answer", "status": 500, "body": ""}, ServiceUnavailable),
@@ -325,6 +327,24 @@ async def test_a_refusal_in_passing_is_doubted(
     refused, first = service.log[-looks - 1], service.log[-looks]
     assert (first.kind, first.query, service.log[-1].kind) == ("list", "limit=1", "list")
     assert refused.status == status
+
+
+@pytest.mark.parametrize("call", ["get", "delete", "export"])
+async def test_the_same_is_doubted_once(
+    service: ScriptedService, client: Client, call: Kind
+) -> None:
+    """A second refusal of what was asked for before is one, until it has been given since."""
+    transcript_id = await accepted_id(client)
+    service.faults.add(Fault(on=call, action="answer", times=2, status=401))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(until_listed, service, 1)
+        with pytest.raises(AccessDoubted):
+            await CALLS[call](client, transcript_id)
+    with pytest.raises(KeyRefused):
+        await CALLS[call](client, transcript_id)
+
+    assert service.requests["list"] == 1
 
 
 @calls
@@ -1191,6 +1211,37 @@ async def test_a_429_for_a_long_time_ends_the_requests(
         await client.list()
 
     assert len(service.log) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Retry-After": "0"},
+        {"Retry-After": "-1"},
+        {"Retry-After": "soon"},
+        {"Retry-After": "Fri, 20 Nov 2020 12:00:00 GMT", "Date": "Fri, 20 Nov 2026 12:00:00 GMT"},
+    ],
+    ids=str,
+)
+async def test_a_429_that_says_nothing_is_no_leave_to_storm(
+    service: ScriptedService, client: Client, headers: dict[str, str]
+) -> None:
+    """A call that is refused for half a minute is made a few times in it, and then succeeds."""
+    service.faults.add(Fault(on="list", action="answer", times=5, status=429, headers=headers))
+    began, rows = anyio.current_time(), list[object]()
+
+    async def ask() -> None:
+        rows.append(await retry(client.list, attempts=1))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        while not rows:
+            await anyio.wait_all_tasks_blocked()
+            await advance(0.25)
+
+    assert service.requests["list"] == 6
+    assert anyio.current_time() - began >= 1 + 2 + 4 + 8 + 16
 
 
 # --- proxies and certificates ---------------------------------------------------------------------

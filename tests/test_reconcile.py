@@ -352,7 +352,7 @@ async def test_a_page_of_the_poller_counts(bench: Bench, clock: Clock) -> None:
     assert bench.walks() == 2
 
 
-@pytest.mark.parametrize("status", [400, 403, 404])
+@pytest.mark.parametrize("status", [400, 404, 405])
 async def test_a_walk_that_breaks_off_proves_nothing(
     bench: Bench, clock: Clock, status: int
 ) -> None:
@@ -376,7 +376,7 @@ async def test_a_list_that_is_down_for_a_while_parks_nothing(bench: Bench, clock
     """Looks that fail before `settle` is over decide nothing; the list may be back in time."""
     await bench.lost(b"a.wav", ONE, accepted=True)
     await bench.lost(b"b.wav", TWO, accepted=False)
-    bench.service.faults.add(Fault(on="list", action="answer", status=403, times=4))
+    bench.service.faults.add(Fault(on="list", action="answer", status=404, times=4))
     async with bench.looking(120.0, clock) as looking:
         for age_s in (0.0, 5.0, 15.0, 60.0):
             await looking.look(age_s)
@@ -448,7 +448,7 @@ async def test_a_sighting_counts_when_the_list_fails_for_good(bench: Bench, cloc
     transcript = await bench.accepted(b"a.wav", ONE)
     await bench.lost(b"b.wav", TWO, accepted=True)
     row = Row(id=transcript.id, status="queued", audio_url=transcript.audio_url)
-    bench.service.faults.add(Fault(on="list", action="answer", status=403, times=None))
+    bench.service.faults.add(Fault(on="list", action="answer", status=404, times=None))
     async with bench.looking(120.0, clock) as looking:
         await looking.look(0.0)
         looking.reconciler.seen([row], is_newest=True)

@@ -208,8 +208,6 @@ def test_the_body_of_a_submit() -> None:
         (401, "Authentication error, API token missing/invalid", KeyRefused),
         (403, "Cannot access uploaded file", UploadInaccessible),
         (403, "Forbidden", RequestRejected),
-        (407, "Proxy Authentication Required", Intercepted),
-        (451, "Unavailable For Legal Reasons", Intercepted),
         (404, "Not found", RequestRejected),
         (405, "Method not allowed", RequestRejected),
         (413, "Request body is too large", RequestRejected),
@@ -251,7 +249,9 @@ def test_a_page_is_nothing_that_the_service_said(
     call: str, status: int, headers: dict[str, str], body: bytes
 ) -> None:
     """What is for people comes from a filter or a proxy: of no key, balance or recording."""
-    assert type(wire.error_from(call, status, headers, body)) is Intercepted
+    expected = Intercepted if call in ("upload", "submit") else ServiceUnavailable
+
+    assert type(wire.error_from(call, status, headers, body)) is expected
 
 
 @pytest.mark.parametrize(

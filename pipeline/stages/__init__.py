@@ -25,7 +25,7 @@ from pipeline.errors import ExitCode, Intercepted, RefusedAlike, RequestRejected
 from pipeline.events import Emit, Warned, label
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
-from pipeline.models import Copy, Root, Turn
+from pipeline.models import Claim, Copy, Root, Turn, Uploaded
 from pipeline.names import version
 from pipeline.notices import Notices
 from pipeline.options import canonical
@@ -88,21 +88,19 @@ class Context:
         number: int,
         call: str,
         error: RequestRejected,
-        attempt_id: int,
+        what: Claim | Uploaded,
         content: str,
-        options: Mapping[str, Any],
-        turn: int,
     ) -> bool:
         """
         Whether all requests of this kind are refused as this one was; then no more are sent.
 
-        `number` is what `Breaker.began` gave, `turn` that of the recording. The ledger knows the
-        refusal; what it has failed for it is wanted again.
+        `number` is what `Breaker.began` gave. The ledger knows the refusal; what it has failed for
+        it is wanted again.
         """
-        cause = _cause(call, error, options if self.has_own_options else {})
-        alike = self.intake.breaker.refused(
-            number, cause, content, attempt_id, before=turn == Turn.FAILED_BEFORE
-        )
+        cause = _cause(call, error, what.options if self.has_own_options else {})
+        is_verdict = not isinstance(error, Intercepted)
+        before = is_verdict and what.turn == Turn.FAILED_BEFORE
+        alike = self.intake.breaker.refused(number, cause, content, what.attempt_id, before=before)
         if alike:
             await self.end_alike(cause, alike)
         return bool(alike)

@@ -24,7 +24,7 @@ from pipeline.errors import (
     TransientError,
     UploadInaccessible,
 )
-from pipeline.models import Turn, Uploaded
+from pipeline.models import Uploaded
 from pipeline.options import DEFAULT_SPEECH_MODELS, canonical, request_options
 from pipeline.reconcile import Reconciler
 from pipeline.stages import Context
@@ -208,15 +208,7 @@ async def _is_alike(
     context: Context, uploaded: Uploaded, error: RequestRejected, number: int
 ) -> bool:
     """Whether all are refused as this one was."""
-    return await context.is_refused_alike(
-        number,
-        "submit",
-        error,
-        uploaded.attempt_id,
-        uploaded.content,
-        uploaded.options,
-        Turn.NEW if isinstance(error, Intercepted) else uploaded.turn,
-    )
+    return await context.is_refused_alike(number, "submit", error, uploaded, uploaded.content)
 
 
 async def _set_aside(context: Context, attempt_id: int) -> None:

@@ -208,15 +208,7 @@ async def _refused(
         is_due = False
     else:
         is_due = await ledger.fail_upload(claim, str(error), _SECOND_PASS_IN_S, _PASSES, read)
-    of_all = await context.is_refused_alike(
-        number,
-        "upload",
-        error,
-        claim.attempt_id,
-        read.content,
-        claim.options,
-        claim.turn if is_verdict else Turn.NEW,
-    )
+    of_all = await context.is_refused_alike(number, "upload", error, claim, read.content)
     if not (of_all or is_due):
         context.emit(events.Failed(recording=label, reason=str(error)))
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from jobs.folder import run_folder
 from pipeline.errors import ExitCode
-from pipeline.events import Event, Failed, Warned
-from tests.support.clock import MovableLoop, advance
-from tests.support.runs import Archive, Outcome, opened
+from pipeline.events import Failed, Warned
+from tests.support.clock import MovableLoop
+from tests.support.runs import Archive, opened, quickly
 from tests.support.service import Fault
 from tests.support.service_faults import Kind
 
@@ -37,31 +36,6 @@ async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
 def fill(archive: Archive, many: int = MANY) -> None:
     for number in range(many):
         archive.add(f"{number:02}.wav", b"%d" % number)
-
-
-async def quickly(archive: Archive, **given: object) -> Outcome:
-    """A run in which no check of the key has to be waited for."""
-    outcomes, events = list[Outcome](), list[Event]()
-    settings = archive.settings(**given)
-    async with anyio.create_task_group() as group:
-
-        async def run() -> None:
-            summary = await run_folder([archive.recordings], settings, emit=events.append)
-            outcomes.append(Outcome(summary, events))
-            group.cancel_scope.cancel()
-
-        group.start_soon(run)
-        seen = 0
-        while True:  # after each 401 and 403 the time goes on in short steps
-            refused = sum(call.status in (401, 403) for call in archive.service.log)
-            if refused == seen:
-                await archive.service.changed.wait()
-                continue
-            seen = refused
-            for _ in range(40):
-                await anyio.wait_all_tasks_blocked()
-                await advance(0.5)
-    return outcomes[0]
 
 
 REFUSALS = [
