@@ -23,6 +23,7 @@ from pipeline.errors import AnswerUnusable, BatchError, RecordingError
 from pipeline.events import Emit, Warned
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
+from pipeline.ledger.books import other_key
 from pipeline.models import Unresolved
 from pipeline.retry import retry
 from pipeline.wire import Row, check_id
@@ -34,9 +35,6 @@ _LOOK_EVERY_S = 60.0
 _PAGES_PER_S = 10.0
 _TRIES = 3
 _NEVER_SETTLED = "nobody knows whether the service accepted it (`--settle never`)"
-_OTHER_KEY = (
-    "it was asked for with another API key, whose project may be another: run once with that key"
-)
 _RANK = {"completed": 0, "processing": 1, "queued": 1}  # of several, the likeliest to be paid
 
 
@@ -198,7 +196,7 @@ class Reconciler:
             elif began - search.since < self._patience_s:
                 continue
             elif not attempt.is_ours:
-                doubtful.setdefault(_OTHER_KEY, []).append(attempt)
+                doubtful.setdefault(other_key(attempt.key_fingerprint), []).append(attempt)
             elif self._settle_s is None:
                 doubtful.setdefault(_NEVER_SETTLED, []).append(attempt)
             else:

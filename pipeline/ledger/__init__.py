@@ -57,6 +57,8 @@ Source: https://www.assemblyai.com/docs, FAQ: an upload that is not transcribed 
 BACKLOG = "backlog: left for the coming nights"
 """Why a recording is parked that has been lying there for long, and had no turn."""
 
+_YOUNG_S = 3600.0  # an account that deletes by itself has its ids for longer than that
+
 _ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account has so many
 
 
@@ -71,6 +73,9 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
     def recover(self) -> None:
         """Turn what an earlier run left in the middle into what this run can go on with."""
         now = self.now()
+        self._own_keys.update(
+            row[0] for row in self.db.execute("SELECT key_fingerprint FROM trusted_keys")
+        )
         self.db.execute("DELETE FROM seen")
         self.db.execute("UPDATE recordings SET claim = NULL WHERE claim IS NOT NULL")
         self.db.execute("UPDATE recordings SET redo = 0 WHERE redo")
@@ -116,12 +121,12 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         return int(count)
 
     @reading
-    def foreign_ids(self) -> list[tuple[str, list[str], bool]]:
+    def foreign_ids(self) -> list[tuple[str, list[str], bool, bool]]:
         """
-        Other keys that attempts at this address are open with.
+        Other keys that attempts at this address are open with, but for those that are trusted.
 
-        Of each its fingerprint, the newest few ids that it asked for, and whether any transcript
-        of it is still to be fetched.
+        Of each its fingerprint, the newest few ids that it asked for, whether any transcript of it
+        is still to be fetched, and whether any of the ids is younger than an hour.
         """
         keys = self.ro.execute(
             "SELECT key_fingerprint, max(is_open) FROM ("
@@ -133,21 +138,41 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
             "CROSS JOIN attempts a USING (request_key, generation) "
             "WHERE t.state IN ('open', 'submitted', 'completed') AND t.state <> 'open' "
             "AND a.state = 'accepted') "
-            "WHERE base_url = ? AND key_fingerprint NOT IN ('', ?) GROUP BY 1",
-            (self.run.base_url, self.run.key_fingerprint),
+            "WHERE base_url = ? AND key_fingerprint <> ''"
+            " AND key_fingerprint NOT IN (SELECT value FROM json_each(?)) GROUP BY 1",
+            (self.run.base_url, self.own_keys),
         ).fetchall()
-        ids = (
-            "SELECT transcript_id FROM attempts WHERE base_url = ? AND key_fingerprint = ? "
-            "AND state = 'accepted' ORDER BY attempt_id DESC LIMIT ?"
+        query = (
+            "SELECT transcript_id, ? - accepted_at FROM attempts"
+            " WHERE base_url = ? AND key_fingerprint = ?"
+            " AND state = 'accepted' ORDER BY attempt_id DESC LIMIT 5"
         )
-        return [
-            (
-                fingerprint,
-                [row[0] for row in self.ro.execute(ids, (self.run.base_url, fingerprint, 5))],
-                bool(is_open),
-            )
-            for fingerprint, is_open in keys
-        ]
+        foreign = []
+        for fingerprint, is_open in keys:
+            newest = self.ro.execute(query, (self.now(), self.run.base_url, fingerprint)).fetchall()
+            is_young = any(0 <= age_s < _YOUNG_S for _, age_s in newest)
+            foreign.append((fingerprint, [row[0] for row in newest], bool(is_open), is_young))
+        return foreign
+
+    @transition
+    def record_trusted(self, fingerprint: str) -> None:
+        """Note that a key is of the same project as this run's: what it asked for is ours."""
+        self.db.execute(
+            "INSERT OR IGNORE INTO trusted_keys VALUES (?,?)", (fingerprint, self.now())
+        )
+        self.trust_key(fingerprint)
+
+    @transition
+    def park_key(self, fingerprint: str, reason: str) -> None:
+        """Leave what was accepted for a key to a run that may ask for it."""
+        self.db.execute(
+            "UPDATE transcripts SET parked = ? WHERE state IN ('open', 'submitted', 'completed')"
+            " AND state <> 'open' AND EXISTS (SELECT 1 FROM attempts a"
+            " WHERE a.request_key = transcripts.request_key"
+            " AND a.generation = transcripts.generation AND a.state = 'accepted'"
+            " AND a.outcome IS NOT 'error' AND a.base_url = ? AND a.key_fingerprint = ?)",
+            (reason, self.run.base_url, fingerprint),
+        )
 
     @transition
     def record_requests(self, ages_s: Sequence[float], window_s: float) -> None:

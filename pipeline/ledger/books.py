@@ -32,6 +32,7 @@ __all__ = [
     "Reading",
     "Redo",
     "Run",
+    "other_key",
 ]
 
 INTERRUPTED = "interrupted"
@@ -47,6 +48,14 @@ FROM recordings WHERE recording_id = ?
 
 Promote = Literal["always", "better", "never"]
 """Which new results stay in the place of older ones; the others are put among the versions."""
+
+
+def other_key(fingerprint: str) -> str:
+    """Why what was asked for with a key is left alone that may be of another project."""
+    return (
+        "it was asked for with another API key, whose project may be another: run once with that"
+        f" key, or say that it is of the same project with `--trust-key {fingerprint}`"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from jobs.rebuild import rebuild
-from pipeline.errors import LedgerUnusable
+from pipeline.errors import ExitCode, LedgerUnusable
+from pipeline.settings import key_fingerprint
 from tests.support.runs import Archive, opened, watched
 from tests.support.service import Fault
 
@@ -17,6 +18,8 @@ pytestmark = pytest.mark.anyio
 
 YEAR_S = 365 * 86_400.0
 CLOCKS = {"right": 0.0, "years behind": -20 * YEAR_S, "years ahead": 300 * YEAR_S}
+
+ACCEPTED = "SELECT 1 FROM attempts WHERE state = 'accepted'"
 
 
 @pytest.fixture
@@ -86,7 +89,7 @@ async def test_a_ledger_that_was_copied_amid_a_run_is_noticed(archive: Archive) 
         group.start_soon(archive.run)
         with anyio.fail_after(30):
             await archive.service.held("upload")
-            while not await archive.rows("SELECT 1 FROM attempts WHERE state = 'accepted'"):
+            while not await archive.rows(ACCEPTED):
                 await anyio.wait_all_tasks_blocked()
         copies = [shutil.copy(path, archive.root) for path in archive.state.glob("ledger.sqlite3*")]
         archive.service.release()
@@ -125,3 +128,51 @@ async def test_a_run_that_asks_for_nothing_has_no_journal(archive: Archive) -> N
 
     assert len([*archive.state.glob("runs/*/attempts.ndjson")]) == 1
     assert len(await archive.rows("SELECT run_id FROM runs")) == 1
+
+
+# --- another key ----------------------------------------------------------------------------------
+
+
+async def test_a_rotated_key_where_the_account_deletes_by_itself(archive: Archive) -> None:
+    """
+    Where no id is young enough to be known, a new key works on what is new and leaves the rest as
+    it is, until `--trust-key`, said once and kept, says that what the old one asked for is gone.
+    """
+    archive.add("b.wav", b"two")
+    archive.service.transcript_seconds = 3600.0
+    async with anyio.create_task_group() as group:
+        group.start_soon(archive.run)
+        with anyio.fail_after(30):
+            await archive.service.until(lambda: archive.service.requests["submit"] == 2)
+            while len(await archive.rows(ACCEPTED)) < 2:
+                await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    archive.service.transcript_seconds = 0.05
+    query = "SELECT transcript_id, outcome, unknown_at FROM attempts ORDER BY attempt_id LIMIT 2"
+    before = await archive.rows(query)
+    for transcript_id, _, _ in before:
+        archive.service.complete(transcript_id)
+        gone = Fault(on="get", action="unknown_id", match=transcript_id, times=None)
+        archive.service.faults.add(gone)
+    new = archive.root / "new"
+    new.write_text("second-key")
+    rotated = partial(archive.run, api_key_file=new)
+    archive.add("c.wav", b"three")
+
+    assert (await rotated()).summary.exit_code == ExitCode.REFUSED
+    assert archive.service.requests["submit"] == 2
+    fingerprint = key_fingerprint(archive.service.key)
+    for hours in (1.1, 1.2):
+        left = (await rotated(ahead_s=hours * 3600)).summary
+
+        assert (left.exit_code, left.parked) == (ExitCode.PARTIAL, 2)
+        assert all(f"--trust-key {fingerprint}" in reason for reason in left.reasons["parked"])
+    assert archive.service.requests["submit"] == 3
+    assert await archive.rows(query) == before
+
+    for trust_key in (fingerprint, None):
+        looked_for = (await rotated(ahead_s=4500, trust_key=trust_key)).summary
+        assert all("no longer has it" in reason for reason in looked_for.reasons["parked"])
+    gone_for_good = (await rotated(ahead_s=9000)).summary
+    assert (gone_for_good.failed, gone_for_good.parked) == (2, 0)
+    assert archive.service.requests["submit"] == 3
