@@ -95,8 +95,10 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         self.db.execute(
             "UPDATE attempts SET state = 'not_accepted', reason = 'the upload is too old' "
             f"WHERE state = 'uploaded' AND {_UNDER_WAY} "
-            "AND (uploaded_at < ? OR base_url <> ? OR ? NOT IN ('', key_fingerprint))",
-            (now - UPLOAD_LIFETIME_S, self.run.base_url, self.run.key_fingerprint),
+            # One of the future was noted by a clock that was ahead: nobody knows its age.
+            "AND (uploaded_at NOT BETWEEN ? AND ? OR base_url <> ?"
+            " OR ? NOT IN ('', key_fingerprint))",
+            (now - UPLOAD_LIFETIME_S, now, self.run.base_url, self.run.key_fingerprint),
         )
         self.db.execute(
             "UPDATE transcripts SET state = 'wanted' WHERE state = 'open' "
@@ -180,7 +182,8 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         now, here = self.now(), self.run.base_url
         seconds = Counter(int(now - age_s) for age_s in ages_s)
         self.db.execute(
-            "DELETE FROM requests WHERE base_url = ? AND second < ?", (here, int(now - window_s))
+            "DELETE FROM requests WHERE base_url = ? AND second NOT BETWEEN ? AND ?",
+            (here, int(now - window_s), int(now + window_s)),
         )
         self.db.executemany(
             "INSERT INTO requests (base_url, second, count) VALUES (?,?,?) "
@@ -193,8 +196,9 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         """How long ago each request of earlier runs in the last window was sent, at the most."""
         now = self.now()
         rows = self.ro.execute(
-            "SELECT second, count FROM requests WHERE base_url = ? AND second >= ?",
-            (self.run.base_url, int(now - window_s)),
+            # A clock that was set back a little hides nothing; what lies further ahead never was.
+            "SELECT second, count FROM requests WHERE base_url = ? AND second BETWEEN ? AND ?",
+            (self.run.base_url, int(now - window_s), int(now + window_s)),
         )
         # The end of the second: never taken for older than it is.
         return [max(0.0, now - second - 1) for second, count in rows for _ in range(count)]
@@ -205,9 +209,9 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         now = self.now()
         rows = self.ro.execute(
             # No index: what was submitted lately is among the newest attempts.
-            "SELECT submitted_at FROM attempts WHERE base_url = ? AND submitted_at >= ?"
+            "SELECT submitted_at FROM attempts WHERE base_url = ? AND submitted_at BETWEEN ? AND ?"
             " AND attempt_id > (SELECT max(attempt_id) - ? FROM attempts)",
-            (self.run.base_url, now - window_s, _ATTEMPTS_OF_A_WINDOW),
+            (self.run.base_url, now - window_s, now + window_s, _ATTEMPTS_OF_A_WINDOW),
         )
         return [max(0.0, now - submitted_at) for (submitted_at,) in rows]
 
@@ -239,14 +243,20 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         Seconds of audio and USD that were asked for since a moment, Unix seconds.
 
         What is not settled counts as it was expected; what the service failed at does not at all,
-        nor what other programs asked for.
+        nor what other programs asked for. Clocks may have been wrong, but attempts are numbered in
+        their order: what came after the last one that is known to be from before counts as well.
         """
         row = self.ro.execute(
             "SELECT coalesce(sum(coalesce(duration_s, expected_s)), 0),"
             " coalesce(sum(coalesce(price_usd, expected_usd)), 0) FROM attempts"
-            " WHERE submitted_at >= ?"
+            " WHERE (submitted_at BETWEEN :since AND :now"
+            "  OR submitted_at IS NOT NULL AND attempt_id > coalesce((SELECT max(attempt_id) FROM ("
+            # In order is what no earlier one is ahead of, but for those from the future.
+            "   SELECT attempt_id, started_at, max(iif(started_at <= :now, started_at, NULL))"
+            "    OVER (ORDER BY attempt_id) AS latest FROM attempts)"
+            "   WHERE started_at = latest AND started_at < :since), 0))"
             " AND state IN ('submitting', 'ambiguous', 'accepted') AND outcome IS NOT 'error'",
-            (since,),
+            {"since": since, "now": self.now()},
         ).fetchone()
         return row[0], row[1]
 

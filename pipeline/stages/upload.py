@@ -32,7 +32,7 @@ from pipeline.errors import (
 )
 from pipeline.files import in_thread, why_not
 from pipeline.ledger import Reading
-from pipeline.models import SETTLED_S, Claim, Turn, Uploaded
+from pipeline.models import Claim, Turn, Uploaded, is_settled
 from pipeline.options import canonical
 from pipeline.retry import retry
 from pipeline.stages import Context
@@ -303,7 +303,7 @@ class Source:
             mtime_ns=found.st_mtime_ns,
             ctime_ns=now.st_ctime_ns,
             inode=found.st_ino,
-            settled=time.time() - found.st_mtime >= SETTLED_S,
+            settled=is_settled(found, time.time()),
         )
 
     def _all(self) -> bytes:

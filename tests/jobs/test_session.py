@@ -1,7 +1,10 @@
 """A session works with the ledger that knows all that was asked for, whatever clocks say."""
 
+import os
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -128,6 +131,55 @@ async def test_a_run_that_asks_for_nothing_has_no_journal(archive: Archive) -> N
 
     assert len([*archive.state.glob("runs/*/attempts.ndjson")]) == 1
     assert len(await archive.rows("SELECT run_id FROM runs")) == 1
+
+
+# --- clocks that were wrong -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [1.0, 1e11], ids=["long past", "far ahead"])
+async def test_times_of_a_wrong_clock_stop_nothing(archive: Archive, at: float) -> None:
+    """Whatever times an earlier run has noted, the next one ends, with all that was paid."""
+    archive.add("b.wav", b"two")
+    archive.service.transcript_seconds = 3600.0
+    async with anyio.create_task_group() as group:
+        group.start_soon(archive.run)
+        with anyio.fail_after(30):
+            await archive.service.until(lambda: archive.service.requests["submit"] == 2)
+            while len(await archive.rows(ACCEPTED)) < 2:
+                await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    for transcript in archive.service:
+        archive.service.complete(transcript.id)
+    await anyio.to_thread.run_sync(set_times, archive, at)
+    archive.add("c.wav", b"three")
+    archive.service.transcript_seconds = 0.05
+
+    outcome = await archive.run(ramp=True, max_hours_month=1000)
+
+    assert (outcome.summary.written, outcome.summary.exit_code) == (3, ExitCode.DONE)
+    assert archive.service.requests["submit"] == 3
+
+
+def set_times(archive: Archive, at: float) -> None:
+    """Every time that the ledger holds."""
+    with closing(sqlite3.connect(archive.state / "ledger.sqlite3")) as db:
+        tables = [row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type='table'")]
+        for table in tables:
+            for _, column, kind, *_ in db.execute(f"PRAGMA table_info({table})").fetchall():
+                if column.endswith("_at") and kind == "REAL":
+                    db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} IS NOT NULL", (at,))
+        db.execute("UPDATE OR REPLACE requests SET second = ?", (int(at),))
+        db.commit()
+
+
+@pytest.mark.parametrize("changed_at", [0.0, 4e9], ids=["1970", "2096"])
+async def test_a_recording_of_a_wrong_clock_is_taken(archive: Archive, changed_at: float) -> None:
+    """Whether its last change lies ahead or long ago, no age that is asked for leaves it out."""
+    os.utime(archive.recordings / "a.wav", (changed_at, changed_at))
+
+    outcome = await archive.run(min_age="1s", max_age="36500d", ahead_s=3600)
+
+    assert outcome.summary.written == 1
 
 
 # --- another key ----------------------------------------------------------------------------------
