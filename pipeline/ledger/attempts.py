@@ -128,6 +128,24 @@ class Attempts(Books):
         )
         return False
 
+    @reading
+    def knows_id(self, transcript_id: str) -> bool:
+        """Whether a transcript is one of ours, as far as is known here."""
+        query = "SELECT 1 FROM attempts WHERE transcript_id = ?"
+        return self.ro.execute(query, (transcript_id,)).fetchone() is not None
+
+    @transition
+    def leave(self, claim: Claim, read: Reading | None, reason: str) -> None:
+        """Leave a recording to the next run, with what was read of it if it was not known."""
+        if read is not None:
+            self._attach(claim, read)
+        self._drop(claim.attempt_id, INTERRUPTED)
+        self.db.execute(
+            "UPDATE transcripts SET parked = ? WHERE state = 'wanted' AND (request_key, generation)"
+            " = (SELECT request_key, generation FROM attempts WHERE attempt_id = ?)",
+            (reason, claim.attempt_id),
+        )
+
     @transition
     def put_back(self, claim: Claim) -> None:
         """Give up a claim as if it had never been made."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from io import FileIO
+from mmap import ACCESS_READ, mmap
 from typing import TYPE_CHECKING, Self
 
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -21,6 +22,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from pipeline import events
 from pipeline.allowance import expected
 from pipeline.errors import (
+    AnswerUnusable,
     AttemptsExhausted,
     BatchError,
     PlaceUnwritable,
@@ -29,6 +31,7 @@ from pipeline.errors import (
     RecordingTooCostly,
     RecordingUnreadable,
     RequestRejected,
+    ServiceUnavailable,
 )
 from pipeline.files import in_thread, why_not
 from pipeline.ledger import Reading
@@ -36,6 +39,7 @@ from pipeline.models import Claim, Turn, Uploaded, is_settled
 from pipeline.options import canonical
 from pipeline.retry import retry
 from pipeline.stages import Context
+from pipeline.wire import parse_head
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -44,6 +48,10 @@ __all__ = ["Source", "upload"]
 
 _EDGE_BYTES = 64 * 1024
 _SHORTER = "it became shorter while it was being read"
+_UNKNOWN_RESULT = (
+    "where its result goes lies a transcript that this ledger does not know: take it over with"
+    " `overnight reprocess --adopt`, or move it away; `--force` pays for another"
+)
 _PASSES = 2
 _SECOND_PASS_IN_S = 30.0
 
@@ -62,7 +70,7 @@ async def upload(
                 if uploaded is None:
                     async with uplink.places:
                         uploaded = await _upload(context, claim)
-                elif not await _is_granted(context, claim):
+                elif await _is_left(context, claim) or not await _is_granted(context, claim):
                     uploaded = None
             if scope.cancelled_caught:
                 await ledger.put_back(claim)
@@ -99,6 +107,17 @@ async def _is_granted(context: Context, claim: Claim) -> bool:
     except OSError:
         return True  # what is the matter with it, the upload says
     return False
+
+
+async def _is_left(context: Context, claim: Claim, source: "Source | None" = None) -> bool:
+    """Whether a recording is left alone: where its result goes lies one that nobody knows here."""
+    ledger = context.ledger
+    transcript_id = await _transcript_at(context.place(claim.result))
+    if transcript_id is None or ledger.run.redo.force or await ledger.knows_id(transcript_id):
+        return False
+    read = await source.read() if source is not None and claim.content is None else None
+    await ledger.leave(claim, read, _UNKNOWN_RESULT)
+    return True
 
 
 async def _upload(context: Context, claim: Claim) -> Uploaded | None:
@@ -141,7 +160,7 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
         is_known = claim.content is None and await ledger.seen_before(source.size, source.edges)
         if is_known and not await ledger.recognise(claim, await source.read()):
             return None
-        if not await _is_granted(context, claim):
+        if await _is_left(context, claim, source) or not await _is_granted(context, claim):
             return None
 
         async def attempt() -> tuple[Uploaded | None, Reading]:
@@ -335,6 +354,21 @@ def _open(where: bytes, follow_links: bool, chunk_bytes: int, place: bytes | Non
     except BaseException:
         file.close()
         raise
+
+
+@in_thread
+def _transcript_at(place: bytes) -> str | None:
+    """The id of the whole transcript that lies at a place, None where there is none."""
+    try:
+        with (
+            open(os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file,
+            mmap(file.fileno(), 0, access=ACCESS_READ) as body,
+            memoryview(body) as view,
+        ):
+            head = parse_head(view)
+    except (OSError, ValueError, AnswerUnusable, ServiceUnavailable):  # empty, or something else
+        return None
+    return None if head.status != "completed" or head.is_deleted else head.id
 
 
 @in_thread

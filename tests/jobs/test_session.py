@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from jobs.adopt import adopt
 from jobs.rebuild import rebuild
 from pipeline.errors import ExitCode, LedgerUnusable
 from pipeline.settings import key_fingerprint
@@ -131,6 +133,59 @@ async def test_a_run_that_asks_for_nothing_has_no_journal(archive: Archive) -> N
 
     assert len([*archive.state.glob("runs/*/attempts.ndjson")]) == 1
     assert len(await archive.rows("SELECT run_id FROM runs")) == 1
+
+
+# --- results that the ledger does not know --------------------------------------------------------
+
+
+@pytest.mark.parametrize("new", [{}, {"transcript": {"punctuate": False}}], ids=["same", "other"])
+async def test_an_unknown_result_is_left_to_be_adopted(
+    archive: Archive, new: dict[str, Any]
+) -> None:
+    """
+    Without its state folder a run asks for nothing whose whole transcript lies there: it is parked,
+    and `--adopt` is named; the rest goes on, and what is adopted is not paid for again.
+    """
+    archive.add("b.wav", b"two")
+    await archive.run()
+    results = archive.results()
+    shutil.rmtree(archive.state)
+    archive.add("c.wav", b"three")
+    archive.output.joinpath("d.wav.json").write_text('{"id": "x", "status": "queued"}')
+    archive.add("d.wav", b"four")
+
+    for _ in range(2):
+        left = (await archive.run(**new)).summary
+
+        assert (left.parked, left.exit_code) == (2, ExitCode.PARTIAL)
+        assert all("--adopt" in reason for reason in left.reasons["parked"])
+        assert archive.service.requests["submit"] == 4
+    assert {name: archive.results()[name] for name in results} == results
+    found = await adopt(
+        archive.settings(),
+        [archive.recordings],
+        archive.output,
+        lambda _: None,
+        emit=lambda _: None,
+    )
+    assert found.adopted == 2
+    after = (await archive.run()).summary
+    assert (after.already_written, after.kept, after.parked) == (
+        2 if new else 4,
+        2 if new else 0,
+        0,
+    )
+    assert archive.service.requests["submit"] == 4
+
+
+async def test_force_pays_for_another_in_place_of_an_unknown_one(archive: Archive) -> None:
+    """Who insists gets a new result, and the one that was there is kept among the versions."""
+    await archive.run()
+    shutil.rmtree(archive.state)
+
+    assert (await archive.run(force=True)).summary.written == 1
+    assert len(archive.versions()) == 1
+    assert archive.service.requests["submit"] == 2
 
 
 # --- clocks that were wrong -----------------------------------------------------------------------
