@@ -84,6 +84,8 @@ class Access(Where):
     """File that holds the API key, before ASSEMBLYAI_API_KEY."""
     api_key_command: Annotated[str | None, Parameter(group=_WHO)] = None
     """Command that prints the API key."""
+    trust_key: Annotated[str | None, Parameter(group=_WHO)] = None
+    """Fingerprint of an older key of the same project."""
 
 
 @Parameter(name="*")

@@ -196,6 +196,8 @@ async def session(
         await _require_latest(ledger, settings.state_dir / "runs", journaled)
         if not is_offline:  # else the uploads that another key can go on with would be dropped
             await ledger.recover()
+            if settings.trust_key is not None:
+                await ledger.record_trusted(settings.trust_key)
         await ledger.record_roots(roots)
         started = RunStarted(
             run_id=run_id,

@@ -25,6 +25,7 @@ from pipeline.errors import (
     TranscriptUnknown,
 )
 from pipeline.guard import guarded
+from pipeline.ledger.books import other_key
 from pipeline.ledger.results import MOST_LOST
 from pipeline.models import Claim, Pending, Uploaded
 from pipeline.reconcile import Reconciler
@@ -169,11 +170,13 @@ async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
         with context.intake.fetching():
             rows = await _reached(context)
             reconciler.seen(rows, is_newest=True)
-            for fingerprint, ids, is_open in await ledger.foreign_ids():
+            for fingerprint, ids, is_open, is_young in await ledger.foreign_ids():
                 if await _knows_one(context, ids):
                     ledger.trust_key(fingerprint)
-                elif is_open:
+                elif is_open and is_young:
                     raise KeyRefused(_OTHER_PROJECT)
+                elif is_open:  # where an account deletes by itself, nobody can tell whose they were
+                    await ledger.park_key(fingerprint, other_key(fingerprint))
     except RecordingError as error:
         context.intake.end(ServiceUnusable(f"the service cannot be reached: {error}"))
     except BatchError as error:

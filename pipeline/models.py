@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from hashlib import sha256
+from os import stat_result
 from typing import Any
 
 import msgspec
@@ -32,6 +33,8 @@ __all__ = [
     "Turn",
     "Unresolved",
     "Uploaded",
+    "age_s",
+    "is_settled",
     "request_key",
     "signed",
 ]
@@ -49,6 +52,29 @@ _HALF = 1 << 63
 
 SETTLED_S = 2.0
 """Age of a file's last change, seconds, from which on another one would show in its times."""
+
+
+_DAY_S = 86_400.0
+
+
+def age_s(found: stat_result, now: float) -> float | None:
+    """
+    Seconds since the last change of a file, by what can be believed; None where nothing can.
+
+    An `mtime` that lies ahead was set, or noted by a clock that was wrong: then its `ctime` counts,
+    which nobody sets. What lies ahead by that, too, changed just now, or if it is more than a day,
+    nobody knows when: it will never come of age, so no age may be asked of it.
+    """
+    for changed in (found.st_mtime, found.st_ctime):
+        if changed <= now:
+            return now - changed
+    return None if min(found.st_mtime, found.st_ctime) > now + _DAY_S else 0.0
+
+
+def is_settled(found: stat_result, now: float) -> bool:
+    """Whether another change of a file would show in its times."""
+    age = age_s(found, now)
+    return age is None or age >= SETTLED_S
 
 
 class RecordingState(StrEnum):

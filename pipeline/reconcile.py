@@ -26,6 +26,7 @@ from pipeline.errors import AnswerUnusable, BatchError, RecordingError, Transcri
 from pipeline.events import Emit, Warned
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
+from pipeline.ledger.books import other_key
 from pipeline.models import Unresolved
 from pipeline.retry import retry
 from pipeline.wire import Row, check_id, parse_head
@@ -37,9 +38,6 @@ _LOOK_EVERY_S = 60.0
 _PAGES_PER_S = 10.0
 _TRIES = 3
 _NEVER_SETTLED = "nobody knows whether the service accepted it (`--settle never`)"
-_OTHER_KEY = (
-    "it was asked for with another API key, whose project may be another: run once with that key"
-)
 _CLAIMED = (
     "its answer gave the id {id}, which may be that of another upload: nothing is asked for until"
     " the list shows what became of it, or you say so with `overnight verify --claim {id}=PATH` or"
@@ -226,7 +224,7 @@ class Reconciler:
                 reason = _CLAIMED.format(id=attempt.claimed_id)
                 doubtful.setdefault(reason, []).append(attempt)
             elif not attempt.is_ours:
-                doubtful.setdefault(_OTHER_KEY, []).append(attempt)
+                doubtful.setdefault(other_key(attempt.key_fingerprint), []).append(attempt)
             elif self._settle_s is None:
                 doubtful.setdefault(_NEVER_SETTLED, []).append(attempt)
             else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -87,3 +88,26 @@ def test_numbers_of_file_systems_fit_into_the_ledger(one: int, other: int) -> No
     assert -(2**63) <= signed(one) < 2**63
     assert signed(one) == one or one >= 2**63
     assert (signed(one) == signed(other)) == (abs(one - other) in (0, 2**64))
+
+
+NOW, DAY_S = 1_800_000_000.0, 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("mtime", "ctime", "age"),
+    [
+        (NOW - 5, NOW - 5, 5.0),
+        (NOW - 5 * DAY_S, NOW - 5, 5 * DAY_S),
+        (1.0, NOW - 5, NOW - 1),
+        (NOW + 40 * DAY_S, NOW - 5, 5.0),
+        (NOW + 60, NOW + 60, 0.0),
+        (NOW + 40 * DAY_S, NOW + 60, 0.0),
+        (NOW + 40 * DAY_S, NOW + 2 * DAY_S, None),
+    ],
+)
+def test_an_age_is_one_that_can_be_believed(mtime: float, ctime: float, age: float | None) -> None:
+    """A time ahead gives way to when it was noted; one that will never come gives no age at all."""
+    found = os.stat_result((0o100644, 1, 1, 1, 0, 0, 3, 0, mtime, ctime))
+
+    assert models.age_s(found, NOW) == age
+    assert models.is_settled(found, NOW) == (age != 0.0)

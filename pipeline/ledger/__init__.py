@@ -59,13 +59,21 @@ Source: https://www.assemblyai.com/docs, FAQ: an upload that is not transcribed 
 BACKLOG = "backlog: left for the coming nights"
 """Why a recording is parked that has been lying there for long, and had no turn."""
 
+_YOUNG_S = 3600.0  # an account that deletes by itself has its ids for longer than that
+
 _ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account has so many
 
 
 _ASKED_FOR = """
 SELECT recording_id, content, coalesce(duration_s, expected_s) AS long_s,
   coalesce(price_usd, expected_usd, iif(base_url = 'local', 0.0, NULL)) AS usd
-FROM attempts WHERE submitted_at >= ?
+FROM attempts
+WHERE (submitted_at BETWEEN :since AND :now
+    OR submitted_at IS NOT NULL AND attempt_id > coalesce((SELECT max(attempt_id) FROM (
+      -- In order is what no earlier one is ahead of, but for those from the future.
+      SELECT attempt_id, started_at, max(iif(started_at <= :now, started_at, NULL))
+        OVER (ORDER BY attempt_id) AS latest FROM attempts)
+      WHERE started_at = latest AND started_at < :since), 0))
   AND state IN ('submitting', 'ambiguous', 'accepted') AND outcome IS NOT 'error'
 """
 """What is paid, or may be: doubt counts as spent until it is resolved."""
@@ -81,6 +89,9 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
     def recover(self) -> None:
         """Turn what an earlier run left in the middle into what this run can go on with."""
         now = self.now()
+        self._own_keys.update(
+            row[0] for row in self.db.execute("SELECT key_fingerprint FROM trusted_keys")
+        )
         self.db.execute("DELETE FROM seen")
         self.db.execute("UPDATE recordings SET claim = NULL WHERE claim IS NOT NULL")
         self.db.execute("UPDATE recordings SET redo = 0 WHERE redo")
@@ -100,8 +111,10 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         self.db.execute(
             "UPDATE attempts SET state = 'not_accepted', reason = 'the upload is too old' "
             f"WHERE state = 'uploaded' AND {_UNDER_WAY} "
-            "AND (uploaded_at < ? OR base_url <> ? OR ? NOT IN ('', key_fingerprint))",
-            (now - UPLOAD_LIFETIME_S, self.run.base_url, self.run.key_fingerprint),
+            # One of the future was noted by a clock that was ahead: nobody knows its age.
+            "AND (uploaded_at NOT BETWEEN ? AND ? OR base_url <> ?"
+            " OR ? NOT IN ('', key_fingerprint))",
+            (now - UPLOAD_LIFETIME_S, now, self.run.base_url, self.run.key_fingerprint),
         )
         self.db.execute(
             "UPDATE transcripts SET state = 'wanted' WHERE state = 'open' "
@@ -128,12 +141,12 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         return int(count)
 
     @reading
-    def foreign_ids(self) -> list[tuple[str, list[str], bool]]:
+    def foreign_ids(self) -> list[tuple[str, list[str], bool, bool]]:
         """
-        Other keys that attempts at this address are open with.
+        Other keys that attempts at this address are open with, but for those that are trusted.
 
-        Of each its fingerprint, the newest few ids that it asked for, and whether any transcript
-        of it is still to be fetched.
+        Of each its fingerprint, the newest few ids that it asked for, whether any transcript of it
+        is still to be fetched, and whether any of the ids is younger than an hour.
         """
         keys = self.ro.execute(
             "SELECT key_fingerprint, max(is_open) FROM ("
@@ -145,21 +158,41 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
             "CROSS JOIN attempts a USING (request_key, generation) "
             "WHERE t.state IN ('open', 'submitted', 'completed') AND t.state <> 'open' "
             "AND a.state = 'accepted') "
-            "WHERE base_url = ? AND key_fingerprint NOT IN ('', ?) GROUP BY 1",
-            (self.run.base_url, self.run.key_fingerprint),
+            "WHERE base_url = ? AND key_fingerprint <> ''"
+            " AND key_fingerprint NOT IN (SELECT value FROM json_each(?)) GROUP BY 1",
+            (self.run.base_url, self.own_keys),
         ).fetchall()
-        ids = (
-            "SELECT transcript_id FROM attempts WHERE base_url = ? AND key_fingerprint = ? "
-            "AND state = 'accepted' ORDER BY attempt_id DESC LIMIT ?"
+        query = (
+            "SELECT transcript_id, ? - accepted_at FROM attempts"
+            " WHERE base_url = ? AND key_fingerprint = ?"
+            " AND state = 'accepted' ORDER BY attempt_id DESC LIMIT 5"
         )
-        return [
-            (
-                fingerprint,
-                [row[0] for row in self.ro.execute(ids, (self.run.base_url, fingerprint, 5))],
-                bool(is_open),
-            )
-            for fingerprint, is_open in keys
-        ]
+        foreign = []
+        for fingerprint, is_open in keys:
+            newest = self.ro.execute(query, (self.now(), self.run.base_url, fingerprint)).fetchall()
+            is_young = any(0 <= age_s < _YOUNG_S for _, age_s in newest)
+            foreign.append((fingerprint, [row[0] for row in newest], bool(is_open), is_young))
+        return foreign
+
+    @transition
+    def record_trusted(self, fingerprint: str) -> None:
+        """Note that a key is of the same project as this run's: what it asked for is ours."""
+        self.db.execute(
+            "INSERT OR IGNORE INTO trusted_keys VALUES (?,?)", (fingerprint, self.now())
+        )
+        self.trust_key(fingerprint)
+
+    @transition
+    def park_key(self, fingerprint: str, reason: str) -> None:
+        """Leave what was accepted for a key to a run that may ask for it."""
+        self.db.execute(
+            "UPDATE transcripts SET parked = ? WHERE state IN ('open', 'submitted', 'completed')"
+            " AND state <> 'open' AND EXISTS (SELECT 1 FROM attempts a"
+            " WHERE a.request_key = transcripts.request_key"
+            " AND a.generation = transcripts.generation AND a.state = 'accepted'"
+            " AND a.outcome IS NOT 'error' AND a.base_url = ? AND a.key_fingerprint = ?)",
+            (reason, self.run.base_url, fingerprint),
+        )
 
     @transition
     def record_requests(self, ages_s: Sequence[float], window_s: float) -> None:
@@ -167,7 +200,8 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         now, here = self.now(), self.run.base_url
         seconds = Counter(int(now - age_s) for age_s in ages_s)
         self.db.execute(
-            "DELETE FROM requests WHERE base_url = ? AND second < ?", (here, int(now - window_s))
+            "DELETE FROM requests WHERE base_url = ? AND second NOT BETWEEN ? AND ?",
+            (here, int(now - window_s), int(now + window_s)),
         )
         self.db.executemany(
             "INSERT INTO requests (base_url, second, count) VALUES (?,?,?) "
@@ -180,8 +214,9 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         """How long ago each request of earlier runs in the last window was sent, at the most."""
         now = self.now()
         rows = self.ro.execute(
-            "SELECT second, count FROM requests WHERE base_url = ? AND second >= ?",
-            (self.run.base_url, int(now - window_s)),
+            # A clock that was set back a little hides nothing; what lies further ahead never was.
+            "SELECT second, count FROM requests WHERE base_url = ? AND second BETWEEN ? AND ?",
+            (self.run.base_url, int(now - window_s), int(now + window_s)),
         )
         # The end of the second: never taken for older than it is.
         return [max(0.0, now - second - 1) for second, count in rows for _ in range(count)]
@@ -192,9 +227,9 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         now = self.now()
         rows = self.ro.execute(
             # No index: what was submitted lately is among the newest attempts.
-            "SELECT submitted_at FROM attempts WHERE base_url = ? AND submitted_at >= ?"
+            "SELECT submitted_at FROM attempts WHERE base_url = ? AND submitted_at BETWEEN ? AND ?"
             " AND attempt_id > (SELECT max(attempt_id) - ? FROM attempts)",
-            (self.run.base_url, now - window_s, _ATTEMPTS_OF_A_WINDOW),
+            (self.run.base_url, now - window_s, now + window_s, _ATTEMPTS_OF_A_WINDOW),
         )
         return [max(0.0, now - submitted_at) for (submitted_at,) in rows]
 
@@ -227,18 +262,21 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
 
         What is not settled counts as it was expected, doubts as well; what the service failed at
         does not at all, nor what other programs asked for. What nobody noted the length of is
-        counted by size, and what has no price by the `dearest_usd` an hour.
+        counted by size, and what has no price by the `dearest_usd` an hour. Clocks may have been
+        wrong, but attempts are numbered in their order: what came after the last one that is known
+        to be from before counts as well.
         """
+        times = {"since": since, "now": self.now()}
         (seconds, usd, unpriced_s) = self.ro.execute(
             "SELECT coalesce(sum(long_s), 0), coalesce(sum(usd), 0),"
             " coalesce(sum(iif(usd IS NULL, long_s, 0)), 0) "
             f"FROM ({_ASKED_FOR}) WHERE long_s IS NOT NULL",
-            (since,),
+            times,
         ).fetchone()
         for path, size, usd_of_it in self.ro.execute(
             "SELECT r.path, iif(r.content IS a.content, r.size, 0), usd "
             f"FROM ({_ASKED_FOR}) a JOIN recordings r USING (recording_id) WHERE long_s IS NULL",
-            (since,),
+            times,
         ):
             bound_s = by_size(path, size).seconds if size else LONGEST_S
             seconds += bound_s

@@ -154,6 +154,24 @@ class Attempts(Books):
         )
         return False
 
+    @reading
+    def knows_id(self, transcript_id: str) -> bool:
+        """Whether a transcript is one of ours, as far as is known here."""
+        query = "SELECT 1 FROM attempts WHERE transcript_id = ?"
+        return self.ro.execute(query, (transcript_id,)).fetchone() is not None
+
+    @transition
+    def park_claim(self, claim: Claim, read: Reading | None, reason: str) -> None:
+        """Leave a recording to the next run, with what was read of it if it was not known."""
+        if read is not None:
+            self._attach(claim, read)
+        self._drop(claim.attempt_id, INTERRUPTED)
+        self.db.execute(
+            "UPDATE transcripts SET parked = ? WHERE state = 'wanted' AND (request_key, generation)"
+            " = (SELECT request_key, generation FROM attempts WHERE attempt_id = ?)",
+            (reason, claim.attempt_id),
+        )
+
     @transition
     def put_back(self, claim: Claim) -> None:
         """Give up a claim as if it had never been made."""
@@ -391,7 +409,7 @@ class Attempts(Books):
         return row is not None
 
     @transition
-    def leave(self, attempt_id: int, reason: str) -> None:
+    def leave_refused(self, attempt_id: int, reason: str) -> None:
         """Leave a recording whose options are refused to the next run; nothing is asked for."""
         self._drop(attempt_id, reason)
         self._take_back(attempt_id)

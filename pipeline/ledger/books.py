@@ -35,6 +35,7 @@ __all__ = [
     "Redo",
     "Run",
     "nights",
+    "other_key",
 ]
 
 INTERRUPTED = "interrupted"
@@ -52,6 +53,14 @@ Promote = Literal["always", "better", "never"]
 """Which new results stay in the place of older ones; the others are put among the versions."""
 
 _APART_S = 12 * 3600.0
+
+
+def other_key(fingerprint: str) -> str:
+    """Why what was asked for with a key is left alone that may be of another project."""
+    return (
+        "it was asked for with another API key, whose project may be another: run once with that"
+        f" key, or say that it is of the same project with `--trust-key {fingerprint}`"
+    )
 
 
 @dataclass(frozen=True, slots=True)

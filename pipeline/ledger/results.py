@@ -5,12 +5,11 @@ Results: in, what a GET of a transcript said; out, what is still pending, and wh
 import json
 import sqlite3
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from pipeline.ledger.books import KEEP_RESULT, Books
+from pipeline.ledger.books import KEEP_RESULT, Books, other_key
 from pipeline.ledger.store import reading, transition
 from pipeline.models import (
     Completion,
@@ -66,7 +65,7 @@ class Results(Books):
         """
         rows = self.ro.execute(
             "SELECT a.attempt_id, a.transcript_id, a.upload_url, a.duration_s IS NOT NULL,"
-            " a.accepted_at, a.finished_at, r.result"
+            " a.accepted_at, a.finished_at, r.result, TRUE"
             " FROM attempts a JOIN recordings r USING (recording_id)"
             " WHERE a.unknown_at IS NOT NULL AND a.outcome = 'missing' AND a.base_url = :here"
             " AND a.key_fingerprint IN (SELECT value FROM json_each(:keys))"
@@ -85,7 +84,7 @@ class Results(Books):
                 "longest": _SOUGHT_FOR_S,
             },
         )
-        return [replace(Pending(*row), is_lost=True) for row in rows]
+        return [Pending(*row) for row in rows]
 
     @transition
     def record_completed(self, attempt_id: int, completion: Completion) -> Delivery:
@@ -229,10 +228,14 @@ class Results(Books):
         after the first at the soonest. Until then it is left to the next run.
         """
         now = self.now()
-        since, at, outcome = self.db.execute(
-            "SELECT unknown_since, unknown_at, outcome FROM attempts WHERE attempt_id = ?",
+        since, at, outcome, key = self.db.execute(
+            "SELECT unknown_since, unknown_at, outcome, key_fingerprint FROM attempts"
+            " WHERE attempt_id = ?",
             (attempt_id,),
         ).fetchone()
+        if key and key not in self._own_keys:  # that says more of the key than of the transcript
+            self._park(attempt_id, other_key(key))
+            return False
         # A look of a clock that was wrong is none, nor is one of so long ago.
         if since is None or since > at or not 0 <= now - at < _SOUGHT_FOR_S:
             since = now

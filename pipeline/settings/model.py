@@ -326,6 +326,9 @@ class Settings(BaseModel):
     """File that holds the API key, before `ASSEMBLYAI_API_KEY`."""
     api_key_command: Annotated[str | None, Field(repr=False)] = None
     """Command that prints the API key, run without a shell, before `ASSEMBLYAI_API_KEY`."""
+    trust_key: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")] | None = None
+    """Fingerprint of an older key of the same project: what it asked for is ours, and what the
+    service does not know of it is gone. Remembered by the ledger."""
     formats: Annotated[Texts, AfterValidator(_formats)] = ("json",)
     """What to save: names, comma lists, or `all`. `json` always is, the others are made from it
     on this machine and can be added later at no cost."""

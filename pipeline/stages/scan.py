@@ -21,12 +21,21 @@ from pipeline.errors import SettingsError
 from pipeline.events import Emit, RecordingFound, Skipped, Warned, printable
 from pipeline.files import in_thread
 from pipeline.ledger import Ledger
-from pipeline.models import MAX_UPLOAD_BYTES, SETTLED_S, UNREADABLE, Entry, Root, Turn, signed
+from pipeline.models import (
+    MAX_UPLOAD_BYTES,
+    UNREADABLE,
+    Entry,
+    Root,
+    Turn,
+    age_s,
+    is_settled,
+    signed,
+)
 from pipeline.names import derived, is_temporary, result_name
 from pipeline.options import canonical
 from pipeline.settings import Settings, glob_pattern
 
-__all__ = ["MEDIA_SUFFIXES", "SETTLED_S", "Listing", "Root", "Scan", "find_roots"]
+__all__ = ["MEDIA_SUFFIXES", "Listing", "Root", "Scan", "find_roots"]
 
 MEDIA_SUFFIXES = frozenset(
     (
@@ -53,6 +62,7 @@ _MOST_SORTED = 10_000
 
 _FURTHEST = 2**63 - 1
 """Place of what is older or newer than a ledger can tell."""
+_YEAR_S = 366 * 86_400.0
 
 _Found = tuple[bytes, os.stat_result]
 _OURS = (b".redacted.mp3", b".redacted.wav")  # written beside the results, perhaps among the input
@@ -127,7 +137,9 @@ class Listing:
     def _remove(self, entry: "os.DirEntry[bytes]") -> None:
         with suppress(FileNotFoundError):  # renamed meanwhile by whoever writes
             found = entry.stat(follow_symlinks=False)
-            if stat.S_ISREG(found.st_mode) and found.st_mtime < self._started_at:
+            # Nothing that is under way is of next year: that is of a clock that was ahead.
+            is_old = not self._started_at <= found.st_mtime < self._started_at + _YEAR_S
+            if stat.S_ISREG(found.st_mode) and is_old:
                 os.unlink(entry.path)
 
     def expect(self, path: bytes) -> None:
@@ -341,7 +353,7 @@ class Scan:
             mtime_ns=signed(found.st_mtime_ns),
             ctime_ns=signed(found.st_ctime_ns),
             inode=signed(found.st_ino),
-            settled=self._now - found.st_mtime >= SETTLED_S,
+            settled=is_settled(found, self._now),
             options=options,
             result=result_name(path, root.prefix),
             skip=self._reason_to_skip(found),
@@ -363,14 +375,14 @@ class Scan:
         return 0
 
     def _reason_to_skip(self, found: os.stat_result) -> str | None:
-        size, age_s, settings = found.st_size, self._now - found.st_mtime, self._settings
+        size, age, settings = found.st_size, age_s(found, self._now), self._settings
         if size == 0:
             return "it is empty"
         if size > MAX_UPLOAD_BYTES:
             return f"it is larger than the {MAX_UPLOAD_BYTES:,} bytes that the service takes"
-        if settings.min_age is not None and age_s < settings.min_age:
+        if age is not None and settings.min_age is not None and age < settings.min_age:
             return "it changed a moment ago and may still be written (`--min-age`)"
-        if settings.max_age is not None and age_s > settings.max_age:
+        if age is not None and settings.max_age is not None and age > settings.max_age:
             return "it is older than `--max-age`"
         if settings.min_size is not None and size < settings.min_size:
             return "it is smaller than `--min-size`"

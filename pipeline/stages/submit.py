@@ -75,7 +75,7 @@ async def _ask_if_open(context: Context, reconciler: Reconciler, uploaded: Uploa
     async with intake.asking("submit", options):
         if refused := intake.refused_options.get(options):
             intake.allowance.release(attempt_id)
-            await context.ledger.leave(attempt_id, refused)
+            await context.ledger.leave_refused(attempt_id, refused)
             label = context.label(uploaded.root, uploaded.path)
             context.emit(events.Failed(recording=label, reason=refused))
             return False

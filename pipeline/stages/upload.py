@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from io import FileIO
+from mmap import ACCESS_READ, mmap
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -24,6 +25,7 @@ from pipeline.allowance import Amount, amount_of, priced
 from pipeline.durations import by_header, by_size, duration_of, identity_of
 from pipeline.errors import (
     AccessDoubted,
+    AnswerUnusable,
     AttemptsExhausted,
     BatchError,
     Intercepted,
@@ -33,14 +35,15 @@ from pipeline.errors import (
     RecordingTooCostly,
     RecordingUnreadable,
     RequestRejected,
+    ServiceUnavailable,
 )
 from pipeline.files import in_thread, why_not
 from pipeline.ledger import Reading
-from pipeline.models import SETTLED_S, Claim, Turn, Uploaded, signed
+from pipeline.models import Claim, Turn, Uploaded, is_settled, signed
 from pipeline.options import canonical
 from pipeline.retry import retry
 from pipeline.stages import Context
-from pipeline.wire import is_of_key
+from pipeline.wire import is_of_key, parse_head
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -49,6 +52,10 @@ __all__ = ["Source", "upload"]
 
 _EDGE_BYTES = 64 * 1024
 _SHORTER = "it became shorter while it was being read"
+_UNKNOWN_RESULT = (
+    "where its result goes lies a transcript that this ledger does not know: take it over with"
+    " `overnight reprocess --adopt`, or move it away; `--force` pays for another"
+)
 _PASSES = 2
 _SECOND_PASS_IN_S = 30.0
 
@@ -65,14 +72,16 @@ async def upload(
             uploaded = claim.uploaded
             with intake.uploading() as scope:
                 if refused := intake.refused_options.get(canonical(claim.options)):
-                    await ledger.leave(claim.attempt_id, refused)
+                    await ledger.leave_refused(claim.attempt_id, refused)
                     label = context.label(claim.root, claim.path)
                     context.emit(events.Failed(recording=label, reason=refused))
                     uploaded = None
                 elif uploaded is None:
                     async with uplink.places:
                         uploaded = await _upload(context, claim)
-                elif not await _is_still_granted(context, claim, uploaded):
+                elif await _is_left(context, claim) or not await _is_still_granted(
+                    context, claim, uploaded
+                ):
                     uploaded = None
             if scope.cancelled_caught:
                 await ledger.put_back(claim)
@@ -127,6 +136,17 @@ async def _amount(context: Context, claim: Claim, source: "Source") -> Amount:
     return amount_of(duration, claim.options, context.settings)
 
 
+async def _is_left(context: Context, claim: Claim, source: "Source | None" = None) -> bool:
+    """Whether a recording is left alone: where its result goes lies one that nobody knows here."""
+    ledger = context.ledger
+    transcript_id = await _transcript_at(context.place(claim.result))
+    if transcript_id is None or ledger.run.redo.force or await ledger.knows_id(transcript_id):
+        return False
+    read = await source.read() if source is not None and claim.content is None else None
+    await ledger.park_claim(claim, read, _UNKNOWN_RESULT)
+    return True
+
+
 async def _upload(context: Context, claim: Claim) -> Uploaded | None:
     """One recording, and what became of it where that was not an upload."""
     ledger, emit = context.ledger, context.emit
@@ -163,6 +183,8 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
     ) as source:
         is_known = claim.content is None and await ledger.seen_before(source.size, source.edges)
         if is_known and not await ledger.recognise(claim, await source.read()):
+            return None
+        if await _is_left(context, claim, source):
             return None
         amount = await _amount(context, claim, source)
         if not await _is_granted(context, claim, amount):
@@ -359,7 +381,7 @@ class Source:
             mtime_ns=signed(found.st_mtime_ns),
             ctime_ns=signed(now.st_ctime_ns),
             inode=signed(found.st_ino),
-            settled=time.time() - found.st_mtime >= SETTLED_S,
+            settled=is_settled(found, time.time()),
         )
 
     def _all(self) -> bytes:
@@ -391,6 +413,21 @@ def _open(where: bytes, follow_links: bool, chunk_bytes: int, place: bytes | Non
     except BaseException:
         file.close()
         raise
+
+
+@in_thread
+def _transcript_at(place: bytes) -> str | None:
+    """The id of the whole transcript that lies at a place, None where there is none."""
+    try:
+        with (
+            open(os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file,
+            mmap(file.fileno(), 0, access=ACCESS_READ) as body,
+            memoryview(body) as view,
+        ):
+            head = parse_head(view)
+    except (OSError, ValueError, AnswerUnusable, ServiceUnavailable):  # empty, or something else
+        return None
+    return None if head.status != "completed" or head.is_deleted else head.id
 
 
 @in_thread

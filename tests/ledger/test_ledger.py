@@ -655,6 +655,82 @@ async def test_the_next_run_is_told_of_submits_at_its_address(tmp_path: Path) ->
         assert await ledger.earlier_submits(300.0) == [20.0, 20.0]
 
 
+# --- clocks that were wrong -----------------------------------------------------------------------
+
+FAR_S = 40 * 365 * 86_400.0
+
+
+@pytest.mark.parametrize("wrong_s", [-FAR_S, FAR_S])
+async def test_a_wrong_clock_does_not_fill_the_window(tmp_path: Path, wrong_s: float) -> None:
+    """Requests and submits of a clock that was years off are none of the last window."""
+    clock = Clock()
+    clock.now += wrong_s
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        await ledger.record_requests([0.0] * 10, 300.0)
+        await Steps(ledger).reach(AttemptState.ACCEPTED)
+    clock.now -= wrong_s
+
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        assert await ledger.earlier_requests(300.0) == []
+        assert await ledger.earlier_submits(300.0) == []
+        await ledger.record_requests([1.0], 300.0)
+
+    assert await standing(tmp_path, "SELECT count(*) FROM requests") == [1]
+
+
+async def test_a_clock_set_back_a_little_hides_nothing(tmp_path: Path) -> None:
+    """What was sent in the minute that comes once more counts as sent just now."""
+    clock = Clock()
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        await ledger.record_requests([0.0], 300.0)
+        await Steps(ledger).reach(AttemptState.ACCEPTED)
+    clock.now -= 60
+
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        assert await ledger.earlier_requests(300.0) == [0.0]
+        assert await ledger.earlier_submits(300.0) == [0.0]
+
+
+@pytest.mark.parametrize("wrong_s", [-FAR_S, FAR_S])
+async def test_a_month_counts_what_a_wrong_clock_noted(tmp_path: Path, wrong_s: float) -> None:
+    """It counts in the month in which it was asked for, and in none after the next."""
+    month_s, clock = 30 * 86_400.0, Clock()
+    counted = []
+    for month in range(4):
+        since, number = clock.now - 1, 0
+        async with ledger_at(tmp_path, replace(HERE, run_id=f"run-{month}"), clock) as ledger:
+            for off_s in (0.0, wrong_s, 0.0) if month == 1 else (0.0,):
+                clock.now += off_s
+                name = b"%d-%d.wav" % (month, number)
+                attempt_id = await Steps(ledger, name, name).reach(AttemptState.UPLOADED)
+                await ledger.expect(attempt_id, 1.0, 0.0)
+                assert await ledger.claim_submit(attempt_id, None)
+                clock.now -= off_s
+                clock.now += 60
+                number += 1
+            counted.append((await ledger.spent(since))[0])
+        clock.now += month_s
+
+    assert counted == [1.0, 3.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("wrong_s", [-FAR_S, FAR_S])
+async def test_an_upload_of_a_wrong_clock_is_made_again(tmp_path: Path, wrong_s: float) -> None:
+    """Nobody knows how old it is, and the service keeps it for a day only."""
+    clock = Clock()
+    clock.now += wrong_s
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.UPLOADED)
+        await ledger.set_aside(attempt_id)
+    clock.now -= wrong_s
+
+    async with ledger_at(tmp_path, LATER, clock) as ledger:
+        await Steps(ledger).find()
+        (claim,) = await ledger.claim(1)
+
+    assert claim.uploaded is None
+
+
 # --- names of results --------------------------------------------------------------------------
 
 
