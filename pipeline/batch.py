@@ -77,7 +77,10 @@ async def run_batch(context: Context, scans: Sequence[Scan], stopped: anyio.Even
     what they have not come to is left to the next run.
     """
     settings, intake = context.settings, context.intake
-    reconciler = Reconciler(context.ledger, context.client, intake, context.emit, settings.settle)
+    reconciler = Reconciler(
+        *(context.ledger, context.client, intake, context.emit, settings.settle),
+        label=context.label,
+    )
     scanned = anyio.Event()
     looking: set[str] = set()
 

@@ -209,6 +209,9 @@ class Unresolved:
     """Of the key that it was asked for with."""
     is_ours: bool = True
     """Whether that key is known to be of this project: only then does its absence say anything."""
+    root: str = ""
+    """Of the recording that it was asked for, as its path."""
+    path: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ The service takes no idempotency key, but each upload has an address of its own,
 echoes it. So one walk of the list answers for all lost answers: newest first, without a filter,
 down past the oldest row that was known before any of them was sent. Position is what counts, not
 clocks. What no complete walk shows once `settle` has passed was not accepted, and is due again.
-A list that cannot be walked proves nothing.
+A list that cannot be walked proves nothing, nor does a row that cannot be read of those that are
+older than it.
 
 Source: https://github.com/AssemblyAI/assemblyai-api-spec, openapi.yml, listTranscripts: order by
 creation, `before_id` for older rows, `audio_url` required in each.
@@ -19,13 +20,13 @@ from functools import partial
 import anyio
 
 from pipeline.client import Client
-from pipeline.errors import AnswerUnusable, BatchError, RecordingError
-from pipeline.events import Emit, Warned
+from pipeline.errors import AnswerUnusable, AttemptsExhausted, BatchError, RecordingError
+from pipeline.events import Emit, Submitted, Warned, label
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
 from pipeline.models import Unresolved
 from pipeline.retry import retry
-from pipeline.wire import Row, check_id
+from pipeline.wire import Row, check_id, first_id, last_id, parse_head
 
 __all__ = ["Reconciler", "next_look_s"]
 
@@ -37,7 +38,11 @@ _NEVER_SETTLED = "nobody knows whether the service accepted it (`--settle never`
 _OTHER_KEY = (
     "it was asked for with another API key, whose project may be another: run once with that key"
 )
-_RANK = {"completed": 0, "processing": 1, "queued": 1}  # of several, the likeliest to be paid
+_MOST_ASKED = 20  # rows that do not say what they are of, in a walk
+_MOST_BYTES = 16 << 20
+_label = partial(label, {})
+_UNREAD_ROW = "a newer row does not say what it is of"
+_RANK = {"completed": 0, "error": 2}  # of several, the likeliest to be paid; all else is not over
 
 
 def next_look_s(age_s: float, settle_s: float | None) -> float:
@@ -81,6 +86,8 @@ class Reconciler:
         emit: Emit,
         settle_s: float | None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        label: Callable[[str, bytes], str] = _label,
     ) -> None:
         self._ledger = ledger
         self._client = client
@@ -89,6 +96,8 @@ class Reconciler:
         self._settle_s = settle_s
         self._patience_s = _LOOKS_S[-1] if settle_s is None else settle_s
         self._clock = clock
+        self._label = label
+        self._addresses: dict[str, str | None] = {}  # of rows that did not say it, by id
         self._searches: dict[str, _Search] = {}  # by upload_url
         self._rests_until = clock()
         self._woken = anyio.Event()
@@ -98,8 +107,8 @@ class Reconciler:
 
     def seen(self, rows: Sequence[Row], *, is_newest: bool) -> None:
         """Take note of a page, whoever has read it; `is_newest` if the list begins so."""
-        if is_newest and rows:
-            self.newest_listed = rows[0].id
+        if is_newest and (newest := first_id(rows)):
+            self.newest_listed = newest
         for row in rows:
             search = self._searches.get(row.audio_url or "")
             if search is not None and row.id not in search.sighted:
@@ -144,26 +153,35 @@ class Reconciler:
         for search in self._searches.values():
             search.looked_at = began
         try:
-            found = await self._walk(unresolved)
+            found, unproven = await self._walk(unresolved)
         except RecordingError as error:
             await self._give_up(unresolved, error)
         except BatchError as error:
             self._intake.end(error)
             await self._give_up(unresolved, error)
         else:
-            await self._conclude(unresolved, found, began)
+            shown = {url for url in unproven if found[url] or self._searches[url].sighted}
+            doubtful = [each for each in unresolved if each.upload_url in unproven - shown]
+            await self._conclude([e for e in unresolved if e not in doubtful], found, began)
+            await self._give_up(doubtful, AnswerUnusable(_UNREAD_ROW))
 
-    async def _walk(self, unresolved: Sequence[Unresolved]) -> dict[str, list[Row]]:
+    async def _walk(
+        self, unresolved: Sequence[Unresolved]
+    ) -> tuple[dict[str, list[Row]], set[str]]:
         """
         The rows of every lost attempt, by `audio_url`; returns only when the walk was complete.
 
+        And the addresses of those whose absence proves nothing: above their anchor there is a row
+        that does not say what it is of, nor does a GET of it.
+
         Raises:
-            RecordingError: a page could not be read, is one of those before it again, or does not
-                say what its rows are of; or there is none, though an anchor was listed.
+            RecordingError: a page could not be read, or is one of those before it again; or there
+                is none, though an anchor was listed.
         """
         anchors = {each.anchor for each in unresolved}
         found: dict[str, list[Row]] = {each.upload_url: [] for each in unresolved}
-        before_id, cursors = None, set[str]()
+        before_id, cursors, unproven = None, set[str](), set[str]()
+        asked = len(self._addresses)
         while True:
             # A long list is walked less often: nothing else waits long for its own requests.
             self._rests_until = max(self._rests_until, self._clock()) + 1 / _PAGES_PER_S
@@ -172,18 +190,52 @@ class Reconciler:
                 raise AnswerUnusable("the list is empty, and was not")
             self.seen(rows, is_newest=before_id is None)
             for row in rows:
-                if row.audio_url is None and anchors:
-                    raise AnswerUnusable(f"the list does not say what {row.id} is of")
-                if row.audio_url in found:
-                    found[row.audio_url].append(row)
                 anchors.discard(row.id)
+                if row.audio_url is None and anchors:
+                    row.audio_url = await self._address(row.id, most=asked + _MOST_ASKED)
+                if row.audio_url is None:
+                    unproven |= {each.upload_url for each in unresolved if each.anchor in anchors}
+                elif row.audio_url in found:
+                    found[row.audio_url].append(row)
             # Every anchor passed: whatever is further down was there before the first of them.
             if not anchors or not rows:
-                return found
-            before_id = rows[-1].id
+                return found, unproven
+            before_id = last_id(rows)
+            if before_id is None:  # none says its id: what is below them cannot be asked for
+                unproven |= {each.upload_url for each in unresolved if each.anchor in anchors}
+                return found, unproven
             if before_id in cursors:
                 raise AnswerUnusable("the list does not go on")
             cursors.add(before_id)
+
+    async def _address(self, transcript_id: str, most: int) -> str | None:
+        """
+        What a row is of that does not say it, None if it cannot be known.
+
+        A GET of its id is asked, once, while fewer than `most` are known so.
+        """
+        if transcript_id not in self._addresses and len(self._addresses) < most:
+            try:
+                self._addresses[transcript_id] = await retry(
+                    partial(self._look_into, transcript_id)
+                )
+            except AttemptsExhausted:
+                return None  # it says nothing: the next walk asks again
+            except RecordingError:
+                self._addresses[transcript_id] = None
+        return self._addresses.get(transcript_id)
+
+    async def _look_into(self, transcript_id: str) -> str | None:
+        body = bytearray()
+
+        async def take(chunk: bytes) -> None:
+            body.extend(chunk)
+            if len(body) > _MOST_BYTES:
+                raise AnswerUnusable("it is too long to be looked into")
+
+        await self._client.fetch(transcript_id, take)
+        head = parse_head(bytes(body))
+        return head.audio_url if head.id == transcript_id else None
 
     async def _conclude(
         self, unresolved: Sequence[Unresolved], found: dict[str, list[Row]], began: float
@@ -236,6 +288,8 @@ class Reconciler:
         if why_not is not None:
             await self._park([attempt], why_not)
             return
+        named = self._label(attempt.root, attempt.path)
+        self._emit(Submitted(recording=named, transcript_id=best.id))
         self._intake.entered(attempt.attempt_id)
         self._ledger.trust_key(attempt.key_fingerprint)  # one list, one project
         for other in others:

@@ -10,7 +10,7 @@ https://www.assemblyai.com/docs for what the specification leaves out.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -45,9 +45,11 @@ __all__ = [
     "Webhook",
     "check_id",
     "error_from",
+    "first_id",
     "is_deleted",
     "is_in_progress",
     "is_server_fault",
+    "last_id",
     "parse_head",
     "parse_list",
     "parse_notification",
@@ -296,6 +298,16 @@ def _row(row: msgspec.Raw) -> Row:
     if "\ufffd" in (found.audio_url or ""):
         found.audio_url = None
     return found
+
+
+def first_id(rows: Sequence[Row]) -> str | None:
+    """The id of the newest of these rows that has one."""
+    return next((row.id for row in rows if row.id), None)
+
+
+def last_id(rows: Sequence[Row]) -> str | None:
+    """The id of the oldest of these rows that has one: the list goes on below it."""
+    return first_id(rows[::-1])
 
 
 def parse_redacted_audio(body: bytes) -> str:

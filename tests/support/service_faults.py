@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
@@ -119,6 +119,8 @@ class Fault:
     """What `big` adds to the body."""
     patch: dict[str, Any] = field(default_factory=dict)
     """What `patch` puts over the answer's JSON, in the list over each row."""
+    rows: Collection[str] = ()
+    """Of the list only the rows of these transcripts, if any are named."""
     met: int = field(default=0, init=False)
     """How many requests have met it."""
 
@@ -285,7 +287,8 @@ async def _patch(scene: Scene) -> Reply:
     reply = await scene.effect()
     document = reply.document()
     for row in document.get("transcripts", [document]):
-        row |= scene.fault.patch
+        if not scene.fault.rows or row.get("id") in scene.fault.rows:
+            row |= scene.fault.patch
     return dataclasses.replace(reply, body=Reply.of(document).body)
 
 
