@@ -67,6 +67,9 @@ def test_the_tool_says_what_it_read() -> None:
         (document(status="queued"), "`queued`, not `completed`"),
         (document(status="error", text=None), "`error`, not `completed`"),
         (document(audio_url="http://deleted_by_user"), "deleted at the service"),
+        (document(audio_url="HTTPS://Deleted_By_User:443/"), "deleted at the service"),
+        (document(is_deleted=True), "deleted at the service"),
+        (b'{"id": "job-1", "text": "a"}', "no `status`"),
         (json.dumps({"a": ANSWER, "b": ANSWER}).encode(), "more than one"),
     ],
 )
