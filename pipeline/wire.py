@@ -83,6 +83,7 @@ _LOST_UPLOAD = re.compile(r"download error", re.IGNORECASE)
 _UPLOAD_URL = re.compile(r"[^\x00-\x20\x7f]{1,4096}")
 _ATTEMPT = re.compile(r"[0-9]{1,18}")
 _LONGEST_EXCERPT = 300
+_LONGEST_STATUS = 40
 _LONGEST_AUDIO_S = 1e6
 _DELETED = re.compile(
     r"\s*(?:[a-z][a-z0-9+.-]*:)?(?://)?(?:[^/?#]*@)?deleted_by_user\.?(?::\d*)?(?:[/?#\s]|$)",
@@ -275,6 +276,7 @@ def parse_list(body: bytes) -> list[Row]:
     except UNREADABLE as error:
         raise ServiceUnavailable(f"list answered with {_excerpt(body)!r}") from error
     for row in rows:
+        row.status = _status(row.status)
         if is_deleted(row.audio_url):
             row.audio_url = DELETED_AUDIO_URL  # in one spelling, as others compare it
     return rows
@@ -356,7 +358,7 @@ def parse_head(body: bytes | memoryview) -> Head:
         odd += [f"it has no `{name}`" for name in lacks if lacks[name] and f"`{name}`" not in told]
     return Head(
         id=check_id(found.id),
-        status=found.status if found.status.isprintable() else "",
+        status=_status(found.status),
         audio_url=found.audio_url,
         error=found.error and shown(found.error),
         text="" if has_text else None,
@@ -387,6 +389,11 @@ def redacted_suffix(options: Mapping[str, Any]) -> str | None:
     """
     quality = options.get("redact_pii_audio_quality")
     return f"redacted.{quality or 'mp3'}" if options.get("redact_pii_audio") else None
+
+
+def _status(said: str) -> str:
+    """A status that can be shown; any other is none that is known."""
+    return said if len(said) <= _LONGEST_STATUS and said.isprintable() else ""
 
 
 def _confidence(said: float | None) -> float | None:
