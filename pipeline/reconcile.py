@@ -171,8 +171,8 @@ class Reconciler:
         """
         The rows of every lost attempt, by `audio_url`; returns only when the walk was complete.
 
-        And the addresses of those whose absence proves nothing: above their anchor there is a row
-        that does not say what it is of, nor does a GET of it.
+        And the addresses of those whose absence it does not prove: above their anchor is a row of
+        which nobody knows what it is of.
 
         Raises:
             RecordingError: a page could not be read, or is one of those before it again; or there
@@ -181,7 +181,11 @@ class Reconciler:
         anchors = {each.anchor for each in unresolved}
         found: dict[str, list[Row]] = {each.upload_url: [] for each in unresolved}
         before_id, cursors, unproven = None, set[str](), set[str]()
-        asked = len(self._addresses)
+        most = len(self._addresses) + _MOST_ASKED
+
+        def doubt() -> None:
+            unproven.update(each.upload_url for each in unresolved if each.anchor in anchors)
+
         while True:
             # A long list is walked less often: nothing else waits long for its own requests.
             self._rests_until = max(self._rests_until, self._clock()) + 1 / _PAGES_PER_S
@@ -192,17 +196,16 @@ class Reconciler:
             for row in rows:
                 anchors.discard(row.id)
                 if row.audio_url is None and anchors:
-                    row.audio_url = await self._address(row.id, most=asked + _MOST_ASKED)
+                    row.audio_url = await self._address(row.id, most)
                 if row.audio_url is None:
-                    unproven |= {each.upload_url for each in unresolved if each.anchor in anchors}
+                    doubt()
                 elif row.audio_url in found:
                     found[row.audio_url].append(row)
-            # Every anchor passed: whatever is further down was there before the first of them.
-            if not anchors or not rows:
-                return found, unproven
             before_id = last_id(rows)
-            if before_id is None:  # none says its id: what is below them cannot be asked for
-                unproven |= {each.upload_url for each in unresolved if each.anchor in anchors}
+            if rows and before_id is None:  # what is below them cannot be asked for
+                doubt()
+            # Every anchor passed: whatever is further down was there before the first of them.
+            if not anchors or before_id is None:
                 return found, unproven
             if before_id in cursors:
                 raise AnswerUnusable("the list does not go on")
