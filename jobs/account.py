@@ -14,7 +14,7 @@ from pipeline.client import Client
 from pipeline.errors import AnswerUnusable, RecordingError, ServiceUnusable, SettingsError
 from pipeline.retry import retry
 from pipeline.settings import Settings, require_key
-from pipeline.wire import Row
+from pipeline.wire import Row, last_id
 
 __all__ = ["account", "whole_list"]
 
@@ -42,7 +42,7 @@ async def account(
 
 async def whole_list(client: Client) -> AsyncIterator[list[Row]]:
     """
-    Every page of the list, down to its end.
+    Every page of the list, down to its end; rows that cannot be read are as they are there.
 
     Raises:
         ServiceUnusable: a page could not be read, or is one of those before it again.
@@ -51,8 +51,8 @@ async def whole_list(client: Client) -> AsyncIterator[list[Row]]:
     before_id, cursors = None, set[str]()
     try:
         while rows := await retry(partial(client.list, before_id=before_id)):
-            before_id = rows[-1].id
-            if before_id in cursors:
+            before_id = last_id(rows)
+            if before_id is None or before_id in cursors:
                 raise AnswerUnusable("it does not go on")
             cursors.add(before_id)
             yield rows

@@ -128,7 +128,7 @@ async def audit_remote(
             db = await to_thread.run_sync(stack.enter_context, ledger)
             await to_thread.run_sync(evidence.listed_anew, db)
             async for rows in whole_list(client):
-                page = [(row.id, row.status, row.audio_url) for row in rows]
+                page = [(row.id, row.status, row.audio_url) for row in rows if row.id]
                 await to_thread.run_sync(evidence.mark_listed, db, page)
             return await to_thread.run_sync(_audit_listed, db, settings, tell)
 

@@ -15,11 +15,12 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import AnswerUnusable, ServiceUnavailable
+from pipeline.parsing import UNREADABLE
 from pipeline.wire import Head, parse_head
 
 __all__ = ["Answer", "answer_in", "made_with"]
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # as tools of Windows begin a file
 
 _CONTENT_KEY = "source_sha256"
 """Where the vendor's command line notes the sha256 of the audio, beside `transcript`.
@@ -148,15 +149,15 @@ def _head(body: bytes) -> tuple[Head | None, str]:
 def _parts(body: bytes) -> dict[str, msgspec.Raw]:
     """The values of an object, unread; none where it is no sound one."""
     try:
-        return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except _UNREADABLE:
+        return msgspec.json.decode(body.removeprefix(_BYTE_ORDER_MARK), type=dict[str, msgspec.Raw])
+    except UNREADABLE:
         return {}
 
 
 def _value(part: msgspec.Raw | None) -> Any:
     try:
         return None if part is None else msgspec.json.decode(part)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 

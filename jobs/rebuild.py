@@ -137,8 +137,14 @@ async def rebuild(
             await to_thread.run_sync(_clear, state, beside)
             await _until_settled(settings, run.totals)
             ledger = run.context.ledger
+            nameless = 0
             async for page in whole_list(run.context.client):
-                await ledger.adopt_listed([(row.id, row.status, row.audio_url) for row in page])
+                known = [(row.id, row.status, row.audio_url) for row in page if row.id]
+                await ledger.adopt_listed(known)
+                nameless += len(page) - len(known)
+            if nameless:
+                message = f"{nameless} rows of the account's list have no id, and are nobody's"
+                run.totals(Warned(message=message))
             async for noted in _batches(lines(state / "runs")):
                 await ledger.adopt_lines(noted)
             await ledger.record_runs([*await to_thread.run_sync(journals, state / "runs")])

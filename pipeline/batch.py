@@ -85,7 +85,10 @@ async def run_batch(
     what they have not come to is left to the next run. `lost` is as `Ledger.lost` takes it.
     """
     settings, intake = context.settings, context.intake
-    reconciler = Reconciler(context.ledger, context.client, intake, context.emit, settings.settle)
+    reconciler = Reconciler(
+        *(context.ledger, context.client, intake, context.emit, settings.settle),
+        label=context.label,
+    )
     scanned = anyio.Event()
     looking: set[str] = set()
 

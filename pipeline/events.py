@@ -203,7 +203,9 @@ class Summary(Event, tag="summary"):
     rendered: int = 0
     """Derived files (txt, srt, …) made for results that were already there."""
     transcripts: int = 0
-    """Transcripts that the service accepted in this run."""
+    """
+    `submitted` events: transcripts that the service accepted, and lost answers that this run found.
+    """
     audio_hours: float = 0.0
     """Hours of audio in the transcripts that completed in this run."""
     cost_usd: float | None = None

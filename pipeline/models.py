@@ -257,6 +257,9 @@ class Unresolved:
     """Whether that key is known to be of this project: only then does its absence say anything."""
     claimed_id: str | None = None
     """An id that its answer gave and that may be another's: its absence says nothing then."""
+    root: str = ""
+    """Of the recording that it was asked for, as its path."""
+    path: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

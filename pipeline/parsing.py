@@ -30,6 +30,10 @@ _STAND_IN = rb"\ufffd"
 _ABSENT = msgspec.Raw(b"")
 
 
+class _Nothing(msgspec.Struct):
+    """An object that is only read through."""
+
+
 def decoded(body: bytes | memoryview | msgspec.Raw, kind: type[S]) -> tuple[S, list[str]]:
     """
     An object as `kind`, and what is odd about it, a sentence each.
@@ -60,7 +64,11 @@ def sound(body: bytes | memoryview) -> bytes:
     """
     text = bytes(body).strip(_BLANKS).removeprefix(_BYTE_ORDER_MARK).strip(_BLANKS)
     text = _HALVES.sub(lambda found: found[0] if found[2] else found[1] + _STAND_IN, text)
-    return _NO_NUMBER.sub(b"null", text)
+    try:
+        msgspec.json.decode(text, type=_Nothing)
+    except msgspec.DecodeError:  # else it may be what was said
+        return _NO_NUMBER.sub(b"null", text)
+    return text
 
 
 def _by_field(

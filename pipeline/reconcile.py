@@ -6,7 +6,7 @@ echoes it, in whatever spelling. So one walk of the list answers for all lost an
 without a filter, down past the oldest row that was known before any of them was sent. Position is
 what counts, not clocks. A row is taken once a GET of its id says the same. What no complete walk
 shows once `settle` has passed was not accepted, and is due again. A list that cannot be walked
-proves nothing.
+proves nothing, nor does a row that cannot be read of those that are older than it.
 
 Source: https://github.com/AssemblyAI/assemblyai-api-spec, openapi.yml, listTranscripts: order by
 creation, `before_id` for older rows, `audio_url` required in each.
@@ -22,14 +22,20 @@ import anyio
 
 from pipeline.addresses import address_path, same_upload
 from pipeline.client import Client
-from pipeline.errors import AnswerUnusable, BatchError, RecordingError, TranscriptUnknown
-from pipeline.events import Emit, Warned
+from pipeline.errors import (
+    AnswerUnusable,
+    AttemptsExhausted,
+    BatchError,
+    RecordingError,
+    TranscriptUnknown,
+)
+from pipeline.events import Emit, Submitted, Warned, label
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
 from pipeline.ledger.books import other_key
 from pipeline.models import Unresolved
 from pipeline.retry import retry
-from pipeline.wire import Row, check_id, parse_head
+from pipeline.wire import Row, check_id, first_id, last_id, parse_head
 
 __all__ = ["Reconciler", "next_look_s"]
 
@@ -44,7 +50,10 @@ _CLAIMED = (
     " `--disclaim {id}`"
 )
 _MOST_SIGHTED = 20  # of one attempt: more are shown only where addresses tell uploads badly apart
-_RANK = {"completed": 0, "processing": 1, "queued": 1}  # of several, the likeliest to be paid
+_MOST_ASKED = 20  # rows that do not say what they are of, in a walk
+_label = partial(label, {})
+_UNREAD_ROW = "a newer row does not say what it is of"
+_RANK = {"completed": 0, "error": 2}  # of several, the likeliest to be paid; all else is not over
 
 
 def next_look_s(age_s: float, settle_s: float | None) -> float:
@@ -90,6 +99,8 @@ class Reconciler:
         emit: Emit,
         settle_s: float | None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        label: Callable[[str, bytes], str] = _label,
     ) -> None:
         self._ledger = ledger
         self._client = client
@@ -98,6 +109,8 @@ class Reconciler:
         self._settle_s = settle_s
         self._patience_s = _LOOKS_S[-1] if settle_s is None else settle_s
         self._clock = clock
+        self._label = label
+        self._addresses: dict[str, str | None] = {}  # of rows that did not say it, by id
         self._searches: dict[str, _Search] = {}  # by upload_url
         self._by_path: defaultdict[str, list[str]] = defaultdict(list)  # the same urls
         self._rests_until = clock()
@@ -108,8 +121,8 @@ class Reconciler:
 
     def seen(self, rows: Sequence[Row], *, is_newest: bool) -> None:
         """Take note of a page, whoever has read it; `is_newest` if the list begins so."""
-        if is_newest and rows:
-            self.newest_listed = rows[0].id
+        if is_newest and (newest := first_id(rows)):
+            self.newest_listed = newest
         for row in rows if self._searches else ():
             for upload_url in self._alike(row.audio_url):
                 search = self._searches[upload_url]
@@ -165,26 +178,39 @@ class Reconciler:
         for search in self._searches.values():
             search.looked_at = began
         try:
-            found = await self._walk(unresolved)
+            found, unproven = await self._walk(unresolved)
         except RecordingError as error:
             await self._give_up(unresolved, error)
         except BatchError as error:
             self._intake.end(error)
             await self._give_up(unresolved, error)
         else:
-            await self._conclude(unresolved, found, began)
+            shown = {url for url in unproven if found[url] or self._searches[url].sighted}
+            doubtful = [each for each in unresolved if each.upload_url in unproven - shown]
+            await self._conclude([e for e in unresolved if e not in doubtful], found, began)
+            await self._give_up(doubtful, AnswerUnusable(_UNREAD_ROW))
 
-    async def _walk(self, unresolved: Sequence[Unresolved]) -> dict[str, list[Row]]:
+    async def _walk(
+        self, unresolved: Sequence[Unresolved]
+    ) -> tuple[dict[str, list[Row]], set[str]]:
         """
         The rows of every lost attempt, by `audio_url`; returns only when the walk was complete.
 
+        And the addresses of those whose absence it does not prove: above their anchor is a row of
+        which nobody knows what it is of.
+
         Raises:
-            RecordingError: a page could not be read, is one of those before it again, or does not
-                say what its rows are of; or there is none, though an anchor was listed.
+            RecordingError: a page could not be read, or is one of those before it again; or there
+                is none, though an anchor was listed.
         """
         anchors = {each.anchor for each in unresolved}
         found: dict[str, list[Row]] = {each.upload_url: [] for each in unresolved}
-        before_id, cursors = None, set[str]()
+        before_id, cursors, unproven = None, set[str](), set[str]()
+        most = len(self._addresses) + _MOST_ASKED
+
+        def doubt() -> None:
+            unproven.update(each.upload_url for each in unresolved if each.anchor in anchors)
+
         while True:
             # A long list is walked less often: nothing else waits long for its own requests.
             self._rests_until = max(self._rests_until, self._clock()) + 1 / _PAGES_PER_S
@@ -193,18 +219,37 @@ class Reconciler:
                 raise AnswerUnusable("the list is empty, and was not")
             self.seen(rows, is_newest=before_id is None)
             for row in rows:
+                anchors.discard(row.id)
                 if row.audio_url is None and anchors:
-                    raise AnswerUnusable(f"the list does not say what {row.id} is of")
+                    row.audio_url = await self._address(row.id, most)
+                if row.audio_url is None:
+                    doubt()
                 for upload_url in self._alike(row.audio_url):
                     found[upload_url].append(row)
-                anchors.discard(row.id)
+            before_id = last_id(rows)
+            if rows and before_id is None:  # what is below them cannot be asked for
+                doubt()
             # Every anchor passed: whatever is further down was there before the first of them.
-            if not anchors or not rows:
-                return found
-            before_id = rows[-1].id
+            if not anchors or before_id is None:
+                return found, unproven
             if before_id in cursors:
                 raise AnswerUnusable("the list does not go on")
             cursors.add(before_id)
+
+    async def _address(self, transcript_id: str, most: int) -> str | None:
+        """
+        What a row is of that does not say it, None if it cannot be known.
+
+        A GET of its id is asked, once, while fewer than `most` are known so.
+        """
+        if transcript_id not in self._addresses and len(self._addresses) < most:
+            try:
+                self._addresses[transcript_id] = await retry(partial(self._said, transcript_id))
+            except AttemptsExhausted:
+                return None  # it says nothing: the next walk asks again
+            except RecordingError:
+                self._addresses[transcript_id] = None
+        return self._addresses.get(transcript_id)
 
     async def _conclude(
         self, unresolved: Sequence[Unresolved], found: dict[str, list[Row]], began: float
@@ -255,7 +300,7 @@ class Reconciler:
         """
         exact_first = sorted(
             [row for row in rows[::-1] if await self._may_be_of(attempt, row)],
-            key=lambda row: (row.audio_url != attempt.upload_url, _RANK.get(row.status, 2)),
+            key=lambda row: (row.audio_url != attempt.upload_url, _RANK.get(row.status, 1)),
         )
         why_not = ""
         for best in exact_first:
@@ -312,6 +357,8 @@ class Reconciler:
         return None if head.is_deleted else head.audio_url
 
     def _taken(self, attempt: Unresolved, best: Row, others: Sequence[Row]) -> None:
+        named = self._label(attempt.root, attempt.path)
+        self._emit(Submitted(recording=named, transcript_id=best.id))
         self._intake.entered(attempt.attempt_id)
         self._ledger.trust_key(attempt.key_fingerprint)  # one list, one project
         for other in others:

@@ -11,7 +11,7 @@ https://www.assemblyai.com/docs for what the specification leaves out.
 
 import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -48,10 +48,12 @@ __all__ = [
     "Webhook",
     "check_id",
     "error_from",
+    "first_id",
     "is_deleted",
     "is_in_progress",
     "is_of_key",
     "is_server_fault",
+    "last_id",
     "parse_head",
     "parse_list",
     "parse_notification",
@@ -86,6 +88,7 @@ _UPLOAD_URL = re.compile(r"[^\x00-\x20\x7f]{1,4096}")
 _ATTEMPT = re.compile(r"[0-9]{1,18}")
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _LONGEST_EXCERPT = 300
+_LONGEST_STATUS = 40
 _LONGEST_AUDIO_S = 1e6
 _DELETED = re.compile(
     r"\s*(?:[a-z][a-z0-9+.-]*:)?(?://)?(?:[^/?#]*@)?deleted_by_user\.?(?::\d*)?(?:[/?#\s]|$)",
@@ -282,6 +285,7 @@ def parse_list(body: bytes) -> list[Row]:
     except UNREADABLE as error:
         raise ServiceUnavailable(f"list answered with {_excerpt(body)!r}") from error
     for row in rows:
+        row.status = _status(row.status)
         if is_deleted(row.audio_url):
             row.audio_url = DELETED_AUDIO_URL  # in one spelling, as others compare it
     return rows
@@ -305,6 +309,16 @@ def _row(row: msgspec.Raw) -> Row:
     if "\ufffd" in (found.audio_url or ""):
         found.audio_url = None
     return found
+
+
+def first_id(rows: Sequence[Row]) -> str | None:
+    """The id of the newest of these rows that has one."""
+    return next((row.id for row in rows if row.id), None)
+
+
+def last_id(rows: Sequence[Row]) -> str | None:
+    """The id of the oldest of these rows that has one: the list goes on below it."""
+    return first_id(rows[::-1])
 
 
 def parse_redacted_audio(body: bytes) -> str:
@@ -353,7 +367,7 @@ def parse_head(body: bytes | memoryview) -> Head:
         odd += [f"it has no `{name}`" for name in lacks if lacks[name] and f"`{name}`" not in told]
     return Head(
         id=check_id(found.id),
-        status=found.status if found.status.isprintable() else "",
+        status=_status(found.status),
         audio_url=found.audio_url,
         error=found.error and shown(found.error),
         text="" if has_text else None,
@@ -384,6 +398,11 @@ def redacted_suffix(options: Mapping[str, Any]) -> str | None:
     """
     quality = options.get("redact_pii_audio_quality")
     return f"redacted.{quality or 'mp3'}" if options.get("redact_pii_audio") else None
+
+
+def _status(said: str) -> str:
+    """A status that can be shown; any other is none that is known."""
+    return said if len(said) <= _LONGEST_STATUS and said.isprintable() else ""
 
 
 def _confidence(said: float | None) -> float | None:

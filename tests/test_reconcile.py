@@ -1,7 +1,7 @@
 """What became of lost answers: found in the list, concluded upon, or left to the next run."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.allowance import Allowance, Amount
 from pipeline.client import Client
 from pipeline.errors import CapReached, ExitCode
-from pipeline.events import Event, Warned
+from pipeline.events import Event, Submitted, Warned
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
 from pipeline.limiter import Limiter
@@ -372,6 +372,82 @@ async def test_a_walk_that_breaks_off_proves_nothing(
     assert await bench.states() == ["accepted"]
 
 
+# --- rows that cannot be read ------------------------------------------------------------------
+
+
+def spoil(bench: Bench, rows: Sequence[str], **patch: object) -> None:
+    """Let the list say something else of these, each time that it shows them."""
+    bench.service.faults.add(Fault(on="list", action="patch", times=None, rows=rows, patch=patch))
+
+
+ODD_ADDRESSES = [None, 5, ["x"], {"url": "x"}, True]
+
+
+@pytest.mark.parametrize("address", ODD_ADDRESSES, ids=str)
+async def test_a_row_that_does_not_say_what_it_is_of_is_asked_for(
+    bench: Bench, address: object
+) -> None:
+    """A newer row whose address cannot be read is looked into, once, and adopted if it is ours."""
+    transcript = await bench.accepted(b"a.wav", ONE)
+    await bench.lost(b"b.wav", TWO, accepted=False)
+    spoil(bench, [transcript.id], audio_url=address)
+
+    await bench.reconcile(settle_s=0.0)
+
+    assert await bench.states() == ["accepted", "not_accepted"]
+    assert bench.service.requests["get"] == 1
+
+
+@pytest.mark.parametrize("patch", [{"id": None}, {"id": 5}, {}], ids=str)
+async def test_what_cannot_be_looked_into_proves_no_absence(
+    bench: Bench, clock: Clock, patch: dict[str, object]
+) -> None:
+    """Below a row that says nothing of itself nobody is absent; attempts after it are decided."""
+    await bench.lost(b"a.wav", ONE, accepted=False)
+    (foreign,) = bench.service.add_foreign(1)
+    spoil(bench, [foreign], audio_url=None, **patch)
+    bench.service.faults.add(Fault(on="get", action="patch", times=None, patch={"audio_url": None}))
+    bench.service.add_foreign(1)
+    await bench.lost(b"b.wav", TWO, accepted=False)
+    await bench.lost(b"c.wav", b"three", accepted=True)
+
+    async with bench.looking(120.0, clock) as looking:
+        await looking.look(0.0)
+        early = await bench.states()
+        await looking.look(120.0)
+
+    assert early == ["ambiguous", "ambiguous", "accepted"]
+    assert await bench.states() == ["ambiguous", "not_accepted", "accepted"]
+    assert not await bench.ledger.unresolved()
+    assert bench.service.requests["get"] <= 1
+
+
+async def test_rows_below_its_anchor_do_not_matter(bench: Bench) -> None:
+    """What was listed before an attempt was made may say what it likes, the anchor itself too."""
+    spoil(bench, bench.service.add_foreign(3), audio_url=None)
+    await bench.lost(b"a.wav", ONE, accepted=False)
+
+    await bench.reconcile(settle_s=0.0)
+
+    assert await bench.states() == ["not_accepted"]
+    assert bench.service.requests["get"] == 0
+
+
+async def test_a_list_that_says_nothing_asks_for_little(bench: Bench, clock: Clock) -> None:
+    """Of many rows that do not say what they are of, some are asked for in a look, each once."""
+    await bench.lost(b"a.wav", ONE, accepted=True)
+    bench.service.add_foreign(30)
+    spoil(bench, [each.id for each in bench.service], audio_url=None)
+
+    async with bench.looking(120.0, clock) as looking:
+        await looking.look(0.0)
+        first = bench.service.requests["get"]
+        await looking.look(5.0)
+
+    assert (first, bench.service.requests["get"]) == (20, 31)
+    assert await bench.states() == ["accepted"]
+
+
 async def test_a_list_that_is_down_for_a_while_parks_nothing(bench: Bench, clock: Clock) -> None:
     """Looks that fail before `settle` is over decide nothing; the list may be back in time."""
     await bench.lost(b"a.wav", ONE, accepted=True)
@@ -627,6 +703,39 @@ async def test_settle_never_parks(archive: Archive) -> None:
 
     assert outcome.summary.written == 1
     assert archive.service.requests["submit"] == 1
+
+
+async def test_what_is_found_counts_as_accepted(archive: Archive) -> None:
+    """Each transcript that was accepted is told and counted once, found in the list or not."""
+    for number in range(6):
+        archive.add(f"{number}.wav", b"%d" % number)
+    archive.service.faults.add(Fault(on="submit", action="drop_after", times=3))
+
+    outcome = await archive.run()
+
+    told = [(each.recording, each.transcript_id) for each in outcome.of(Submitted)]
+    journal = archive.state / "runs" / outcome.summary.run_id / "attempts.ndjson"
+    noted = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert sorted(told) == sorted((line["path"], line["transcript_id"]) for line in noted)
+    assert sorted(each for _, each in told) == sorted(each.id for each in archive.service)
+    assert outcome.summary.transcripts == len(told) == 6
+
+
+async def test_what_an_earlier_run_lost_counts_where_it_is_found(archive: Archive) -> None:
+    """A lost answer that only a later run finds is no transcript of the first, and one of that."""
+    archive.add("a.wav", ONE)
+    archive.service.faults.add(Fault(on="submit", action="drop_after"))
+    archive.service.faults.add(Fault(on="list", action="list_down", times=None, skip=1))
+    first = await archive.run()
+    archive.service.faults.clear()
+    archive.add("b.wav", TWO)
+
+    second = await archive.run()
+
+    assert first.summary.transcripts == len(first.of(Submitted)) == 0
+    assert second.summary.transcripts == 2
+    assert sorted(each.recording for each in second.of(Submitted)) == ["a.wav", "b.wav"]
+    assert archive.service.requests["submit"] == 2
 
 
 async def test_a_lagging_list_is_waited_for(archive: Archive) -> None:

@@ -474,8 +474,9 @@ class Attempts(Books):
         """The ambiguous attempts at this address that are not parked, oldest first."""
         rows = self.ro.execute(
             "SELECT a.attempt_id, a.upload_url, a.anchor, a.key_fingerprint,"
-            " a.key_fingerprint IN (SELECT value FROM json_each(?)), a.claimed_id FROM attempts a "
-            "JOIN transcripts t USING (request_key, generation) "
+            " a.key_fingerprint IN (SELECT value FROM json_each(?)), a.claimed_id, r.root, r.path"
+            " FROM attempts a JOIN transcripts t USING (request_key, generation)"
+            " JOIN recordings r USING (recording_id) "
             "WHERE a.state = 'ambiguous' AND a.base_url = ? AND t.parked IS NULL "
             "ORDER BY a.attempt_id",
             (self.own_keys, self.run.base_url),

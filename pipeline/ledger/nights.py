@@ -60,6 +60,8 @@ class Saved:
     """Its JSON file, relative to the output folder."""
     options: str
     """Canonical JSON of what was asked for."""
+    odd: str | None
+    """What was suspicious about it when it was saved, in a sentence."""
 
 
 def billed(db: Reader, since: float, until: float) -> Iterator[Billed]:
@@ -106,15 +108,17 @@ def saved(db: Reader, run_id: str, page: int = _PAGE) -> Iterator[list[Saved]]:
     """The results that a run wrote and no later one replaced, some hundreds at a time."""
     last = 0
     while rows := db.execute(
-        "SELECT r.recording_id, r.root, r.path, r.result, coalesce(t.options, '{}') "
+        "SELECT r.recording_id, r.root, r.path, r.result, coalesce(t.options, '{}'),"
+        " (SELECT max(a.odd) FROM attempts a"
+        " WHERE a.request_key = r.result_key AND a.generation = r.result_generation) "
         "FROM recordings r LEFT JOIN transcripts t"
         " ON t.request_key = r.result_key AND t.generation = r.result_generation "
         "WHERE r.written_run = ? AND r.recording_id > ? ORDER BY r.recording_id LIMIT ?",
         (run_id, last, page),
     ).fetchall():
         yield [
-            Saved(_name(root, path, result), result, options)
-            for _, root, path, result, options in rows
+            Saved(_name(root, path, result), result, options, odd)
+            for _, root, path, result, options, odd in rows
         ]
         last = rows[-1][0]
 

@@ -117,6 +117,7 @@ def _note(
         return
     expected = asked.get("language_code") if asked else looks.usual_language
     odd = suspicions(found, expected if isinstance(expected, str) else None)
+    odd += [said for said in (each.odd or "").split("; ") if said and said not in odd]
     looks.looked_at += 1
     looks.suspicious += bool(odd)
     listed = Result(

@@ -23,7 +23,7 @@ from pipeline.reconcile import Reconciler
 from pipeline.retry import retry
 from pipeline.schedule import FINAL, NOTICED_EVERY_S, Page, Schedule
 from pipeline.stages import Context
-from pipeline.wire import PAGE_ROWS, Row
+from pipeline.wire import PAGE_ROWS, Row, first_id, last_id
 
 __all__ = ["poll", "seek"]
 
@@ -151,14 +151,14 @@ async def _rows(
             for _ in range(1 + _MORE_PAGES):
                 read = await retry(partial(context.client.list, before_id=before_id), attempts=1)
                 intake.reached()
-                first = read[0].id if read else ""
+                first = first_id(read) or ""
                 is_newest = before_id is None or schedule.is_newer(first, reconciler.newest_listed)
                 reconciler.seen(read, is_newest=is_newest)
                 rows += read
                 unseen -= {row.id for row in read}
-                if not unseen or len(read) < PAGE_ROWS or read[-1].id == before_id:
+                below, before_id = before_id, last_id(read)
+                if not unseen or len(read) < PAGE_ROWS or before_id in (None, below):
                     break
-                before_id = read[-1].id
     except RecordingError as error:
         if intake.silence_s > _SILENCE_S:
             intake.end(ServiceUnusable(f"the service does not answer: {error}"))

@@ -1,5 +1,6 @@
 """`overnight audit`: what was asked for adds up, and what does not is told."""
 
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -191,6 +192,25 @@ async def test_what_was_deleted_is_recognised(archive: Archive) -> None:
     assert later.account is not None
     assert (found.account["deleted"], found.account["unlisted"]) == (2, 0)
     assert (later.account["deleted"], later.account["unlisted"]) == (0, 2)
+
+
+async def test_rows_that_cannot_be_read_are_passed_over(archive: Archive) -> None:
+    """What was deleted is known in any spelling, and a row that is none is no transcript."""
+    await archive.run()
+    rows = [
+        {"id": each.id, "status": "completed", "audio_url": "HTTPS://deleted_by_user:443/x"}
+        for each in archive.service
+    ]
+    page = json.dumps({"transcripts": [None, {"id": 5}, {"audio_url": "x"}, *rows]})
+    first = {"status": 200, "body": page}
+    archive.service.faults.add(Fault(on="list", action="effect_then_answer", **first))
+    archive.service.faults.add(told_instead('{"transcripts": []}'))
+
+    found, told = await compared(archive)
+
+    assert told == []
+    assert found.account is not None
+    assert (found.account["listed"], found.account["deleted"]) == (2, 2)
 
 
 async def test_what_is_paid_twice_is_told(archive: Archive) -> None:

@@ -42,6 +42,17 @@ def test_what_is_only_like_json_is_taken_as_it_came() -> None:
     assert answer_in(answer).body == answer
 
 
+def test_a_byte_order_mark_hides_nothing() -> None:
+    """An answer that begins with one is taken with it, and one in a tool's object as it stands."""
+    mark = b"\xef\xbb\xbf"
+    alone = mark + document(punctuate=False)
+    inside = mark + json.dumps({"transcript": ANSWER}).encode()
+
+    assert answer_in(alone).body == alone
+    assert made_with({}, answer_in(alone)) == {"punctuate": False}
+    assert answer_in(inside).body == json.dumps(ANSWER).encode()
+
+
 def test_the_tool_says_what_it_read() -> None:
     """The sha256 beside an answer is that of the audio; anything else there is none."""
     beside = {"transcript": ANSWER, "source_sha256": "ab" * 32}
@@ -67,6 +78,9 @@ def test_the_tool_says_what_it_read() -> None:
         (document(status="queued"), "`queued`, not `completed`"),
         (document(status="error", text=None), "`error`, not `completed`"),
         (document(audio_url="http://deleted_by_user"), "deleted at the service"),
+        (document(audio_url="HTTPS://Deleted_By_User:443/"), "deleted at the service"),
+        (document(is_deleted=True), "deleted at the service"),
+        (b'{"id": "job-1", "text": "a"}', "no `status`"),
         (json.dumps({"a": ANSWER, "b": ANSWER}).encode(), "more than one"),
     ],
 )

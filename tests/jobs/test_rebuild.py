@@ -120,6 +120,35 @@ async def test_everything_is_known_again(archive: Archive) -> None:
     assert archive.results() == results
 
 
+async def test_what_is_odd_is_known_again(archive: Archive) -> None:
+    """Odd results are taken as they lie, and as odd; JSON of others and odd rows are no results."""
+    patch = {"audio_duration": "2", "error": [], "text": None}
+    archive.service.faults.add(Fault(on="get", action="patch", times=None, patch=patch))
+    await archive.run()
+    archive.service.faults.clear()
+    before = paid(archive)
+    (archive.output / "package.json").write_text('{"id": "a-tool", "text": "x"}')
+    (archive.output / "job.json").write_text('{"id": "a-job", "status": "queued"}')
+    lose(archive)
+    odd_rows = {"id": None, "audio_url": 5}
+    archive.service.faults.add(
+        Fault(on="list", action="patch", patch=odd_rows, rows=archive.service.add_foreign(1))
+    )
+
+    found, told = await remade(archive)
+    archive.service.faults.clear()
+    await say(archive, disclaim="all")
+    archive.add("twin.wav", CONTENTS["a.wav"])
+    outcome = await archive.run(delete_remote=True)
+
+    assert (found.written, found.unclaimed) == (3, len(told))
+    assert outcome.summary.already_written == 3
+    assert (outcome.summary.written, outcome.summary.deleted) == (1, 0)
+    assert paid(archive) == before
+    noted = await archive.rows("SELECT count(*) FROM attempts WHERE odd IS NOT NULL")
+    assert noted == [(3,)]
+
+
 async def test_results_that_are_gone_are_fetched(archive: Archive) -> None:
     """What was accepted and does not lie on disk is fetched by its id; a torn result is, too."""
     await archive.run()

@@ -14,6 +14,7 @@ from anyio import to_thread
 from pipeline.ledger import read_only
 from pipeline.report.looks import Looks, Unread, look, place_of
 from tests.support.runs import Archive, Outcome, opened
+from tests.support.service import Fault
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +48,20 @@ async def looked(archive: Archive, ended: Outcome) -> Looks:
             return look(db, run_id, archive.output, archive.state / "runs" / run_id)
 
     return await to_thread.run_sync(read)
+
+
+async def test_what_was_odd_when_it_was_saved_is_told(archive: Archive) -> None:
+    """An answer that is not as it should be is looked at all the same, and is suspicious."""
+    archive.add("a.wav", HOUR)
+    patch = {"audio_duration": "3600", "error": {}, "speech_model_used": []}
+    archive.service.faults.add(Fault(on="get", action="patch", times=None, patch=patch))
+
+    looks = await looked(archive, await archive.run())
+
+    assert (looks.looked_at, looks.suspicious, looks.unreadable) == (1, 1, 0)
+    assert sorted(looks.suspects[0].odd) == [
+        f"`{name}` cannot be read" for name in ("audio_duration", "error", "speech_model_used")
+    ]
 
 
 async def test_what_is_odd_is_told(archive: Archive) -> None:

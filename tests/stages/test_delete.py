@@ -90,6 +90,38 @@ async def test_a_deletion_that_failed_is_made_up_for(archive: Archive) -> None:
     assert deleted(archive) == [True]
 
 
+@pytest.mark.parametrize("odd", [{"audio_duration": "2"}, {"error": {}}, {"text": None}], ids=str)
+async def test_what_is_odd_is_kept_there(archive: Archive, odd: dict[str, object]) -> None:
+    """The service's copy of what was saved as odd is never deleted, in no later run either."""
+    archive.service.faults.add(Fault(on="get", action="patch", times=None, patch=odd))
+    first = await archive.run(delete_remote=True)
+    archive.service.faults.clear()
+    archive.add("twin.wav", ONE)
+    second = await archive.run(delete_remote=True)
+    (archive.output / "a.wav.json").unlink()
+    (archive.output / "twin.wav.json").unlink()
+    third = await archive.run(delete_remote=True)
+
+    assert [each.summary.written for each in (first, second, third)] == [1, 1, 2]
+    assert [each.summary.deleted for each in (first, second, third)] == [0, 0, 0]
+    assert {each.summary.exit_code for each in (first, second, third)} == {ExitCode.DONE}
+    assert await archive.rows("SELECT deletion FROM attempts WHERE odd IS NOT NULL") == [(None,)]
+    assert deleted(archive) == [False]
+
+
+async def test_what_turns_out_to_be_odd_is_kept_there(archive: Archive) -> None:
+    """Where a deletion is due and the result has to be fetched again, it depends on what comes."""
+    await put_off(archive)
+    (archive.output / "a.wav.json").unlink()
+    patch = {"audio_duration": [2]}
+    archive.service.faults.add(Fault(on="get", action="patch", times=None, patch=patch))
+
+    outcome = await archive.run()
+
+    assert (outcome.summary.written, outcome.summary.deleted) == (1, 0)
+    assert deleted(archive) == [False]
+
+
 async def test_a_lost_answer_to_a_deletion_does_no_harm(archive: Archive) -> None:
     """A deletion is repeated until it is known: the service says yes to it twice."""
     archive.service.faults.add(Fault(on="delete", action="drop_after", times=1))

@@ -8,6 +8,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from pipeline.events import Warned
+from tests.support.hostile import hostile, whole
 from tests.support.runs import Archive, opened
 from tests.support.service import Fault
 
@@ -45,6 +47,26 @@ async def test_a_status_that_nobody_knows_is_waited_out(archive: Archive) -> Non
 
     assert outcome.summary.written == 3
     assert archive.service.requests["submit"] == 3
+
+
+@pytest.mark.parametrize("row", [None, 5, [], {}, {"id": 5}, {"id": None, "status": ["completed"]}])
+async def test_a_row_that_cannot_be_read_is_passed_over(archive: Archive, row: object) -> None:
+    """A row that is none hides no other: pages are read on, and their statuses count."""
+    for number in range(3):
+        archive.add(f"{number}.wav", b"%d" % number)
+
+    def odd(body: bytes) -> bytes:
+        page = json.loads(body)
+        page["transcripts"] = [row, *page["transcripts"], row]
+        return json.dumps(page).encode()
+
+    async with hostile(
+        archive.service.url, lambda asked: whole(odd) if asked.kind == "list" else None
+    ) as server:
+        outcome = await archive.run(provider=server.url)
+
+    assert (outcome.summary.written, outcome.summary.exit_code) == (3, 0)
+    assert all("cannot be" not in each.message for each in outcome.of(Warned))
 
 
 async def test_a_list_that_fails_for_a_while(archive: Archive) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
@@ -120,6 +120,8 @@ class Fault:
     patch: dict[str, Any] = field(default_factory=dict)
     """What `patch` puts over the answer's JSON, in the list over each row; a function makes it of
     what stands there."""
+    rows: Collection[str] = ()
+    """Of the list only the rows of these transcripts, if any are named."""
     met: int = field(default=0, init=False)
     """How many requests have met it."""
 
@@ -286,6 +288,8 @@ async def _patch(scene: Scene) -> Reply:
     reply = await scene.effect()
     document = reply.document()
     for row in document.get("transcripts", [document]):
+        if scene.fault.rows and row.get("id") not in scene.fault.rows:
+            continue
         for name, new in scene.fault.patch.items():
             row[name] = new(row.get(name)) if callable(new) else new
     return dataclasses.replace(reply, body=Reply.of(document).body)
