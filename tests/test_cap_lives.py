@@ -113,7 +113,7 @@ class Life:
             self._require(month, before, given)
             self._finish()
             self.archive.service.faults.clear()
-            await to_thread.run_sync(self._arrive, self.number(0, 3))
+            await to_thread.run_sync(self._arrive, self.number(2, 4))
 
     # --- what comes ------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Life:
             there = sorted(self.archive.recordings.rglob(f"*.{suffix}"))
             if there and self.chance(5):
                 content = self.drawn.choice(there).read_bytes()
-            name = f"{self.number(0, 15):02}.{suffix}"
+            name = f"{self.number(0, 30):02}.{suffix}"
             self.archive.put(name, content, datetime.now(ZONE) - timedelta(hours=1))
 
     async def _grow(self) -> None:
@@ -162,7 +162,8 @@ class Life:
         }
         hours = {name: self.number(1, 40) / 20 for name in ("max_hours", "max_hours_month")}
         costs = {name: self.number(1, 40) / 100 for name in ("max_cost", "max_cost_month")}
-        given |= {name: cap for name, cap in (hours | costs).items() if self.chance(3)}
+        if self.chance(2):
+            given |= {name: cap for name, cap in (hours | costs).items() if self.chance(2)}
         if not given.keys() & costs.keys() and self.chance(2):
             given["prices"] = NO_PRICE
         return given
@@ -194,7 +195,7 @@ class Life:
         """A night in this loop or in a process of its own, to its end or to any instant."""
         how = self.number(0, 3)  # only what is given up need not wait for all
         self._trouble(is_real=how == 0)
-        self.archive.service.transcript_seconds = 1e9 if how == 1 and self.chance(2) else 0.0
+        self.archive.service.transcript_seconds = 1e9 if how == 1 else 0.0
         point = Point(
             self.drawn.choice(STEPS), self.number(1, 6), self.drawn.choice(("before", "after"))
         )
