@@ -150,10 +150,10 @@ def by_header(path: bytes, head: bytes, size: int) -> Duration:
 
 def _by_wave(head: bytes, size: int) -> Duration | None:
     """As many samples as there are bytes for, whatever the header says of their number."""
-    form, samples = head.find(b"fmt ", 12), head.find(b"data", 12)
-    if head[:4] not in (b"RIFF", b"RF64") or head[8:12] != b"WAVE" or form < 0:
+    if head[:4] not in (b"RIFF", b"RF64") or head[8:12] != b"WAVE":
         return None
-    if samples - form < _FORM_BYTES:
+    form, samples = head.find(b"fmt ", 12), head.find(b"data", 12)
+    if form < 0 or samples - form < _FORM_BYTES:
         return None
     kind, channels, rate_hz, bytes_per_s, block_bytes = struct.unpack_from("<HHIIH", head, form + 8)
     if kind in _SAMPLES:  # else it is compressed, and a block holds more than one sample

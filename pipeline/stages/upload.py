@@ -12,6 +12,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from hashlib import sha256
 from io import FileIO
 from mmap import ACCESS_READ, mmap
@@ -127,12 +128,12 @@ async def _is_still_granted(context: Context, claim: Claim, uploaded: Uploaded) 
 
 async def _amount(context: Context, claim: Claim, source: "Source") -> Amount:
     """What the bytes that are sent come to at the most."""
-    where, duration = context.where(claim.root, claim.path), source.duration
+    duration = source.duration
     if context.settings.is_capped or context.settings.window or context.is_rationed:
-        try:
-            duration = await duration_of(where, source.size, identity=source.identity)
-        except OSError:  # of what lies there now: what is sent is open already
-            duration = by_size(where, source.size)
+        where = context.where(claim.root, claim.path)
+        with suppress(OSError):  # of what lies there now: what is sent is open already
+            probed = await duration_of(where, source.size, identity=source.identity)
+            duration = probed if probed.is_probed else duration
     return amount_of(duration, claim.options, context.settings)
 
 
