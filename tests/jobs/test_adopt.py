@@ -520,8 +520,8 @@ async def test_a_result_that_the_service_has_lost_too_is_adopted(
     archive.service.faults.add(Fault(on="get", action="unknown_id", times=None))
     for name in results:
         (archive.output / name).unlink()
-    for _ in range(2):
-        await archive.run()
+    for ahead_s in (0.0, 3601.0):
+        await archive.run(ahead_s=ahead_s)
     assert await archive.rows("SELECT DISTINCT state FROM transcripts") == [("missing",)]
 
     done, _ = await adopted(archive, left)
