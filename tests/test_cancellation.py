@@ -740,6 +740,7 @@ async def test_delete(everywhere: Everywhere) -> None:
     assert missed == set()
 
 
+@pytest.mark.timeout(600)  # cancelled at each step of its walks, and of a GET of each row
 async def test_reconciler(everywhere: Everywhere) -> None:
     """A reconciler that is cancelled has adopted what it has, and forgotten nothing."""
 
