@@ -118,8 +118,11 @@ async def _is_saved(context: Context, attempt_id: int) -> bool:
 
 async def _is_whole(context: Context, copy: Copy) -> bool:
     """Whether a result, and redacted audio of its own, is on disk as it was saved."""
-    place = held_at(context, copy)
-    if await sha256_of(place) != copy.digest:
-        return False
-    suffix = (await head_of(place)).redacted_suffix
-    return suffix is None or await sha256_of(derived(place, suffix)) is not None
+    wanted: list[tuple[bytes, str | None]] = [(held_at(context, copy), copy.digest)]
+    for place, digest in wanted:
+        found = await sha256_of(place)
+        if found is None or digest not in (None, found):
+            return False
+        if digest is not None and (suffix := (await head_of(place)).redacted_suffix):
+            wanted.append((derived(place, suffix), None))  # looked for in its turn
+    return True
