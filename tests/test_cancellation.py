@@ -31,7 +31,7 @@ from pipeline.models import Claim, Pending, Root, Uploaded
 from pipeline.options import canonical
 from pipeline.reconcile import Reconciler
 from pipeline.stages import Context
-from pipeline.stages.delete import delete
+from pipeline.stages.delete import delete, fetch_unheld
 from pipeline.stages.feed import feed
 from pipeline.stages.poll import poll
 from pipeline.stages.scan import Listing, Scan, find_roots
@@ -733,8 +733,23 @@ async def test_delete(everywhere: Everywhere) -> None:
             neighbours.start_soon(give, to_delete, [None, None])
             await tick.run(delete(cut.context, saved))
 
+    async def lose(archive: Archive) -> None:
+        archive.add("0.wav", b"0")
+        later = Fault(on="delete", action="answer", status=400, times=None)
+        with passing(archive, later):
+            await archive.run(**QUICK, delete_remote=True)
+            archive.add("0.wav", b"other by now", age_s=1800.0)
+            await archive.run(**QUICK, delete_remote=True)
+        for name in archive.versions():
+            (archive.state / "versions" / name).unlink()
+
+    async def fetched(cut: Cut, tick: Tick) -> None:
+        await tick.run(fetch_unheld(cut.context))
+
     missed = await everywhere(
-        "pipeline/stages/delete.py", Scene(fill, stage, {"delete_remote": True})
+        "pipeline/stages/delete.py",
+        Scene(fill, stage, {"delete_remote": True}),
+        Scene(lose, fetched, {"delete_remote": True}),
     )
 
     assert missed == set()
