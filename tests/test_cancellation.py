@@ -786,7 +786,7 @@ async def test_reconciler(everywhere: Everywhere) -> None:
                 await change.wait()
 
         for fault in faults:
-            fault.patch = {"id": kept.transcript_id}
+            fault.patch = fault.patch or {"id": kept.transcript_id}
         with passing(cut.archive, *faults):
             async with create_task_group() as neighbours:
                 neighbours.start_soon(until_resolved)
@@ -795,6 +795,12 @@ async def test_reconciler(everywhere: Everywhere) -> None:
 
     async def with_half_a_list(cut: Cut, tick: Tick) -> None:
         await stage(cut, tick, Fault(on="list", action="list_down", skip=1, times=None))
+
+    async def with_rows_of_nobody(cut: Cut, tick: Tick) -> None:
+        nothing: dict[str, Any] = {"audio_url": None}
+        listed = Fault(on="list", action="patch", times=None, patch=nothing)
+        looked_into = Fault(on="get", action="patch", times=None, patch=nothing)
+        await stage(cut, tick, listed, looked_into, others=1)
 
     async def without_money(cut: Cut, tick: Tick) -> None:
         await stage(cut, tick, Fault(on="list", action="negative_balance", times=None))
@@ -811,6 +817,7 @@ async def test_reconciler(everywhere: Everywhere) -> None:
         "pipeline/reconcile.py",
         Scene(fill, stage),
         Scene(fill, with_half_a_list),
+        Scene(fill, with_rows_of_nobody),
         Scene(fill, without_money),
         Scene(fill, with_one_id_for_two),
         Scene(fill, never_settled),
