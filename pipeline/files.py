@@ -24,6 +24,7 @@ from pipeline.names import temporary
 from pipeline.threads import Threads
 
 __all__ = [
+    "abandon",
     "cannot_write",
     "copy_whole",
     "in_thread",
@@ -63,6 +64,18 @@ def in_thread(blocking: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
         return await threads.run(partial(blocking, *args, **kwargs))
 
     return hop
+
+
+def abandon() -> None:
+    """
+    Leave every call that is under way in this loop to itself; who waits for it gets an `OSError`.
+
+    For a process that is about to end, and may wait for a disk that does not answer any more. What
+    is called from here on has threads of its own.
+    """
+    threads = _threads.pop(asyncio.get_running_loop(), None)
+    if threads is not None:
+        threads.abandon()
 
 
 def probe(folder: bytes) -> os.stat_result:

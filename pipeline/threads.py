@@ -7,6 +7,7 @@ the loop by itself, a call took 51 us of CPU with sixteen under way, here it tak
 """
 
 import asyncio
+import errno
 import math
 import threading
 import weakref
@@ -32,6 +33,8 @@ class _Call:
     waiter: "asyncio.Future[None]"
     """Who waits for it; another one after a cancellation."""
     is_done: bool = False
+    is_left: bool = False
+    """Whether nobody waits for it any more."""
     result: Any = None
     error: BaseException | None = None
 
@@ -43,39 +46,58 @@ class Threads:
         self._count = count
         self._name = name
         self._started = 0
-        self._under_way = 0
+        self._under_way: set[_Call] = set()
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._done = _Done()
         weakref.finalize(self, _end, self._calls)
 
     async def run(self, make: Callable[[], R]) -> R:
-        """What the call returns or raises; once handed over it is finished, also when cancelled."""
+        """
+        What the call returns or raises; once handed over it is finished, also when cancelled.
+
+        Raises:
+            OSError: `abandon` was called meanwhile.
+        """
         await checkpoint_if_cancelled()
         call = _Call(make, asyncio.get_running_loop().create_future())
-        if self._under_way >= self._started < self._count:
+        if len(self._under_way) >= self._started < self._count:
             self._started += 1
             arguments = (self._calls, self._done)
             threading.Thread(target=_work, args=arguments, name=self._name, daemon=True).start()
-        self._under_way += 1
+        self._under_way.add(call)
         self._calls.put(call)
         try:
             await call.waiter
         except asyncio.CancelledError:
             # Not shielded from the beginning: that costs more than many of these calls.
             with CancelScope(shield=True):
-                while not call.is_done:
+                while not (call.is_done or call.is_left):
                     call.waiter = asyncio.get_running_loop().create_future()
                     await call.waiter
             # A scope that was cancelled says so again at the next await; who has been handed what
             # the call gave can let go of it there. Everybody else says so once.
-            if current_effective_deadline() > -math.inf:
+            if call.is_left or current_effective_deadline() > -math.inf:
                 raise
         finally:
-            self._under_way -= 1
+            self._under_way.discard(call)
+        if call.is_left and not call.is_done:
+            raise OSError(errno.ETIMEDOUT, "it does not come to an end")
         if call.error is not None:
             raise call.error
         result: R = call.result
         return result
+
+    def abandon(self) -> None:
+        """
+        Leave what is under way to itself: nobody waits any more for a thread that may never return.
+
+        For a process that is about to end. Call it in the loop of those who wait, and ask these
+        threads for nothing more.
+        """
+        for call in self._under_way:
+            call.is_left = True
+            if not call.waiter.done():
+                call.waiter.set_result(None)
 
 
 class _Done:

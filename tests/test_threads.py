@@ -66,6 +66,38 @@ async def test_a_call_that_has_begun_is_finished_also_when_cancelled() -> None:
     assert finished == [True]
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_who_waits_for_a_thread_that_never_returns_can_be_let_go(is_cancelled: bool) -> None:
+    """Who waits for what is abandoned is cancelled, or has an error where that is all there is."""
+    threads, begun, open_ = Threads(2, "test-calls"), threading.Event(), threading.Event()
+    ends: list[str] = []
+
+    def hang() -> None:
+        begun.set()
+        open_.wait()
+
+    async def wait() -> None:
+        try:
+            await threads.run(hang)
+        except OSError as error:
+            ends.append(str(error.strerror))
+        finally:
+            ends.append("left")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await to_thread.run_sync(begun.wait)
+        if is_cancelled:
+            group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+        assert ends == []
+        threads.abandon()
+
+    assert ends == ["left"] if is_cancelled else ["it does not come to an end", "left"]
+    open_.set()
+
+
 async def test_what_is_cancelled_before_begins_nothing() -> None:
     """In a scope that is cancelled no call is handed over."""
     threads, made = Threads(1, "test-calls"), list[bool]()
