@@ -147,7 +147,9 @@ def _console_outlet(console: "Console | None", level: int) -> _Outlet:
 
 def _print(console: "Console | None", line: str) -> None:
     with suppress(OSError, ValueError):  # nobody is left to read it
-        print(line, file=sys.stderr if console is None else console.file, flush=True)
+        stream = sys.stderr if console is None else console.file
+        stream.write(line + "\n")  # at once: others may be writing
+        stream.flush()
 
 
 def _file_outlet(lines: LineWriter, level: int) -> _Outlet:
