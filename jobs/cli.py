@@ -16,7 +16,6 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from io import TextIOWrapper
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -28,7 +27,8 @@ from jobs.commands.report import report
 from jobs.commands.reprocess import reprocess
 from jobs.commands.run import run
 from jobs.commands.setup import doctor, init
-from jobs.console import say, tell
+from jobs.console import streams, tell
+from jobs.leaving import LAST_S, leave_within
 from pipeline import __version__
 from pipeline.errors import BatchError, ExitCode, SettingsError, leaves
 
@@ -63,8 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Whatever went wrong has been reported on stderr by then.
     """
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names in the input can be any bytes
+    with streams():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         _refuse_empty(sys.argv[1:] if argv is None else argv)
         result = app(argv, exit_on_error=False, print_error=False)
@@ -76,7 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = ExitCode.worst(*[_report(error) for error in leaves(group)])
     except (Exception, KeyboardInterrupt) as error:
         code = _report(error)
-    say("")
     return code
 
 
@@ -92,6 +94,7 @@ def _report(error: BaseException) -> ExitCode:
             tell(f"error: {error}")
             return error.exit_code
         case KeyboardInterrupt():
+            leave_within(LAST_S, ExitCode.INTERRUPTED)
             return ExitCode.INTERRUPTED
     traceback.print_exception(error)
     return ExitCode.UNEXPECTED

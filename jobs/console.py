@@ -1,14 +1,21 @@
 """
 What a command says, and to whom: in, lines, findings and events; out, stdout, stderr and the log.
 
-Data goes to stdout, everything else to stderr.
+Data goes to stdout, everything else to stderr. Neither fails a command, as a closed pipe or a full
+disk would (`streams`), nor holds up a run, whose lines leave from another thread (`aside`).
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from io import BufferedWriter, RawIOBase, TextIOWrapper
+from typing import TYPE_CHECKING, Any, TextIO
+
+_DATA_S = 60.0
+_WORDS_S = 1.0
+"""How long a reader may take nothing until the rest of a run's output is dropped."""
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,10 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "agreed",
+    "aside",
     "logs",
     "repair_listeners",
     "run_listeners",
     "say",
+    "streams",
     "tell",
     "teller",
     "terminal",
@@ -29,20 +38,79 @@ __all__ = [
 
 
 def say(text: str) -> None:
-    """Data, and with "" what others have left to be written, on stdout."""
-    try:
-        sys.stdout.write(text and text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read it has enough; Python would complain once more when it ends.
-        # Source: https://docs.python.org/3/library/signal.html#note-on-sigpipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Data on stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def tell(text: str) -> None:
-    """Anything that is not data, on stderr, if anybody reads it."""
-    with suppress(OSError, ValueError):
-        sys.stderr.write(text + "\n")
+    """Anything that is not data, on stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """
+    stdout and stderr fail nobody while the block lasts, and take names of any bytes.
+
+    That stdout did not take all is told in the end, unless its reader just had enough.
+    """
+    before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    for name, stream in before.items():
+        setattr(sys, name, _lenient(stream))
+    try:
+        yield
+    finally:
+        trouble: OSError | None = getattr(raw(sys.stdout), "trouble", None)
+        if trouble is not None and trouble.errno != errno.EPIPE:
+            tell(f"warning: stdout did not take everything: {trouble.strerror}")
+        for name, stream in before.items():
+            getattr(sys, name).flush()
+            setattr(sys, name, stream)
+
+
+def _lenient(stream: TextIO) -> TextIO:
+    """The same where it is a descriptor, by an `Outlet`."""
+    from pipeline.lines import Outlet
+
+    if not isinstance(stream, TextIOWrapper):
+        return stream
+    stream.flush()
+    try:
+        outlet: RawIOBase = Outlet(stream.fileno())
+    except OSError:
+        return stream
+    return TextIOWrapper(
+        BufferedWriter(outlet),
+        stream.encoding,
+        "backslashreplace",
+        line_buffering=stream.line_buffering,
+    )
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """
+    Whoever writes to stdout or stderr while the block lasts does not wait for who reads it.
+
+    In the end that is made up for: as long as a reader takes something, of data for longer.
+    """
+    from pipeline.lines import Aside, LineWriter
+
+    with ExitStack() as stack:
+        for name, patience_s in (("stdout", _DATA_S), ("stderr", _WORDS_S)):
+            stream = getattr(sys, name)
+            lines = stack.enter_context(LineWriter(raw(stream), patience_s=patience_s))
+            stack.callback(setattr, sys, name, stream)
+            setattr(sys, name, Aside(stream, lines))
+        yield
+
+
+def raw(stream: TextIO) -> Any:
+    """What is below a stream and its buffer, where nobody else's write holds one up."""
+    stream.flush()
+    return getattr(stream.buffer, "raw", stream.buffer)
 
 
 def agreed(question: str) -> bool:
@@ -67,12 +135,14 @@ def run_listeners(settings: "Settings") -> "Iterator[Emit]":
     from pipeline.logs import log_event
     from pipeline.progress import JsonLines, PlainProgress, WarningLines
 
-    console, say = terminal()
-    is_live = console is not None and console.is_terminal and not console.is_dumb_terminal
-    with logs(settings, console), ExitStack() as stack:
+    data = raw(sys.stdout)
+    with aside(), ExitStack() as stack:
+        console, say = terminal()
+        is_live = console is not None and console.is_terminal and not console.is_dumb_terminal
+        stack.enter_context(logs(settings, console))
         listeners: list[Emit] = [log_event]
         if settings.json_lines:
-            listeners.append(stack.enter_context(JsonLines(sys.stdout.buffer)))
+            listeners.append(stack.enter_context(JsonLines(data)))
         if not settings.quiet:
             listeners.append(WarningLines(say))
             if console is not None and is_live:
@@ -95,16 +165,17 @@ def repair_listeners(settings: "Settings") -> "Iterator[Emit]":
     from pipeline.logs import log_event
     from pipeline.progress import WarningLines
 
-    console, say = terminal()
-    warn = WarningLines(say)
+    with aside():
+        console, say = terminal()
+        warn = WarningLines(say)
 
-    def emit(event: Any) -> None:
-        log_event(event)
-        warn(event)
+        def emit(event: Any) -> None:
+            log_event(event)
+            warn(event)
 
-    with logs(settings, console):
-        os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
-        yield emit
+        with logs(settings, console):
+            os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
+            yield emit
 
 
 def terminal() -> "tuple[Console | None, Callable[[str], None]]":

@@ -12,14 +12,14 @@ import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-import anyio
-
 from jobs.budget import Budgets
+from jobs.leaving import run_stoppable
 from pipeline.engine import DEFAULT_MODEL, EngineUnavailable
 from pipeline.engine.weights import packaged
 from pipeline.errors import (
@@ -152,7 +152,7 @@ def _service(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
         return
     yield Finding("key", f"fingerprint {key_fingerprint(key)}")
     try:
-        anyio.run(_newest, settings, settings.base_url, key)
+        run_stoppable(partial(_newest, settings, settings.base_url, key))
     except BatchError as error:
         yield Finding("service", f"{settings.base_url}: {error}", error.exit_code)
     except PipelineError as error:

@@ -7,9 +7,10 @@ In: settings with their sources, or folders. Out: results, a summary for schedul
 people, and word to whoever the hooks name.
 """
 
+import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
+from jobs.leaving import is_leaving, leaving_at_a_signal
 from jobs.notify import Moment, moment_of, notify
 from jobs.transcribe import Source, transcribe
 from pipeline.errors import BatchError, ExitCode, Locked, SettingsError
@@ -35,6 +37,8 @@ NIGHTLY: Mapping[str, object] = {
     "retry_failed": 3,
 }
 """What counts at night where nobody says otherwise."""
+
+_REPORT_S = 0.5  # of the time that a process has left which was stopped
 
 
 async def run_nightly(
@@ -97,22 +101,39 @@ async def _night(
         if not (settings.dry_run or isinstance(error, Locked)):
             code = error.exit_code if isinstance(error, BatchError) else ExitCode.UNEXPECTED
             summary = Summary(run_id="", exit_code=code, reason=str(error))
-            await tell(Moment.FAILURE, encode(summary))
+            async with leaving_at_a_signal():
+                await tell(Moment.FAILURE, encode(summary))
         raise
     if settings.dry_run:
         return summary, f"{summary.parked} to be sent, {summary.due_hours:.2f} h of audio"
     folder = settings.state_dir / "runs" / summary.run_id
-    try:
-        line = await to_thread.run_sync(_report, settings, summary.run_id, folder)
-    except (BatchError, OSError) as error:
-        emit(Warned(message=f"there is no report of this run: {error}"))
-        line = f"run {summary.run_id} ended with exit code {summary.exit_code}"
+    async with leaving_at_a_signal():
+        return summary, await _told(summary, settings, folder, tell, emit)
+
+
+async def _told(
+    summary: Summary,
+    settings: Settings,
+    folder: Path,
+    tell: Callable[..., Awaitable[None]],
+    emit: Emit,
+) -> str:
+    """Report how a run went, and tell those who want to know; the report as one line."""
+    line = f"run {summary.run_id} ended with exit code {summary.exit_code}"
+    # What is left to a process that was stopped is for those who want to know.
+    with anyio.move_on_after(_REPORT_S if is_leaving() else math.inf):
+        try:
+            line = await to_thread.run_sync(
+                _report, settings, summary.run_id, folder, abandon_on_cancel=True
+            )
+        except (BatchError, OSError) as error:
+            emit(Warned(message=f"there is no report of this run: {error}"))
     # A stop leaves time for no more than what is bounded: hooks are, and whoever waits hears of it.
     with anyio.CancelScope(shield=True):
         await tell(
             moment_of(ExitCode(summary.exit_code)), encode(summary), report=folder / "report.html"
         )
-    return summary, line
+    return line
 
 
 def _sources(folders: Sequence[Path], settings: Settings) -> list[Source]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from shlex import split
@@ -27,6 +28,7 @@ import msgspec
 from anyio import to_thread
 from anyio.abc import Process
 
+from jobs.leaving import at_last
 from pipeline.client import once, system_proxy
 from pipeline.errors import ExitCode
 from pipeline.events import Emit, Warned
@@ -246,6 +248,7 @@ async def _run(command: str, summary: bytes, environment: Mapping[str, str]) -> 
             return f"cannot be run: {reason}; it needs a program with its path, or `sh -c '…'`"
         stdin.close()
         stdout.close()
+        stack.enter_context(at_last(partial(os.killpg, process.pid, signal.SIGTERM)))
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(_feed, to_child, summary)

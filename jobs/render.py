@@ -8,7 +8,6 @@ no key is needed. What is large stays where it is: processes are told names, and
 """
 
 import os
-import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from jobs.finding import Finding, Tell
+from jobs.leaving import LAST_S, SIGNALS, leave_within, signals_heeded
 from jobs.session import session
 from pipeline.derive import Derived, Shelf, derive_apart
 from pipeline.errors import ExitCode, SettingsError
@@ -98,7 +98,7 @@ async def render_archive(
     """
     Make derived files of all results; what goes wrong is told.
 
-    SIGINT and SIGTERM let what is in hand be finished; a second one ends that too.
+    SIGINT, SIGTERM and SIGHUP let what is in hand be finished; a second one ends that too.
 
     Args:
         formats: of `FORMATS`; `json`, which is what they are made from, is passed over.
@@ -187,16 +187,14 @@ async def _heeding_signals(
     async with anyio.create_task_group() as group:
 
         async def heed() -> None:
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            with anyio.open_signal_receiver(*signals_heeded()) as signals:
                 async for number in signals:
                     if stopped.is_set():
                         scope.cancel()
+                        leave_within(LAST_S, SIGNALS[number])
                         continue
-                    emit(
-                        Warned(message=f"{signal.Signals(number).name}: finishing what is in hand")
-                    )
-                    code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
-                    rendered.exit_code = ExitCode.worst(rendered.exit_code, code)
+                    emit(Warned(message=f"{number.name}: finishing what is in hand"))
+                    rendered.exit_code = ExitCode.worst(rendered.exit_code, SIGNALS[number])
                     stopped.set()
 
         group.start_soon(heed)

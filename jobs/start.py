@@ -6,6 +6,7 @@ once, since Python may lose an interrupt while it imports.
 """
 
 import ctypes
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -18,6 +19,7 @@ _M_ARENA_MAX = -8  # of mallopt(3)
 
 def main() -> int:
     """Run the command line of this process, and return its exit code."""
+    _open_what_is_closed()
     # A heap for each thread, as glibc makes them, holds 10 of 70 MB that nobody uses; one is as
     # quick, since the interpreter lets one thread at a time ask for memory.
     with suppress(AttributeError):  # other C libraries
@@ -25,11 +27,36 @@ def main() -> int:
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         from jobs.cli import main as run
+        from jobs.leaving import begin, is_leaving, leave
 
+        begin()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        return run()
+        code = run()
     except KeyboardInterrupt:
         return _INTERRUPTED
+    if is_leaving():  # Python would wait for threads that may never return
+        leave(code)
+    return code
+
+
+def _open_what_is_closed() -> None:
+    """
+    Descriptors 0 to 2 lead to /dev/null where nobody has opened them.
+
+    Else the next file that is opened, the ledger say, would be what warnings are written to.
+    """
+    for name, descriptor in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != descriptor:
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+            os.set_inheritable(descriptor, True)
+        if getattr(sys, name) is None:  # as Python leaves it then
+            mode = "w" if descriptor else "r"
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ batch, so that what is new in any of them comes before the backlog of all, under
 """
 
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,13 @@ import anyio
 from anyio import BrokenResourceError, to_thread
 
 from jobs.budget import Budgets
+from jobs.leaving import LAST_S, SIGNALS, leave_within, signals_heeded
 from jobs.session import Totals, session
 from pipeline.allowance import expected
 from pipeline.batch import run_batch
 from pipeline.errors import BatchError, ExitCode, SettingsError
 from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode
+from pipeline.files import abandon
 from pipeline.ledger import BACKLOG, Redo
 from pipeline.lines import hide
 from pipeline.models import Claim, Root
@@ -40,6 +41,7 @@ from pipeline.wire import Webhook
 __all__ = ["Source", "transcribe", "with_model"]
 
 _PAGE = 1000
+_PATIENCE_S = 0.4  # of what was cancelled, until a thread that does not return is left to itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ async def transcribe(
     the folder of the run. `environ` is where the API key may be, `clock` tells the time, Unix
     seconds.
 
-    SIGINT and SIGTERM stop the intake and leave within `stop_grace`; a second one leaves now.
+    SIGINT, SIGTERM and SIGHUP stop the intake and leave within `stop_grace`; a second one leaves
+    now. What does not answer holds that up for `LAST_S` at most.
 
     Raises:
         SettingsError: nothing says where results go, or a cap on cost knows no price.
@@ -103,8 +106,6 @@ async def transcribe(
         for source in sources:
             if source.problem is not None:
                 run.totals(Warned(message=f"source {source.name}: {source.problem}"))
-        if began is not None:
-            await began(run.started)
         scans = [
             Scan(
                 source.settings,
@@ -126,6 +127,8 @@ async def transcribe(
         rendered, due, summary = 0, _Due(), None
         async with _notified(shared) as context, _heeding_signals(context) as (stopped, work):
             with work:
+                if began is not None:
+                    await began(run.started)
                 if settings.dry_run:
                     due = await _would_be_sent(context, scans)
                 else:
@@ -199,31 +202,48 @@ async def _add(context: Context, claim: Claim, due: _Due) -> None:
 @asynccontextmanager
 async def _heeding_signals(
     context: Context,
-) -> AsyncIterator[tuple[anyio.Event, anyio.CancelScope]]:
+) -> AsyncIterator[tuple[anyio.Event, AbstractContextManager[None]]]:
     """
     Whether a signal has come, and a scope for the work, which ends a grace later or at the second.
 
-    Signals do no more until the block is left: what the work came to is told all the same.
+    Signals do no more until the block is left: what the work came to is told all the same, also
+    when a thread of it never returns.
     """
-    stopped, work = anyio.Event(), anyio.CancelScope()
+    stopped, ended, scope = anyio.Event(), anyio.Event(), anyio.CancelScope()
+    is_dry, grace_s = context.settings.dry_run, context.settings.stop_grace
+
+    @contextmanager
+    def work() -> Iterator[None]:
+        try:
+            with scope:
+                yield
+        finally:
+            ended.set()
+
+    async def end(after_s: float) -> None:
+        await anyio.sleep(after_s)
+        scope.cancel()
+        while not ended.is_set():
+            with anyio.move_on_after(_PATIENCE_S):
+                await ended.wait()
+            abandon()
+
     async with anyio.create_task_group() as group:
 
         async def heed() -> None:
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            with anyio.open_signal_receiver(*signals_heeded()) as signals:
                 async for number in signals:
-                    if stopped.is_set() or context.settings.dry_run:
-                        work.cancel()
-                    if stopped.is_set():
-                        continue
-                    name = signal.Signals(number).name
-                    context.emit(Warned(message=f"{name}: finishing what is being submitted"))
-                    code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
-                    context.intake.stop(code, f"stopped by {name}")
-                    stopped.set()
-                    work.deadline = anyio.current_time() + context.settings.stop_grace
+                    after_s = 0.0 if stopped.is_set() or is_dry else grace_s
+                    group.start_soon(end, after_s)
+                    leave_within(after_s + LAST_S, SIGNALS[number])
+                    if not stopped.is_set():
+                        say = f"{number.name}: finishing what is being submitted"
+                        context.emit(Warned(message=say))
+                        context.intake.stop(SIGNALS[number], f"stopped by {number.name}")
+                        stopped.set()
 
         group.start_soon(heed)
-        yield stopped, work
+        yield stopped, work()
         group.cancel_scope.cancel()
 
 

@@ -88,6 +88,8 @@ class ExitCode(IntEnum):
     """The time window ended the intake."""
     LOCKED = 11
     """Another run holds the lock."""
+    HANGUP = 129
+    """SIGHUP stopped the run; the next one continues."""
     INTERRUPTED = 130
     """SIGINT stopped the run; the next one continues."""
     TERMINATED = 143
@@ -107,6 +109,7 @@ _WORST_FIRST = [
     ExitCode.TRY_LATER,
     ExitCode.INTERRUPTED,
     ExitCode.TERMINATED,
+    ExitCode.HANGUP,
     ExitCode.CAP_REACHED,
     ExitCode.WINDOW_CLOSED,
     ExitCode.PARTIAL,

@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
-from anyio import to_thread
 
 from pipeline.errors import ExitCode, RoomLow
+from pipeline.files import in_thread
 from pipeline.settings import Settings
 from pipeline.stages import Context
 
@@ -55,11 +55,12 @@ async def _look(context: Context) -> None:
         else:
             intake.closes_at = closes_at
     if settings.min_free is not None:
-        low = await to_thread.run_sync(_low, settings, settings.min_free)
+        low = await _low(settings, settings.min_free)
         if low is not None:
             intake.end(RoomLow(low))
 
 
+@in_thread
 def _low(settings: Settings, least: int) -> str | None:
     """Where there is less room than that, and how much; None where there is more."""
     for folder in filter(None, (settings.output, settings.state_dir)):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.console import repair_listeners, teller
+from jobs.leaving import run_stoppable
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -20,13 +21,11 @@ def render_again(settings: "Settings") -> int:
     """The formats of the settings, made anew of all results; the exit code."""
     from functools import partial
 
-    import anyio
-
     from jobs.render import render_archive
 
     tell = teller(settings.json_lines)
     with repair_listeners(settings) as emit:
-        done = anyio.run(partial(render_archive, settings, settings.formats, tell, emit=emit))
+        done = run_stoppable(partial(render_archive, settings, settings.formats, tell, emit=emit))
     tell(done)
     return done.exit_code
 
@@ -34,8 +33,6 @@ def render_again(settings: "Settings") -> int:
 def adopt_archive(archive: Path, folders: Sequence[Path], settings: "Settings") -> int:
     """What other tools left, taken for results of ours; the exit code."""
     from functools import partial
-
-    import anyio
 
     from jobs.adopt import adopt
 
@@ -47,6 +44,6 @@ def adopt_archive(archive: Path, folders: Sequence[Path], settings: "Settings") 
     tell, environ = teller(settings.json_lines), dict(os.environ)
     with repair_listeners(settings) as emit:
         work = partial(adopt, settings, folders, archive, tell, emit=emit, environ=environ)
-        done = anyio.run(work)
+        done = run_stoppable(work)
     tell(done)
     return done.exit_code

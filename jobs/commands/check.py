@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from jobs.console import repair_listeners, teller
 from jobs.flags import ACCESS, Access, Switch, Text
+from jobs.leaving import run_stoppable
 from pipeline.errors import SettingsError
 
 __all__ = ["audit", "verify"]
@@ -42,8 +43,6 @@ def verify(
     """
     from functools import partial
 
-    import anyio
-
     from jobs import rebuild as remake
     from jobs import verify as job
 
@@ -61,7 +60,7 @@ def verify(
     elif rebuild:
         work = partial(remake.rebuild, settings, tell)
     with repair_listeners(settings) as emit:
-        done = anyio.run(partial(work, emit=emit, environ=environ))
+        done = run_stoppable(partial(work, emit=emit, environ=environ))
     tell(done)
     return int(done.exit_code)
 
@@ -82,14 +81,14 @@ def audit(
     json
         As one JSON object a line.
     """
-    import anyio
+    from functools import partial
 
     from jobs import audit as job
 
     settings = access.settings(dry_run=False)  # whatever the settings file says of runs
     tell = teller(json)
     if remote:
-        found = anyio.run(job.audit_remote, settings, tell, dict(os.environ))
+        found = run_stoppable(partial(job.audit_remote, settings, tell, dict(os.environ)))
     else:
         found = job.audit(settings, tell)
     tell(found)

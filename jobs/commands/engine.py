@@ -9,7 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from jobs.console import logs, tell, terminal
+from jobs.console import aside, logs, tell, terminal
+from jobs.leaving import run_stoppable, signals_heeded
 from pipeline.errors import ExitCode, SettingsError, leaves
 
 __all__ = ["engine"]
@@ -42,7 +43,7 @@ def engine(
     config
         Settings file, instead of ./overnight.toml.
     """
-    import anyio
+    from functools import partial
 
     from pipeline.engine import EngineUnavailable
     from pipeline.settings import load_settings, read_api_key
@@ -53,8 +54,8 @@ def engine(
     folder = state or _engine_state(os.environ)
     key = read_api_key(settings, os.environ)
     try:
-        with logs(settings, terminal()[0]):
-            anyio.run(_serve, folder, host, port, key, settings.engine_model)
+        with aside(), logs(settings, terminal()[0]):
+            run_stoppable(partial(_serve, folder, host, port, key, settings.engine_model))
     except* EngineUnavailable as group:
         raise SettingsError("\n".join(str(error) for error in leaves(group))) from group
     return ExitCode.DONE
@@ -62,8 +63,6 @@ def engine(
 
 async def _serve(folder: Path, host: str, port: int, key: str | None, model: str) -> None:
     """Serve until a signal says so; what is unfinished then stays queued for the next start."""
-    from signal import SIGINT, SIGTERM
-
     from anyio import open_signal_receiver, to_thread
 
     from pipeline.engine import serve, stored_key
@@ -76,7 +75,7 @@ async def _serve(folder: Path, host: str, port: int, key: str | None, model: str
         except OSError as error:
             raise SettingsError(f"{folder} cannot hold the key: {error.strerror}") from error
         shown = key if is_new else f"in {folder / 'key'}"
-    with open_signal_receiver(SIGINT, SIGTERM) as signals:
+    with open_signal_receiver(*signals_heeded()) as signals:
         async with serve(folder, host=host, port=port, keys=[key], model=model) as running:
             tell(f"{running.model} at {running.url}, state in {folder}")
             tell(f"key: {shown}")

@@ -10,6 +10,7 @@ from cyclopts import App
 from jobs.commands.timer import install, status, uninstall
 from jobs.console import run_listeners, say
 from jobs.flags import FLAGS, Flags
+from jobs.leaving import run_stoppable
 from pipeline.errors import SettingsError
 
 __all__ = ["nightly"]
@@ -33,8 +34,6 @@ def transcribe_new(*folders: Path, flags: Flags = FLAGS) -> int:
     """
     from functools import partial
 
-    import anyio
-
     from jobs.nightly import NIGHTLY, run_nightly
 
     settings = flags.settings(defaults=NIGHTLY)
@@ -43,7 +42,7 @@ def transcribe_new(*folders: Path, flags: Flags = FLAGS) -> int:
     environ = dict(os.environ)
     with run_listeners(settings) as emit:
         os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
-        summary, line = anyio.run(
+        summary, line = run_stoppable(
             partial(run_nightly, folders, settings, emit=emit, environ=environ)
         )
     if not (settings.json_lines or settings.quiet):

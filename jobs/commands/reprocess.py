@@ -16,6 +16,7 @@ from cyclopts import Group, Parameter, validators
 from jobs.commands.archive import adopt_archive, render_again
 from jobs.console import agreed, run_listeners, say, tell, teller
 from jobs.flags import WORK, Switch, Text, Work
+from jobs.leaving import run_stoppable
 from pipeline.errors import ExitCode, SettingsError
 
 if TYPE_CHECKING:
@@ -201,18 +202,14 @@ class _Work:
         """What an interrupted run has left between two results; costs nothing."""
         from functools import partial
 
-        import anyio
-
         from jobs.console import repair_listeners
         from jobs.reprocess import finish
 
         with repair_listeners(self.settings) as emit:
-            return anyio.run(partial(finish, self.settings, emit=emit))
+            return run_stoppable(partial(finish, self.settings, emit=emit))
 
     def _do(self, made: "Plan") -> int:
         from functools import partial
-
-        import anyio
 
         from jobs.reprocess import reprocess
         from pipeline.progress import render_summary
@@ -227,7 +224,7 @@ class _Work:
                 emit=emit,
                 environ=self.environ,
             )
-            done = anyio.run(work)
+            done = run_stoppable(work)
         if self.settings.json_lines:
             teller(True)(done)
         elif not self.settings.quiet:
@@ -238,13 +235,13 @@ class _Work:
 def _roll_back(settings: "Settings", run_id: str) -> int:
     from functools import partial
 
-    import anyio
-
     from jobs.console import repair_listeners
     from jobs.reprocess import roll_back
 
     with repair_listeners(settings) as emit:
-        done = anyio.run(partial(roll_back, settings, run_id, emit=emit, environ=dict(os.environ)))
+        done = run_stoppable(
+            partial(roll_back, settings, run_id, emit=emit, environ=dict(os.environ))
+        )
     teller(settings.json_lines)(done)
     return done.exit_code
 

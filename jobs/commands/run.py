@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from jobs.console import run_listeners, say
 from jobs.flags import FLAGS, Flags, Switch
+from jobs.leaving import run_stoppable
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -47,15 +48,13 @@ def run(*folders: Path, sample: Annotated[bool, Switch] = False, flags: Flags = 
 def _run(folders: Sequence[Path], settings: "Settings", *, sample: bool) -> int:
     from functools import partial
 
-    import anyio
-
     from jobs.folder import run_folder
     from pipeline.progress import render_summary
 
     environ = dict(os.environ)
     with run_listeners(settings) as emit:
         os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
-        summary = anyio.run(
+        summary = run_stoppable(
             partial(run_folder, folders, settings, sample=sample, emit=emit, environ=environ)
         )
     if not (settings.json_lines or settings.quiet):

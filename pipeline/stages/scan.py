@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
 
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CancelScope
 
 from pipeline.errors import SettingsError
 from pipeline.events import Emit, RecordingFound, Skipped, Warned, printable
+from pipeline.files import in_thread
 from pipeline.ledger import Ledger
 from pipeline.models import MAX_UPLOAD_BYTES, SETTLED_S, UNREADABLE, Entry, Root, Turn
 from pipeline.names import derived, is_temporary, result_name
@@ -193,13 +194,12 @@ class Scan:
         self, ledger: Ledger, emit: Emit, changed: Callable[[], None] = lambda: None
     ) -> None:
         """Record every recording under the roots in the ledger; `changed` is told of each part."""
-        thread = CapacityLimiter(1)
         self._warn_of_outsiders()
         formats, size_of = self._settings.formats[1:], self._listing.size_of
         for root in self._roots:
             ended, walk = list[tuple[int, str]](), self._chunks(root)
             try:
-                while entries := await to_thread.run_sync(next, walk, None, limiter=thread):
+                while entries := await _next(walk):
                     known = await ledger.look_up(root.name, entries, size_of, formats)
                     ended += known.ended
                     for others in _parts(known.others):
@@ -404,3 +404,8 @@ def _name(entry: "os.DirEntry[bytes]") -> bytes:
 def _identity(found: os.stat_result) -> tuple[int, int]:
     """What two names of one folder have in common."""
     return found.st_dev, found.st_ino
+
+
+@in_thread
+def _next(walk: Iterator[list[Entry]]) -> list[Entry] | None:
+    return next(walk, None)

@@ -445,7 +445,9 @@ async def render(context: Context, result: bytes, formats: Sequence[str]) -> int
     names = context.settings.speaker_names
     for suffix in formats:
         try:
-            made = await to_process.run_sync(render_file, result, suffix, title, names)
+            made = await to_process.run_sync(
+                render_file, result, suffix, title, names, cancellable=True
+            )
         except RenderError as error:
             context.emit(events.Warned(message=f"cannot render {title} as {suffix}: {error}"))
         except (BrokenWorkerProcess, KeyboardInterrupt, MemoryError) as error:

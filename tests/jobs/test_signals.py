@@ -7,7 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
-from signal import SIGINT, SIGTERM
+from signal import SIGHUP, SIGINT, SIGTERM
 from struct import unpack
 from termios import FIONREAD
 
@@ -23,8 +23,12 @@ from tests.support.service_faults import Action, Kind
 pytestmark = pytest.mark.anyio
 
 LONGEST_S = 30.0
-CODES = {SIGINT: ExitCode.INTERRUPTED, SIGTERM: ExitCode.TERMINATED}
-each_signal = pytest.mark.parametrize("number", [SIGINT, SIGTERM], ids=lambda n: n.name)
+CODES = {
+    SIGINT: ExitCode.INTERRUPTED,
+    SIGTERM: ExitCode.TERMINATED,
+    SIGHUP: ExitCode.HANGUP,
+}
+each_signal = pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
 
 
 @pytest.fixture
@@ -87,7 +91,7 @@ async def ends_well(archive: Archive) -> None:
 
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(SIGINT, "submit"), (SIGTERM, "submit"), (SIGTERM, "get"), (SIGINT, None)],
+    [(SIGINT, "submit"), (SIGTERM, "submit"), (SIGTERM, "get"), (SIGINT, None), (SIGHUP, None)],
 )
 async def test_stopped_at_four_of_thirty(
     archive: Archive, number: signal.Signals, kind: Kind | None
@@ -122,6 +126,22 @@ async def test_stopped_at_four_of_thirty(
     await ends_well(archive)
 
     assert archive.service.requests["submit"] == 30
+
+
+async def test_nohup_goes_on_when_its_terminal_ends(archive: Archive) -> None:
+    """A SIGHUP that is ignored at the start stays so: the run comes to its own end."""
+    fill(archive, 3)
+    archive.service.faults.add(Fault(on="submit", action="hold", times=None))
+    ignoring = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
+    async with archive.started(*archive.run_line("--json"), through=ignoring) as process:
+        with anyio.fail_after(LONGEST_S):
+            await archive.service.held("submit")
+        process.send_signal(SIGHUP)
+        finish(archive)
+        ended = await archive.ended(process)
+
+    assert ended.exit_code == ExitCode.DONE
+    assert ended.summary["written"] == 3
 
 
 # --- the second ---------------------------------------------------------------------------------

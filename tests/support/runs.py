@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from ctypes import CDLL
 from dataclasses import dataclass, field
@@ -134,15 +134,22 @@ class Archive:
         return Outcome(summary, events)
 
     @asynccontextmanager
-    async def started(self, *arguments: str | Path, stdin: int = DEVNULL) -> AsyncIterator[Process]:
-        """The command while it runs; killed when the block ends before it."""
+    async def started(
+        self,
+        *arguments: str | Path,
+        stdin: int = DEVNULL,
+        stdout: int = PIPE,
+        stderr: int = PIPE,
+        through: Sequence[str] = (),
+    ) -> AsyncIterator[Process]:
+        """The command while it runs, started by another; killed when the block ends before it."""
         usual = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         environ = usual | {"ASSEMBLYAI_API_KEY": self.service.key} | self.environ
         process = await anyio.open_process(
-            [COMMAND, *map(os.fsdecode, arguments)],
+            [*through, COMMAND, *map(os.fsdecode, arguments)],
             stdin=stdin,
-            stdout=PIPE,
-            stderr=PIPE,
+            stdout=stdout,
+            stderr=stderr,
             cwd=self.root,
             env=environ,
         )
@@ -158,7 +165,7 @@ class Archive:
         said: dict[str, bytes] = {}
 
         async def listen(name: str, stream: Any) -> None:
-            said[name] = b"".join([chunk async for chunk in stream])
+            said[name] = b"".join([chunk async for chunk in stream or _nothing()])
 
         with anyio.fail_after(_LONGEST_S):
             async with anyio.create_task_group() as group:
@@ -240,3 +247,9 @@ def watched(*paths: Path) -> Iterator[Callable[[], int]]:
         yield count
     finally:
         os.close(descriptor)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    """A stream that somebody else reads."""
+    return
+    yield b""
