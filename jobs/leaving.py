@@ -7,9 +7,11 @@ A thread that reads from a file system which does not answer cannot be ended, an
 it. So whoever hears a signal says by when the process is gone, and goes on as if there were time.
 """
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -27,6 +29,7 @@ __all__ = [
     "leave",
     "leave_within",
     "leaving_at_a_signal",
+    "left_s",
     "run_stoppable",
     "signals_heeded",
 ]
@@ -51,6 +54,8 @@ class _Process:
     """Whether it is a command of ours, and not a program that calls one."""
     code: ExitCode | None = None
     """That of the first signal; None while there was none."""
+    until_s = math.inf
+    """When it ends at the latest, by the clock of `time.monotonic`."""
     last: tuple[Callable[[], object], ...] = ()
     """What is to be called in the end."""
 
@@ -71,7 +76,8 @@ def leave_within(seconds: float, code: ExitCode) -> None:
     if not _Process.is_ours:
         return
     _Process.code = _Process.code or code
-    timer = threading.Timer(seconds, leave, [_Process.code])
+    _Process.until_s = min(_Process.until_s, time.monotonic() + seconds)
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), leave, [_Process.code])
     timer.daemon = True
     timer.start()
 
@@ -79,6 +85,11 @@ def leave_within(seconds: float, code: ExitCode) -> None:
 def is_leaving() -> bool:
     """Whether this process ends soon, whatever its threads do."""
     return _Process.code is not None
+
+
+def left_s() -> float:
+    """Seconds until then; infinite while nobody has said so."""
+    return _Process.until_s - time.monotonic()
 
 
 def leave(code: int) -> None:

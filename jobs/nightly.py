@@ -7,7 +7,6 @@ In: settings with their sources, or folders. Out: results, a summary for schedul
 people, and word to whoever the hooks name.
 """
 
-import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
-from jobs.leaving import is_leaving, leaving_at_a_signal
+from jobs.leaving import LAST_S, leaving_at_a_signal, left_s
 from jobs.notify import Moment, moment_of, notify
 from jobs.transcribe import Source, transcribe
 from pipeline.errors import BatchError, ExitCode, Locked, SettingsError
@@ -120,8 +119,8 @@ async def _told(
 ) -> str:
     """Report how a run went, and tell those who want to know; the report as one line."""
     line = f"run {summary.run_id} ended with exit code {summary.exit_code}"
-    # What is left to a process that was stopped is for those who want to know.
-    with anyio.move_on_after(_REPORT_S if is_leaving() else math.inf):
+    # The last seconds of a process that was stopped are for those who want to know.
+    with anyio.move_on_after(left_s() - LAST_S):
         try:
             line = await to_thread.run_sync(
                 _report, settings, summary.run_id, folder, abandon_on_cancel=True

@@ -41,7 +41,7 @@ from pipeline.wire import Webhook
 __all__ = ["Source", "transcribe", "with_model"]
 
 _PAGE = 1000
-_PATIENCE_S = 0.4  # of what was cancelled, until a thread that does not return is left to itself
+_PATIENCE_S = 0.2  # of what was cancelled, until a thread that does not return is left to itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,8 @@ class Threads:
         """
         Leave what is under way to itself: nobody waits any more for a thread that may never return.
 
-        For a process that is about to end. Call it in the loop of those who wait.
+        For a process that is about to end. Call it in the loop of those who wait, and ask these
+        threads for nothing more.
         """
         for call in self._under_way:
             call.is_left = True
