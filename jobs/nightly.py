@@ -37,8 +37,6 @@ NIGHTLY: Mapping[str, object] = {
 }
 """What counts at night where nobody says otherwise; what failed is tried on three, by date."""
 
-_REPORT_S = 0.5  # of the time that a process has left which was stopped
-
 
 async def run_nightly(
     folders: Sequence[Path],
