@@ -767,7 +767,7 @@ async def test_reconciler(everywhere: Everywhere) -> None:
                 await change.wait()
 
         for fault in faults:
-            fault.patch = {"id": kept.transcript_id}
+            fault.patch = fault.patch or {"id": kept.transcript_id}
         with passing(cut.archive, *faults):
             async with create_task_group() as neighbours:
                 neighbours.start_soon(until_resolved)
@@ -783,6 +783,10 @@ async def test_reconciler(everywhere: Everywhere) -> None:
     async def with_one_id_for_two(cut: Cut, tick: Tick) -> None:
         await stage(cut, tick, Fault(on="list", action="patch", times=None), others=0)
 
+    async def in_another_spelling(cut: Cut, tick: Tick) -> None:
+        patch = {"audio_url": lambda url: f"{url}?x=1"}
+        await stage(cut, tick, Fault(on="list", action="patch", times=None, patch=patch), others=0)
+
     async def never_settled(cut: Cut, tick: Tick) -> None:
         minutes, context = itertools.count(step=61.0), cut.context
         facts = (context.ledger, context.client, cut.intake, context.emit, None)
@@ -794,6 +798,7 @@ async def test_reconciler(everywhere: Everywhere) -> None:
         Scene(fill, with_half_a_list),
         Scene(fill, without_money),
         Scene(fill, with_one_id_for_two),
+        Scene(fill, in_another_spelling),
         Scene(fill, never_settled),
     )
 
