@@ -299,7 +299,11 @@ class Reconciler:
         None once one is taken; else why those are not that may be of it, "" where there are none.
         """
         exact_first = sorted(
-            [row for row in rows[::-1] if await self._may_be_of(attempt, row)],
+            [
+                row
+                for row in rows[::-1]
+                if attempt.attempt_id in await self._named(attempt, row.audio_url, row.id)
+            ],
             key=lambda row: (row.audio_url != attempt.upload_url, _RANK.get(row.status, 1)),
         )
         why_not = ""
@@ -314,23 +318,18 @@ class Reconciler:
             self._emit(Warned(message=why_not))
         return why_not
 
-    async def _may_be_of(self, attempt: Unresolved, row: Row) -> bool:
-        """Whether a row whose address is alike can be of this attempt, by all that is known."""
-        named = await self._named(attempt, row.audio_url or "")
-        if attempt.attempt_id not in named:
-            return False
-        return len(named) == 1 or not await self._ledger.knows_transcript(row.id)
-
-    async def _named(self, attempt: Unresolved, audio_url: str) -> list[int]:
-        """The attempts whose upload an address may be that of; asks nobody where it is exact."""
+    async def _named(
+        self, attempt: Unresolved, audio_url: str | None, transcript_id: str
+    ) -> list[int]:
+        """Whose upload an address of a transcript may be; asks nobody where it is exact."""
         if audio_url == attempt.upload_url:
             return [attempt.attempt_id]
-        return await self._ledger.named_by(audio_url)
+        return await self._ledger.named_by(audio_url or "", transcript_id)
 
     async def _doubt(self, attempt: Unresolved, row: Row) -> str | None:
         """Why a row is not taken for that of an attempt; None once the ledger has noted its id."""
         ledger, ours = self._ledger, [attempt.attempt_id]
-        if await self._named(attempt, row.audio_url or "") != ours:
+        if await self._named(attempt, row.audio_url, row.id) != ours:
             return f"the service lists {row.id} with an address that several uploads may have"
         try:
             said = await retry(partial(self._said, check_id(row.id)))
@@ -340,7 +339,7 @@ class Reconciler:
             return f"the service lists {row.id}, which cannot be looked at: {error}"
         if said is None and row.audio_url != attempt.upload_url:
             return f"the service lists {row.id}, and does not say of what upload that is"
-        if said is not None and await self._named(attempt, said) != ours:
+        if said is not None and await self._named(attempt, said, row.id) != ours:
             return f"the service lists {row.id}, and says then that it is of another upload"
         if not await ledger.record_accepted(attempt.attempt_id, row.id):
             return f"the service lists {row.id} for two uploads"

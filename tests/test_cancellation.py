@@ -808,6 +808,10 @@ async def test_reconciler(everywhere: Everywhere) -> None:
     async def with_one_id_for_two(cut: Cut, tick: Tick) -> None:
         await stage(cut, tick, Fault(on="list", action="patch", times=None), others=0)
 
+    async def in_another_spelling(cut: Cut, tick: Tick) -> None:
+        patch = {"audio_url": lambda url: f"{url}?x=1"}
+        await stage(cut, tick, Fault(on="list", action="patch", times=None, patch=patch), others=0)
+
     async def never_settled(cut: Cut, tick: Tick) -> None:
         minutes, context = itertools.count(step=61.0), cut.context
         facts = (context.ledger, context.client, cut.intake, context.emit, None)
@@ -820,6 +824,7 @@ async def test_reconciler(everywhere: Everywhere) -> None:
         Scene(fill, with_rows_of_nobody),
         Scene(fill, without_money),
         Scene(fill, with_one_id_for_two),
+        Scene(fill, in_another_spelling),
         Scene(fill, never_settled),
     )
 

@@ -484,9 +484,16 @@ class Attempts(Books):
         return [Unresolved(*row) for row in rows]
 
     @reading
-    def named_by(self, audio_url: str) -> list[int]:
-        """The attempts whose upload an address may be that of: one where it is certain."""
-        return named_by(self.ro, audio_url)
+    def named_by(self, audio_url: str, transcript_id: str = "") -> list[int]:
+        """
+        The attempts whose upload an address may be that of: one where it is certain.
+
+        None where it is not, and some attempt has that transcript.
+        """
+        named = named_by(self.ro, audio_url)
+        query = "SELECT 1 FROM attempts WHERE transcript_id = ?"
+        is_known = len(named) > 1 and self.ro.execute(query, (transcript_id,)).fetchone()
+        return [] if is_known else named
 
     @reading
     def is_of_another(self, attempt_id: int, audio_url: str) -> bool:
@@ -496,12 +503,6 @@ class Attempts(Books):
             (attempt_id,),
         ).fetchone()
         return not is_said and names_another(self.ro, attempt_id, audio_url)
-
-    @reading
-    def knows_transcript(self, transcript_id: str) -> bool:
-        """Whether an attempt has this transcript."""
-        query = "SELECT 1 FROM attempts WHERE transcript_id = ?"
-        return self.ro.execute(query, (transcript_id,)).fetchone() is not None
 
     @transition
     def record_not_accepted(self, attempt_id: int, tries: int) -> None:
