@@ -49,7 +49,7 @@ R = TypeVar("R")
 _TRIES = 2
 _YOUNG_S = 60.0
 _REDACTION_S = 600.0
-_TEXTLESS_S = 1.0
+_TEXTLESS_S = 0.5
 _RENDER_BATCH = 100
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
