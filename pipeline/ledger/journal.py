@@ -8,6 +8,7 @@ that a transcript was accepted. So the ledger knows the upload of every line, un
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISREG
 
 import msgspec
 
@@ -77,7 +78,7 @@ def newest(runs: Path) -> Line | None:
 def _journals(runs: Path) -> list[Path]:
     # A run's folder is called by the second in which it began, and by chance.
     return sorted(
-        runs.glob("*/attempts.ndjson"),
+        (path for path in runs.glob("*/attempts.ndjson") if S_ISREG(path.lstat().st_mode)),
         key=lambda path: (path.parent.name.split("-")[0], path.stat().st_mtime_ns),
     )
 
@@ -87,6 +88,6 @@ def parse_line(text: bytes) -> Line | None:
     try:
         line = msgspec.json.decode(text, type=Line)
         bytes.fromhex(line.path_hex + line.folder_hex + line.result_hex)
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
-    return line
+    return line if 0 < line.generation < 1 << 31 else None
