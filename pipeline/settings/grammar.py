@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_MOST_DIGITS = 9
+_MOST_DIGITS = 18
 _UNITS_BYTES = {
     "": 1,
     **{
@@ -138,7 +138,7 @@ class Rate:
         if not (slash and count.strip().isdecimal()):
             raise ValueError("not a rate; write requests/duration, for example `20000/300s`")
         if len(count.strip()) > _MOST_DIGITS:
-            raise ValueError("a rate is less than a billion requests")
+            raise ValueError("a rate of so many requests is none")
         made = cls(int(count), parse_duration(window))
         if made.count < 1 or made.window_s <= 0:
             raise ValueError("a rate is at least one request in more than 0 s")
