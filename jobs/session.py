@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -34,6 +34,7 @@ from pipeline.events import (
     RunStarted,
     Submitted,
     Warned,
+    moment,
     printable,
 )
 from pipeline.files import no_room, probe, unwritable
@@ -79,7 +80,7 @@ class Totals:
         self.cost_usd: float | None = 0.0
 
     def __call__(self, event: Event) -> None:
-        event.time = datetime.fromtimestamp(self._clock(), UTC)
+        event.time = moment(self._clock())
         if isinstance(event, Submitted):
             self.transcripts += 1
         elif isinstance(event, Deleted):
@@ -140,7 +141,7 @@ async def session(
         Locked: another run works in the same state folder.
         LedgerUnusable: the ledger is damaged, newer than this program, or lost.
     """
-    began_at = datetime.fromtimestamp(clock(), UTC)
+    began_at = moment(clock())
     run_id = f"{began_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     key, held, journaled = "", None, dict[str, int]()
     if ledger_path is None:  # before a copy is made: a run beside may add to both
@@ -237,7 +238,7 @@ async def session(
 
 def _month_began(now_s: float, settings: Settings) -> float:
     """When the calendar month began that it is now, Unix seconds."""
-    now = datetime.fromtimestamp(now_s, settings.zone)
+    now = moment(now_s, settings.zone)
     first = datetime(now.year, now.month, 1, tzinfo=settings.zone)
     return first.timestamp()
 

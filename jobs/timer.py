@@ -35,6 +35,7 @@ from jobs.units import (
     windows_task,
 )
 from pipeline.errors import ExitCode, SettingsError
+from pipeline.events import moment
 from pipeline.settings import Settings, read_api_key, require_key
 
 __all__ = [
@@ -393,7 +394,7 @@ class Status:
                 outcome = f"exit code {self.last_exit_code}, {_outcome(self.last_exit_code)}"
             lines.append(f"last start  ended {_local(self.last_end)}: {outcome}")
         if run := self.last_run:
-            ended = _local(datetime.fromisoformat(run["time"]))
+            ended = _local(moment(datetime.fromisoformat(run["time"]).timestamp()))
             lines.append(
                 f"last run    ended {ended}: {_outcome(run['exit_code'])}; {run['found']} found,"
                 f" {run['written']} written, {run['failed']} failed, {run['parked']} parked"

@@ -9,7 +9,7 @@ Fields are only ever added.
 import json
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import msgspec
@@ -33,9 +33,13 @@ __all__ = [
     "Written",
     "as_dict",
     "encode",
+    "moment",
     "printable",
 ]
 
+
+_FIRST_S = datetime(1000, 6, 1, tzinfo=UTC).timestamp()
+_LAST_S = datetime(9998, 6, 1, tzinfo=UTC).timestamp()
 
 _OBEYED = re.compile(
     rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
@@ -56,6 +60,16 @@ def label(roots: Mapping[str, Root], root: str, path: bytes) -> str:
     """How a recording is called in events, for all roots by name."""
     known = roots.get(root)
     return printable((known.prefix if known else root.encode() + b"/") + path)
+
+
+def moment(at_s: float, zone: tzinfo | None = UTC) -> datetime:
+    """
+    A time as people write it, by the clocks of a zone, None for this place; never an error.
+
+    `at_s` is Unix time, seconds. What a clock or a file says of other years is the first or last
+    that can be written with four digits, with room for what is reckoned from there.
+    """
+    return datetime.fromtimestamp(min(max(at_s, _FIRST_S), _LAST_S), zone)
 
 
 class Event(msgspec.Struct, kw_only=True, tag_field="type"):

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 
 import msgspec
 from msgspec import structs
@@ -89,7 +90,8 @@ def journals(runs: Path) -> dict[str, int]:
     with suppress(FileNotFoundError), os.scandir(runs) as entries:
         for entry in entries:
             with suppress(FileNotFoundError, NotADirectoryError):
-                sizes[entry.name] = os.stat(os.path.join(entry.path, _NAME)).st_size
+                found = os.lstat(os.path.join(entry.path, _NAME))
+                sizes[entry.name] = found.st_size if S_ISREG(found.st_mode) else 0
     return {run_id: size for run_id, size in sizes.items() if size}
 
 
@@ -102,7 +104,7 @@ def has_begun(runs: Path, run_id: str, size: int) -> bool:
 def _is_beginning(text: bytes) -> bool:
     try:
         msgspec.json.decode(text, type=Began)
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return False
     return True
 
@@ -118,7 +120,7 @@ def last_line(runs: Path, run_id: str, size: int) -> Line | None:
 def _journals(runs: Path) -> list[Path]:
     # A run's folder is called by the second in which it began, and by chance.
     return sorted(
-        runs.glob(f"*/{_NAME}"),
+        (path for path in runs.glob(f"*/{_NAME}") if S_ISREG(path.lstat().st_mode)),
         key=lambda path: (path.parent.name.split("-")[0], path.stat().st_mtime_ns),
     )
 
@@ -128,7 +130,9 @@ def parse_line(text: bytes) -> Line | None:
     try:
         line = msgspec.json.decode(text, type=Line)
         bytes.fromhex(line.path_hex + line.folder_hex + line.result_hex)
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    if not 0 < line.generation < 1 << 31:
         return None
     base_url, kind, key = canonical_base_url(line.base_url), line.provider, line.request_key
     if kind == "custom" and provider_kind(base_url) == "assemblyai":

@@ -6,10 +6,11 @@ those of a zone, whatever its clocks did in them; None is local time, as the mac
 """
 
 from collections import defaultdict
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import date, datetime, time, timedelta, tzinfo
 
 import msgspec
 
+from pipeline.events import moment
 from pipeline.ledger.accounts import Reader
 from pipeline.ledger.nights import Billed, billed
 
@@ -46,7 +47,7 @@ class Month(msgspec.Struct, frozen=True):
 
 def local(at: datetime, zone: tzinfo | None) -> datetime:
     """The same moment by the clocks of the zone."""
-    return at.astimezone(zone)
+    return moment(at.timestamp(), zone)
 
 
 def night_of(at: datetime) -> date:
@@ -62,7 +63,7 @@ def last_nights(db: Reader, at: datetime, zone: tzinfo | None, number: int = 30)
     since = datetime.combine(nights[0], _NOON, zone)
     until = datetime.combine(last + timedelta(days=1), _NOON, zone)
     for quarter in billed(db, since.timestamp(), until.timestamp()):
-        sums[night_of(local(datetime.fromtimestamp(quarter.at, UTC), zone))].append(quarter)
+        sums[night_of(moment(quarter.at, zone))].append(quarter)
     return [
         Night(
             night,

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import msgspec
 
+from pipeline.events import moment
 from pipeline.files import regular
 from pipeline.report.words import cut
 
@@ -176,15 +177,16 @@ class Course:
         """The next line; one that is none is left out."""
         try:
             self._add(_DECODER.decode(text))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
 
     def _add(self, line: _Line) -> None:
-        self._sample(line.time)
-        self.started_at = self.started_at or line.time
-        self.ended_at = max(line.time, self.ended_at or line.time)
+        at = moment(line.time.timestamp())
+        self._sample(at)
+        self.started_at = self.started_at or at
+        self.ended_at = max(at, self.ended_at or at)
         if (step := _STEPS.get(line.type)) is not None:
-            self._move(line.recording, step, line.time.timestamp())
+            self._move(line.recording, step, at.timestamp())
         match line.type:
             case "recording_found":
                 self.found += 1

@@ -302,7 +302,7 @@ def _summary(folder: Path) -> _Summary | None:
     """What it came to, None where that was not written, or not whole."""
     try:
         return msgspec.json.decode((folder / "summary.json").read_bytes(), type=_Summary)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from markupsafe import Markup
 
-from pipeline.events import Standing
+from pipeline.events import Standing, moment
 from pipeline.files import made, sync, unwritable, write_all
 from pipeline.names import temporary
 from pipeline.report import words
@@ -164,7 +164,7 @@ def _clock_ticks(first: datetime, last: datetime) -> Iterator[Tick]:
     offset_s = 0.0 if ahead is None else ahead.total_seconds()
     step = next(
         (step for step in _BETWEEN_TICKS_S if (ends - begins) / step <= _MOST_TICKS),
-        _BETWEEN_TICKS_S[-1],
+        max(_BETWEEN_TICKS_S[-1], (ends - begins) / _MOST_TICKS),
     )
     at = ((begins + offset_s) // step + 1) * step - offset_s
     if at + step > ends:
@@ -172,7 +172,7 @@ def _clock_ticks(first: datetime, last: datetime) -> Iterator[Tick]:
         yield Tick(1.0, f"{last:%H:%M:%S}")
     else:
         while at <= ends:
-            when = datetime.fromtimestamp(at, first.tzinfo)
+            when = moment(at, first.tzinfo)
             yield Tick((at - begins) / (ends - begins), words.clock(when))
             at += step
 

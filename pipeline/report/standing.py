@@ -4,12 +4,16 @@ Ledger -> what stands in it, for people and for programs. Reads only, also besid
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pipeline.errors import SettingsError
-from pipeline.events import printable
+from pipeline.events import moment, printable
+from pipeline.files import regular
 from pipeline.ledger.accounts import OUTCOMES, recordings, states
 from pipeline.ledger.archive import versions
 from pipeline.ledger.evidence import opened
@@ -28,10 +32,35 @@ def status_json(state: Path) -> dict[str, Any]:
     """
     with opened(state) as db:
         counts = states(db)
-    runs = (state / "runs").glob("*/summary.json")
-    newest = max(runs, key=lambda summary: summary.stat().st_mtime_ns, default=None)
-    last = newest and json.loads(newest.read_text("utf-8"))
-    return {"type": "status", **counts, "last_run": last}
+    return {"type": "status", **counts, "last_run": _last_run(state / "runs")}
+
+
+def _last_run(runs: Path) -> dict[str, Any] | None:
+    """What the newest run came to that says so. A file that is no summary says nothing."""
+    told: list[tuple[int, Path]] = []
+    for path in runs.glob("*/summary.json"):
+        with suppress(OSError):
+            told.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(told, reverse=True):
+        with suppress(OSError, ValueError, RecursionError):
+            with open(path, "rb", opener=regular) as file:
+                body = file.read()
+            summary = msgspec.convert(found := json.loads(body), _LastRun)
+            moment(summary.time.timestamp())
+            return dict(found)
+    return None
+
+
+class _LastRun(msgspec.Struct):
+    """What is told of a run, and has to be there."""
+
+    run_id: str
+    time: datetime
+    found: int
+    written: int
+    failed: int
+    parked: int
+    exit_code: int
 
 
 def status_text(state: Path) -> str:
@@ -93,7 +122,7 @@ def version_lines(state: Path, *, as_json: bool) -> Iterator[str]:
     """
     with opened(state) as db:
         for row in versions(db):
-            replaced_at = datetime.fromtimestamp(row["replaced_at"], UTC)
+            replaced_at = moment(row["replaced_at"])
             file = b"versions/" + version(row["result"], row["result_sha256"][:12])
             facts = {
                 "type": "version",

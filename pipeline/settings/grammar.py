@@ -18,6 +18,8 @@ from typing import Self
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
 
+from pipeline.events import moment
+
 __all__ = [
     "Address",
     "Rate",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_MOST_DIGITS = 18
 _UNITS_BYTES = {
     "": 1,
     **{
@@ -134,6 +137,8 @@ class Rate:
         count, slash, window = text.partition("/")
         if not (slash and count.strip().isdecimal()):
             raise ValueError("not a rate; write requests/duration, for example `20000/300s`")
+        if len(count.strip()) > _MOST_DIGITS:
+            raise ValueError("a rate of so many requests is none")
         made = cls(int(count), parse_duration(window))
         if made.count < 1 or made.window_s <= 0:
             raise ValueError("a rate is at least one request in more than 0 s")
@@ -271,7 +276,7 @@ class Window:
         daylight saving is an hour shorter or longer; 02:30, where that is left out, is
         half an hour after the change. Source: PEP 495.
         """
-        today = datetime.fromtimestamp(now_s, zone).date()
+        today = moment(now_s, zone).date()
         for days in (-1, 0):  # one that opened yesterday may still be open
             first = today + timedelta(days)
             last = first + timedelta(self.closes < self.opens)

@@ -390,7 +390,7 @@ class Settings(BaseModel):
     backlog: Annotated[Backlog, BeforeValidator(_json_text)] = Backlog()
     """What of an archive `nightly` takes on, beside what is new."""
 
-    concurrency: Annotated[int, Field(ge=1)] = 200
+    concurrency: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     """Transcripts that the account works on at once. Source: AssemblyAI docs, "Concurrency": 200
     for paid accounts, 5 for free ones."""
     uploads: Annotated[Uploads, BeforeValidator(_at_most)] = Uploads()
@@ -408,7 +408,7 @@ class Settings(BaseModel):
     """Our part of `requests`, more than 0 up to 1; the rest is for others on the account."""
     ramp: bool | None = None
     """Whether submissions start slowly. If not set: at the vendor's own hosts only."""
-    poll_interval: Annotated[Seconds, Field(gt=0)] = 3.0
+    poll_interval: Annotated[Seconds, Field(ge=0.001)] = 3.0
     """Seconds between two looks at what the service has finished, at the most; while some of it was
     asked for within a minute they come twice as often."""
     settle: Annotated[Seconds | None, BeforeValidator(_settle)] = 120.0
