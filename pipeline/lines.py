@@ -13,7 +13,10 @@ import select
 import threading
 from io import FileIO, TextIOBase
 from queue import SimpleQueue
-from typing import BinaryIO, Self, TextIO
+from typing import TYPE_CHECKING, BinaryIO, Self, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["Aside", "LineWriter", "Outlet", "hide", "masked", "plain", "visible"]
 
@@ -85,14 +88,14 @@ class Outlet(FileIO):
         """
         super().__init__(descriptor, "wb", closefd=False)
 
-    def write(self, body: "bytes | memoryview", /) -> int:  # type: ignore[override]  # any buffer
+    def write(self, body: "ReadableBuffer", /) -> int:
         try:
             # Who started this process may have made the pipe non-blocking, for itself.
             while (written := super().write(body)) is None:
                 select.select([], [self], [])
         except OSError as error:
             self.trouble = self.trouble or error
-            return len(body)
+            return memoryview(body).nbytes
         return written
 
 
@@ -163,13 +166,13 @@ class LineWriter:
 class Aside(TextIOBase):
     """A text stream in the place of another one whose writers never wait for its reader."""
 
+    encoding = "utf-8"
+    """Of that one."""
+
     def __init__(self, stream: TextIO, lines: LineWriter) -> None:
+        self.encoding = stream.encoding
         self._stream = stream
         self._lines = lines
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]  # which only says that it may be written
-        return self._stream.encoding
 
     def write(self, text: str) -> int:
         self._lines.write(text.encode(self.encoding, "backslashreplace"))
