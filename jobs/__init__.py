@@ -6,6 +6,7 @@ Programs made of the pipeline: one module a job, and the command line on top.
     commands     what can be typed: one function a command
     flags        the flags that commands take, and the settings they come to
     console      what a command says: stdout, stderr, terminal, log
+    leaving      how a process ends in time, whatever hangs
     transcribe   what run, nightly and reprocess have in common
     folder       `overnight run`: every recording under some folders gets its transcript
     nightly      `overnight nightly`: the same every night, with nobody there

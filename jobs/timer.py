@@ -72,6 +72,7 @@ _OUTCOMES = {
     ExitCode.LOCKED: "another run held the lock",
     ExitCode.INTERRUPTED: "stopped; the next run continues",
     ExitCode.TERMINATED: "stopped; the next run continues",
+    ExitCode.HANGUP: "stopped; the next run continues",
 }
 
 

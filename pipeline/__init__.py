@@ -48,7 +48,7 @@ contracts in pyproject.toml hold that.
     parsing      the JSON of others: what of it is of use, and what is odd about it; pure
     names        what files in the output folder are called
     addresses    which spellings of a provider or an upload are the same; pure
-    destinations where an address of the internet leads
+    destinations  where an address of the internet leads
     threads      blocking calls beside the event loop
     errors       the error tree by consequence, and the exit codes
     engine       apart: a server with a speech model that speaks the service's protocol

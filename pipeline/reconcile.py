@@ -332,7 +332,7 @@ class Reconciler:
         if await self._named(attempt, row.audio_url, row.id) != ours:
             return f"the service lists {row.id} with an address that several uploads may have"
         try:
-            said = await retry(partial(self._said, check_id(row.id)))
+            said = self._addresses.get(row.id) or await retry(partial(self._said, check_id(row.id)))
         except (RecordingError, BatchError) as error:
             if isinstance(error, BatchError):
                 self._intake.end(error)

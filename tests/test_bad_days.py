@@ -208,16 +208,20 @@ async def test_a_folder_in_the_place_of_a_result(archive: Archive) -> None:
 
 
 async def test_a_list_that_names_no_recordings_proves_nothing(archive: Archive) -> None:
-    """Rows without `audio_url` leave a lost answer undecided, and it is not asked for again."""
+    """Rows that do not say what they are of are asked by their ids; what stays untold is parked."""
     archive.add("a.wav", ONE)
     archive.service.add_foreign(2)
     archive.service.faults.add(Fault(on="submit", action="drop_after", times=1))
     nameless = {"audio_url": None}
-    archive.service.faults.add(Fault(on="list", action="patch", times=None, patch=nameless))
+    for call in ("list", "get"):
+        archive.service.faults.add(Fault(on=call, action="patch", times=None, patch=nameless))
 
     outcome = await archive.run()
 
     assert outcome.summary.parked == 1
+    archive.service.faults.clear()
+    archive.service.faults.add(Fault(on="list", action="patch", times=None, patch=nameless))
+    assert (await archive.run()).summary.written == 1
     assert len(archive.service.accepted(ONE)) == 1
 
 

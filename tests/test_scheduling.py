@@ -38,7 +38,8 @@ PLAN = Plan(
 )
 """What the page has as an example."""
 
-AGAIN_LATER = {ExitCode.TRY_LATER, ExitCode.LOCKED, ExitCode.INTERRUPTED, ExitCode.TERMINATED}
+STOPPED = {ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.HANGUP}
+AGAIN_LATER = {ExitCode.TRY_LATER, ExitCode.LOCKED} | STOPPED
 AS_PLANNED = {ExitCode.CAP_REACHED, ExitCode.WINDOW_CLOSED}
 
 

@@ -87,7 +87,7 @@ def lines(runs: Path) -> Iterator[Line]:
 def journals(runs: Path) -> dict[str, int]:
     """Every run that has a journal, and how many bytes of it there are by now."""
     sizes: dict[str, int] = {}
-    with suppress(FileNotFoundError), os.scandir(runs) as entries:
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(runs) as entries:
         for entry in entries:
             with suppress(FileNotFoundError, NotADirectoryError):
                 found = os.lstat(os.path.join(entry.path, _NAME))

@@ -49,6 +49,7 @@ _VERDICTS = {
     ExitCode.LOCKED: "It did not begin: another run held the lock.",
     ExitCode.INTERRUPTED: "It was interrupted; the next run goes on.",
     ExitCode.TERMINATED: "It was told to end; the next run goes on.",
+    ExitCode.HANGUP: "Its terminal was closed; the next run goes on.",
 }
 _UNFINISHED = "It did not come to its end: it was cut off, or is still under way."
 

@@ -286,7 +286,7 @@ async def test_what_cannot_be_fetched_is_told_once(archive: Archive, answer: str
             Fault(on="get", action=action, match=each, patch=patch, times=None)
         )
 
-    told = [await archive.run(**OTHER) for _ in range(3)]
+    told = [await archive.run(**OTHER, ahead_s=7200.0 * number) for number in range(3)]
 
     said = [
         {each for each in ids for event in outcome.of(Warned) if each in event.message}

@@ -471,7 +471,7 @@ async def test_what_is_missing_may_be_found_again(archive: Archive) -> None:
     archive.service.faults.add(Fault(on="get", action="unknown_id", times=None))
     looks = []
     for hours in range(24):
-        await archive.run(ahead_s=hours * HOUR_S + hours)
+        await archive.run(ahead_s=hours * HOUR_S + 10 * hours**2)
         if (await asked(archive))["get"]:
             looks.append(hours)
 

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 from subprocess import PIPE
 
@@ -122,7 +123,9 @@ async def test_every_end_is_accounted_for(archive: Archive) -> None:
     archive.add("bad.wav", b"ERROR:Transcoding failed.\n")
     archive.add("empty.wav", b"")
     archive.add("notes.txt", b"ignored")
-    archive.service.faults.add(Fault(on="get", action="patch", times=None, patch={"text": None}))
+    foreign, new = {"id": "x" * 36}, sha256(b"new").hexdigest()
+    fault = Fault(on="get", action="patch", times=None, match=new, patch=foreign)
+    archive.service.faults.add(fault)
 
     ended = await archive.command(*archive.run_line("--json"))
 

@@ -209,6 +209,7 @@ async def nights(root: Path, **settings: Any) -> AsyncIterator[Nights]:
             url = str(server.make_url("")).rstrip("/")
             key = root / "key"
             key.write_text(service.key)
+            key.chmod(0o600)
             archive.usual = {
                 "output": archive.output,
                 "provider": service.url,
