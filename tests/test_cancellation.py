@@ -393,9 +393,15 @@ async def test_upload(everywhere: Everywhere) -> None:
         archive.add("changed.wav", b"changed")
         archive.add("gone.wav", b"gone")
         archive.add("lost.wav", b"lost")
-        archive.add("refused.wav", b"refused")
+        archive.add("refused.wav", b"refused" * 10_000)
         refused = Fault(on="upload", action="answer", status=400, match="refused", times=None)
         archive.service.faults.add(refused)
+        archive.add("0 key.wav", b"key")
+        archive.add("occupied.wav", b"occupied" * 20_000)
+
+    async def several(archive: Archive) -> None:
+        for number in range(4):
+            archive.add(f"{number}.wav", b"%d" % number)
 
     async def few(archive: Archive) -> None:
         archive.add("1.wav", b"first")
@@ -403,6 +409,7 @@ async def test_upload(everywhere: Everywhere) -> None:
 
     async def long(archive: Archive) -> None:
         archive.add("left.wav", b"left by an earlier run")
+        archive.add("left, and long.wav", sound(3 * 3600, "left, and more than the cap"))
         async with begun(archive) as cut:
             await cut.uploads()
         archive.add("1 fits.wav", sound(3600, "fits"))
@@ -435,7 +442,15 @@ async def test_upload(everywhere: Everywhere) -> None:
                 await tick.run(upload(cut.context, claimed, to_submit))
 
     async def in_trouble(cut: Cut, tick: Tick) -> None:
-        await stage(cut, tick, Fault(on="upload", action="drop_after", match="lost"))
+        place = cut.archive.output / "occupied.wav.json"
+        place.write_text('{"id": "nobody-knows", "status": "completed", "text": ""}')
+        lost = Fault(on="upload", action="drop_after", match="lost")
+        key = Fault(on="upload", action="answer", status=403, match="key")
+        await stage(cut, tick, lost, key)
+        place.unlink()
+
+    async def behind_a_filter(cut: Cut, tick: Tick) -> None:
+        await stage(cut, tick, Fault(on="upload", action="answer", status=407, times=None))
 
     async def without_money(cut: Cut, tick: Tick) -> None:
         await stage(cut, tick, Fault(on="upload", action="negative_balance"))
@@ -462,6 +477,7 @@ async def test_upload(everywhere: Everywhere) -> None:
         Scene(long, of_an_hour, {"max_hours": 1.5}),
         Scene(two_for_one_place, stage, {"max_hours": 0.5}),
         Scene(few, on_a_ration, {"backlog": {"hours_per_night": 1e-9, "older_than": "1s"}}),
+        Scene(several, behind_a_filter),
         Scene(few, without_money),
         Scene(few, without_service),
         Scene(few, with_bad_options),
