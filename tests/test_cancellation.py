@@ -29,12 +29,13 @@ from pipeline.errors import ExitCode
 from pipeline.intake import Intake
 from pipeline.ledger import Redo
 from pipeline.models import Claim, Pending, Root, Uploaded
+from pipeline.names import version
 from pipeline.options import canonical
 from pipeline.reconcile import Reconciler
 from pipeline.stages import Context
 from pipeline.stages.delete import delete, fetch_unheld
 from pipeline.stages.feed import feed
-from pipeline.stages.poll import poll
+from pipeline.stages.poll import poll, seek
 from pipeline.stages.scan import Listing, Scan, find_roots
 from pipeline.stages.submit import submit
 from pipeline.stages.upload import upload
@@ -65,6 +66,7 @@ REDACTED = {"redact_pii": True, "redact_pii_policies": ["person_name"], "redact_
 OTHERWISE_REDACTED = REDACTED | {"redact_pii_policies": ["location"]}
 SOUND = "the sound of it, redacted"
 PAGE = "<html>This is not allowed here.</html>"
+DELETED: dict[str, Any] = {"audio_url": "http://deleted_by_user", "text": None}
 
 
 @pytest.fixture
@@ -186,6 +188,30 @@ async def take(
     async with from_stage:
         async for item in from_stage:
             then(item)
+
+
+async def unknown_for_long(archive: Archive) -> Fault:
+    """Let the service not know what it has completed, twice; the fault, which goes on."""
+    await archive.run(**QUICK, ahead_s=-7500.0)
+    for name in archive.results():
+        (archive.output / name).unlink()
+    unknown = archive.service.faults.add(Fault(on="get", action="unknown_id", times=None))
+    for ahead_s in (-7400.0, -3799.0):  # an hour apart, and an hour ago
+        await archive.run(**QUICK, ahead_s=ahead_s)
+    return unknown
+
+
+async def redacted(archive: Archive) -> None:
+    """Two recordings alike, and an account that gives all of them the same redacted audio."""
+    archive.add("a.wav", b"one")
+    archive.add("sub/b.wav", b"one")
+    url = f"{archive.service.url}/storage/a"
+    body = json.dumps({"status": "redacted_audio_ready", "redacted_audio_url": url})
+    ready = Fault(on="export", action="answer", status=200, body=body, times=None)
+    sound = Fault(on="*", action="answer", status=200, body=SOUND, times=None)
+    sound.match = "/storage/"
+    archive.service.faults.add(ready)
+    archive.service.faults.add(sound)
 
 
 # --- what has to be so ---------------------------------------------------------------------------
@@ -672,9 +698,21 @@ async def test_poll(everywhere: Everywhere) -> None:
             await stage(cut, tick)
             speakers.cancel_scope.cancel()
 
+    async def lost(archive: Archive) -> None:
+        for number in range(2):
+            archive.add(f"{number}.wav", b"unknown %d" % number, age_s=10_000.0)
+        await unknown_for_long(archive)
+
+    async def sought(cut: Cut, tick: Tick) -> None:
+        to_write, looks = create_memory_object_stream[Pending](0)
+        async with create_task_group() as neighbours:
+            neighbours.start_soon(take, looks)
+            await tick.run(seek(cut.context, set(), to_write, most=None))
+
     missed = await everywhere(
         "pipeline/stages/poll.py",
         Scene(fill, stage),
+        Scene(lost, sought),
         Scene(fill, stopped),
         Scene(fill, spoken_of),
     )
@@ -691,15 +729,14 @@ async def test_write(everywhere: Everywhere) -> None:
         archive.service.faults.add(Fault(on="get", action="big", size_bytes=BIG_BYTES, times=None))
 
     async def bad(archive: Archive) -> None:
-        for name in ("blocked", "deleted", "garbage", "hiccup", "unusable"):
+        for name in ("blocked", "deleted", "garbage", "hiccup", "spelled", "unusable"):
             archive.add(f"{name}.wav", name.encode())
         archive.add("error.wav", b"ERROR:Audio duration is too short.\n")
         archive.service.fail_content(b"hiccup", SERVER_ERROR)
-        gone = {"audio_url": "http://deleted_by_user", "text": None}
-        match = digest(b"deleted")
-        archive.service.faults.add(
-            Fault(on="get", action="patch", patch=gone, match=match, times=None)
-        )
+        otherwise = {"audio_url": lambda url: f"{url}?x=1"}
+        for content, patch in ((b"deleted", DELETED), (b"spelled", otherwise)):
+            fault = Fault(on="get", action="patch", patch=patch, match=digest(content), times=None)
+            archive.service.faults.add(fault)
 
     async def few(archive: Archive) -> None:
         archive.add("a.wav", b"one")
@@ -717,18 +754,19 @@ async def test_write(everywhere: Everywhere) -> None:
             )
             (archive.output / f"{name}.wav.json").unlink()
             if name == "unknown before":
-                await archive.run(**QUICK)
+                await archive.run(**QUICK, ahead_s=-4000.0)  # for the first time
 
-    async def redacted(archive: Archive) -> None:
-        archive.add("a.wav", b"one")
-        archive.add("sub/b.wav", b"one")
-        url = f"{archive.service.url}/storage/a"
-        body = json.dumps({"status": "redacted_audio_ready", "redacted_audio_url": url})
-        ready = Fault(on="export", action="answer", status=200, body=body, times=None)
-        sound = Fault(on="*", action="answer", status=200, body=SOUND, times=None)
-        sound.match = "/storage/"
-        archive.service.faults.add(ready)
-        archive.service.faults.add(sound)
+    async def lost(archive: Archive) -> None:
+        archive.add("a.wav", b"one", age_s=10_000.0)
+        unknown = await unknown_for_long(archive)
+        unknown.times = unknown.met
+
+    async def with_an_older_name(archive: Archive) -> None:
+        await few(archive)
+        await archive.run(**QUICK)
+        result = archive.output / "a.wav.json"
+        name = version(b"a.wav.json", json.loads(result.read_bytes())["id"])
+        result.rename(archive.state / "versions" / os.fsdecode(name))  # as earlier releases did
 
     async def to_be_replaced(archive: Archive) -> None:
         await redacted(archive)
@@ -741,8 +779,14 @@ async def test_write(everywhere: Everywhere) -> None:
         await archive.run(**QUICK, transcript=REDACTED)
         archive.add("twin.wav", b"one")
 
+    async def silent_by_now(archive: Archive) -> None:
+        await redacted_before(archive)
+        for audio in archive.output.rglob("*.redacted.mp3"):
+            audio.unlink()
+        archive.service.faults.add(Fault(on="get", action="patch", patch=DELETED, times=None))
+
     async def stage(cut: Cut, tick: Tick, *faults: Fault) -> None:
-        pending = await cut.pending()
+        pending = await cut.pending() + await cut.context.ledger.lost(None)
         if (cut.archive.recordings / "blocked.wav").exists():  # paid for, and then in the way
             (cut.archive.output / "blocked.wav.json").mkdir(exist_ok=True)
         looking = {each.transcript_id for each in pending}
@@ -781,8 +825,11 @@ async def test_write(everywhere: Everywhere) -> None:
         Scene(few, stage, {"formats": ["json", "txt"]}),
         Scene(written, rendered, {"formats": ["json", "txt"]}),
         Scene(unknown, stage),
+        Scene(lost, stage),
+        Scene(with_an_older_name, stage),
         Scene(redacted, stage, {"transcript": REDACTED}),
         Scene(redacted_before, stage, {"transcript": REDACTED}),
+        Scene(silent_by_now, stage, {"transcript": REDACTED}),
         Scene(to_be_replaced, stage, {"redo_changed": True}),
         Scene(to_be_replaced, stage, {"redo_changed": True, "transcript": OTHERWISE_REDACTED}),
         never=never,
@@ -800,6 +847,11 @@ async def test_delete(everywhere: Everywhere) -> None:
         down = Fault(on="delete", action="answer", status=400, times=1)
         with passing(archive, down):
             await archive.run(**QUICK, delete_remote=True)
+
+    async def with_audio(archive: Archive) -> None:
+        await redacted(archive)
+        with passing(archive, Fault(on="delete", action="answer", status=400, times=None)):
+            await archive.run(**QUICK, delete_remote=True, transcript=REDACTED)
 
     async def stage(cut: Cut, tick: Tick) -> None:
         to_delete, saved = create_memory_object_stream[None](0)
@@ -823,6 +875,7 @@ async def test_delete(everywhere: Everywhere) -> None:
     missed = await everywhere(
         "pipeline/stages/delete.py",
         Scene(fill, stage, {"delete_remote": True}),
+        Scene(with_audio, stage, {"delete_remote": True, "transcript": REDACTED}),
         Scene(lose, fetched, {"delete_remote": True}),
     )
 
