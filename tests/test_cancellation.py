@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -164,12 +165,22 @@ class Cut:
 
 
 @asynccontextmanager
-async def begun(archive: Archive, **given: Any) -> AsyncIterator[Cut]:
-    """A run with its ledger and its service, of which no stage has started."""
+async def begun(archive: Archive, *, ahead_s: float = 0.0, **given: Any) -> AsyncIterator[Cut]:
+    """
+    A run with its ledger and its service, of which no stage has started.
+
+    By a clock that is so many seconds ahead of the true one.
+    """
     settings = archive.settings(**QUICK | given)
     roots = await to_thread.run_sync(find_roots, [str(archive.recordings)])
     redo = Redo(changed=settings.redo_changed)
-    async with session(settings, roots=roots, redo=redo, emit=lambda _: None) as run:
+    async with session(
+        settings,
+        roots=roots,
+        redo=redo,
+        emit=lambda _: None,
+        clock=lambda: time.time() + ahead_s,
+    ) as run:
         yield Cut(archive, run, roots)
 
 
@@ -979,15 +990,41 @@ async def test_batch(everywhere: Everywhere) -> None:
             await cut.pending()
         archive.service.keys = {"second-key": "project-1"}
 
+    async def with_a_key_of_others(archive: Archive) -> None:
+        archive.add("a.wav", b"unknown to them")
+        async with begun(archive, ahead_s=-7200.0) as cut:
+            await cut.pending()
+        archive.service.keys = {"their-key": "project-2"}
+
+    async def alike(archive: Archive) -> None:
+        for number in range(3):
+            archive.add(f"{number}.wav", b"refused %d" % number)
+        archive.service.faults.add(Fault(on="submit", action="answer", status=400, times=None))
+
     async def stage(cut: Cut, tick: Tick) -> None:
         with passing(cut.archive, Fault(on="submit", action="drop_after", match=digest(b"lost"))):
             await tick.run(run_batch(cut.context, [cut.scan], anyio.Event()))
+
+    async def stopped(cut: Cut, tick: Tick) -> None:
+        log = cut.archive.service.log
+
+        async def stop() -> None:
+            await cut.archive.service.until(lambda: sum(each.status == 400 for each in log) == 3)
+            cut.intake.stop(ExitCode.TERMINATED, "stopped")
+
+        async with create_task_group() as users:
+            users.start_soon(stop)
+            await stage(cut, tick)
+            users.cancel_scope.cancel()
 
     missed = await everywhere(
         "pipeline/batch.py",
         Scene(fill, stage, {"wait_network": "10s", "min_free": 1}),
         Scene(done, stage),
         Scene(with_another_key, stage),
+        Scene(with_a_key_of_others, stage),
+        Scene(alike, stage),
+        Scene(alike, stopped),
     )
 
     assert missed == set()
