@@ -285,6 +285,29 @@ async def test_a_claimed_id_is_fetched(archive: Archive) -> None:
     paid_once_and_saved(archive)
 
 
+async def test_a_rebuilt_ledger_knows_what_was_said(archive: Archive) -> None:
+    """What the user said of an id in doubt holds after a rebuild: its result is known again."""
+    (archive.recordings / "b.wav").rename(archive.root / "b.wav")
+    await archive.run()
+    (archive.root / "b.wav").rename(archive.recordings / "b.wav")
+    (first,) = archive.service.accepted(ONE)
+    archive.service.list_lag_s = 3600.0
+    spell(archive, lambda _: first.audio_url, "submit", "get")
+    await archive.run()
+    (second,) = archive.service.accepted(TWO)
+    await say(archive, f"{second.id}={archive.recordings / 'b.wav'}")
+    await nights(archive, 1)
+    for path in archive.state.glob("ledger.sqlite3*"):
+        path.unlink()
+
+    rebuilt = await rebuild(archive.settings(), lambda _: None, emit=lambda _: None)
+    (after,) = await nights(archive, 1)
+
+    assert (rebuilt.written, rebuilt.to_fetch, rebuilt.unclaimed) == (2, 0, 0)
+    assert after.summary.already_written == 2
+    paid_once_and_saved(archive)
+
+
 @pytest.mark.parametrize("has_echo", [False, True])
 async def test_a_rebuilt_ledger_knows_the_doubt(archive: Archive, has_echo: bool) -> None:
     """A ledger that is made anew asks for nothing whose answer gave an id that is another's."""

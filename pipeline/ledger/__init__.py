@@ -98,8 +98,9 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         self.db.execute(
             "UPDATE transcripts SET parked = NULL, due_at = 0 WHERE parked IS NOT NULL OR due_at"
         )
+        # What was cut short says nothing of its recording.
         self.db.execute(
-            "UPDATE attempts SET state = 'not_accepted', reason = 'the run ended' "
+            "UPDATE attempts SET state = 'not_accepted', reason = 'the run ended', counted = 0 "
             f"WHERE state = 'uploading' AND {_UNDER_WAY}"
         )
         # The request may have left before the process died.
@@ -109,8 +110,8 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         )
         # Uploads are free, and belong to one project at one address for less than a day.
         self.db.execute(
-            "UPDATE attempts SET state = 'not_accepted', reason = 'the upload is too old' "
-            f"WHERE state = 'uploaded' AND {_UNDER_WAY} "
+            "UPDATE attempts SET state = 'not_accepted', reason = 'the upload is too old',"
+            f" counted = 0 WHERE state = 'uploaded' AND {_UNDER_WAY} "
             # One of the future was noted by a clock that was ahead: nobody knows its age.
             "AND (uploaded_at NOT BETWEEN ? AND ? OR base_url <> ?"
             " OR ? NOT IN ('', key_fingerprint))",

@@ -512,8 +512,9 @@ class Attempts(Books):
         After so many `tries` of this run it is left to the next one.
         """
         row = self.db.execute(
-            "UPDATE attempts SET state = 'not_accepted', reason = 'not listed by the service' "
-            "WHERE attempt_id = ? AND state = 'ambiguous' AND claimed_id IS NULL RETURNING *",
+            "UPDATE attempts SET state = 'not_accepted', reason = 'not listed by the service',"
+            " counted = 0 WHERE attempt_id = ? AND state = 'ambiguous' AND claimed_id IS NULL"
+            " RETURNING *",
             (attempt_id,),
         ).fetchone()
         if row is None:

@@ -79,13 +79,21 @@ class Remains(Recordings):
     def adopt_lines(self, lines: Sequence[Line]) -> None:
         """Note what was accepted, in the order in which it was; each is looked at once more."""
         for line in lines:
-            # What was in doubt, and is known by now.
-            doubtful = "DELETE FROM attempts WHERE upload_url = ? AND state = 'ambiguous'"
-            self.db.execute(doubtful, (line.upload_url,))
+            # What was in doubt, and is known by now: the user said so, if it is the id that was.
+            doubtful = (
+                "DELETE FROM attempts WHERE upload_url = ? AND state = 'ambiguous'"
+                " RETURNING claimed_id"
+            )
+            (claimed_id,) = self.db.execute(doubtful, (line.upload_url,)).fetchone() or (None,)
             known = "SELECT 1 FROM attempts WHERE transcript_id = ? OR upload_url = ?"
             transcript_id = None if line.claimed else line.transcript_id
             if self.db.execute(known, (transcript_id, line.upload_url)).fetchone() is None:
                 self._adopt(line)
+            self.db.execute(
+                "UPDATE attempts SET claimed_id = transcript_id"
+                " WHERE upload_url = ? AND transcript_id = ?",
+                (line.upload_url, claimed_id),
+            )
 
     def _adopt(self, line: Line) -> None:
         options = bytes(line.options).decode()
@@ -185,7 +193,8 @@ class Remains(Recordings):
                 nobodys.append(result)
                 continue
             echo = result.audio_url
-            if echo is not None and names_another(self.db, attempt["attempt_id"], echo):
+            is_said = attempt["claimed_id"] == attempt["transcript_id"]
+            if echo and not is_said and names_another(self.db, attempt["attempt_id"], echo):
                 continue
             if attempt["outcome"] == "error":  # it is whole and here: another one is the dead one
                 self._supersede(attempt["request_key"], attempt["generation"])

@@ -222,7 +222,7 @@ class Results(Books):
     @transition
     def record_unknown(self, attempt_id: int, reason: str) -> bool:
         """
-        Note that the service does not know an id; whether its transcript is `missing` from here on.
+        Note that the service does not know an id; whether its transcript counts as `missing` now.
 
         An answer can be wrong, and what it is about is paid: so it takes a second one, an hour
         after the first at the soonest. Until then it is left to the next run.
@@ -249,17 +249,21 @@ class Results(Books):
         if now - since < _MISSING_AFTER_S:
             self._park(attempt_id, reason)
             return False
-        self._miss(attempt_id, f"{reason}; see `--force`")
         return True
 
     @transition
-    def record_missing(self, attempt_id: int, reason: str) -> None:
-        """Note that an accepted transcript was deleted at the service, says the service."""
-        self._miss(attempt_id, reason)
-        self.db.execute(
-            "UPDATE attempts SET unknown_since = NULL, unknown_at = NULL WHERE attempt_id = ?",
-            (attempt_id,),
-        )
+    def record_missing(self, attempt_id: int, reason: str, *, is_unknown: bool = False) -> None:
+        """
+        Note that an accepted transcript was deleted at the service, says the service.
+
+        With `is_unknown` it does not say so, but `record_unknown` did: it is looked for again.
+        """
+        self._miss(attempt_id, f"{reason}; see `--force`" if is_unknown else reason)
+        if not is_unknown:
+            self.db.execute(
+                "UPDATE attempts SET unknown_since = NULL, unknown_at = NULL WHERE attempt_id = ?",
+                (attempt_id,),
+            )
 
     @transition
     def record_found_again(self, attempt_id: int) -> None:

@@ -162,18 +162,21 @@ async def _unknown(context: Context, pending: Pending, error: TranscriptUnknown)
         return False
     reason = f"the service no longer has it ({error})"
     if await context.ledger.record_unknown(pending.attempt_id, reason):
-        await _tell_failed(context, pending, reason)
+        await _missing(context, pending, reason, is_unknown=True)
     return True
 
 
-async def _missing(context: Context, pending: Pending, reason: str) -> None:
+async def _missing(
+    context: Context, pending: Pending, reason: str, *, is_unknown: bool = False
+) -> None:
+    """What the service has no more: its result is missing, unless it lies here without audio."""
     if pending.completed and await _copy_written(context, pending, with_audio=False):
         message = (
             f"transcript {pending.transcript_id} is saved without its redacted audio: {reason}"
         )
         context.emit(events.Warned(message=message))
         return
-    await context.ledger.record_missing(pending.attempt_id, reason)
+    await context.ledger.record_missing(pending.attempt_id, reason, is_unknown=is_unknown)
     await _tell_failed(context, pending, reason)
 
 
@@ -351,7 +354,10 @@ async def _save_with_audio(
     if url is None and not _is_late(context, pending):
         return False  # looked at again, with the transcript
     has_audio = await _save_redacted(context, pending, delivery, suffix, url, spool.digest)
-    await _deliver(context, pending, delivery, spool, is_all=has_audio, has_audio=has_audio)
+    # Once more what is known already: this answer may be odd where the one before was not.
+    await _deliver(
+        *(context, pending, delivery, spool, completion), is_all=has_audio, has_audio=has_audio
+    )
     return True
 
 

@@ -100,6 +100,27 @@ async def test_what_was_taken_back_is_wanted_and_uses_up_no_night(tmp_path: Path
     assert await failed_on(tmp_path, clock, "run-7")
 
 
+async def test_a_night_that_was_cut_short_uses_up_none(tmp_path: Path) -> None:
+    """A kill in the midst of an upload, and an answer that was lost, say nothing of a recording."""
+    clock = Clock()
+    assert await failed_on(tmp_path, clock, "run-1")
+    for run_id in ("killed-1", "lost-1", "killed-2", "lost-2"):
+        clock.now += 24 * HOUR_S
+        run = replace(HERE, run_id=run_id, redo=Redo(failed=3), zone=UTC)
+        async with ledger_at(tmp_path, run, clock) as ledger:
+            steps = Steps(ledger)
+            if run_id.startswith("killed"):
+                await steps.claim()
+            else:
+                await ledger.record_not_accepted(await steps.reach(AttemptState.AMBIGUOUS), 3)
+    for run_id in ("run-2", "run-3"):
+        clock.now += 24 * HOUR_S
+        assert await failed_on(tmp_path, clock, run_id)
+    clock.now += 24 * HOUR_S
+
+    assert not await failed_on(tmp_path, clock, "run-4")
+
+
 async def test_what_was_paid_is_never_taken_back(tmp_path: Path) -> None:
     """A late word on an attempt that was accepted, or asked for again since, changes nothing."""
     async with ledger_at(tmp_path) as ledger:

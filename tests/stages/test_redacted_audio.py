@@ -146,3 +146,48 @@ async def test_an_address_that_no_audio_can_be_at_costs_no_result(tmp_path: Path
 
     assert outcome.summary.written == 1
     assert any("no redacted audio" in warned.message for warned in outcome.of(Warned))
+
+
+async def test_a_result_whose_audio_is_gone_everywhere_is_not_missing(tmp_path: Path) -> None:
+    """An id that stays unknown costs a twin its audio; the transcript that lies here it gets."""
+    async with opened(tmp_path) as archive, storage() as (url, _):
+        archive.add("a.wav", b"one")
+        archive.service.faults.add(ready(url))
+        await archive.run(transcript=OPTIONS)
+        (archive.output / "a.wav.redacted.mp3").unlink()
+        archive.add("twin.wav", b"one")
+        archive.service.faults.add(Fault(on="get", action="unknown_id", times=None))
+
+        first = await archive.run(transcript=OPTIONS)
+        second = await archive.run(transcript=OPTIONS, ahead_s=7200.0)
+
+    assert (first.summary.parked, second.summary.written) == (1, 1)
+    assert any("without its redacted audio" in warned.message for warned in second.of(Warned))
+    assert archive.results()["twin.wav.json"] == archive.results()["a.wav.json"]
+    accepted = "SELECT outcome, unknown_at FROM attempts WHERE state = 'accepted'"
+    assert await archive.rows(accepted) == [("completed", None)]
+
+
+async def test_an_odd_answer_is_kept_at_the_service_though_the_one_before_was_not(
+    tmp_path: Path,
+) -> None:
+    """What comes with the audio is what is saved: if that is odd, the copy is not deleted."""
+    async with opened(tmp_path) as archive, storage() as (url, _):
+        archive.add("a.wav", b"one")
+        archive.service.faults.add(Fault(on="export", action="answer", status=202, body="{}"))
+        archive.service.faults.add(ready(url))
+        patch, requests = {"audio_duration": "long"}, archive.service.requests
+        archive.service.faults.add(
+            Fault(
+                on="get",
+                action="patch",
+                times=None,
+                patch=patch,
+                match=lambda _: requests["export"] > 0,
+            )
+        )
+
+        outcome = await archive.run(transcript=OPTIONS, delete_remote=True)
+
+    assert (outcome.summary.written, outcome.summary.deleted) == (1, 0)
+    assert await archive.rows("SELECT odd IS NULL, deletion FROM attempts") == [(0, None)]
