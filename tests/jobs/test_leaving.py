@@ -15,6 +15,7 @@ import pytest
 from anyio.abc import Process
 
 from pipeline.errors import ExitCode
+from tests.support.dead_disk import hangs
 from tests.support.runs import Archive, opened
 
 pytestmark = pytest.mark.anyio
@@ -191,38 +192,6 @@ async def test_every_command_keeps_its_exit_code(archive: Archive, redirected: s
 
 
 # --- disks that hang ----------------------------------------------------------------------------
-
-DEAD = '''
-"""Stands in for the kernel: calls on what lies in a folder never return, once there is a mark."""
-import os, threading
-
-ends, call = os.environ["TEST_DEAD"].split(":")
-usual = getattr(os, call)
-
-def hanging(*args, **kwargs):
-    path = args[0] if args else "."
-    if isinstance(path, int):
-        path = os.readlink(f"/proc/self/fd/{path}")
-    if os.fsencode(path).rstrip(b"/").endswith(os.fsencode(ends)):
-        os.close(os.open(os.environ["TEST_MARK"], os.O_CREAT | os.O_WRONLY))
-        threading.Event().wait()
-    return usual(*args, **kwargs)
-
-setattr(os, call, hanging)
-'''
-
-
-def hangs(archive: Archive, ends: str, call: str) -> Path:
-    """Has a call on what is called so hang; the file that is there as soon as it does."""
-    site, mark = archive.root / "site", archive.root / "hangs"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(DEAD)
-    archive.environ |= {
-        "PYTHONPATH": str(site),
-        "TEST_DEAD": f"{ends}:{call}",
-        "TEST_MARK": str(mark),
-    }
-    return mark
 
 
 async def left_in_time(archive: Archive, process: Process) -> int:

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from pipeline.errors import ExitCode, Locked, SettingsError
 from pipeline.ledger.lock import lock
 from pipeline.names import is_temporary
 from pipeline.render import render
+from tests.support.dead_disk import hangs
 from tests.support.runs import Archive, opened
 
 pytestmark = pytest.mark.anyio
@@ -190,26 +190,17 @@ async def test_a_signal_ends_it_soon(archive: Archive, number: signal.Signals) -
 
 
 async def test_a_second_signal_ends_it_at_once(archive: Archive) -> None:
-    """A worker that hangs, here at a pipe that nobody writes to, is ended by the second signal."""
+    """A worker that hangs, here at a result that cannot be read, is ended by the second signal."""
     await archive.run()
-    pipe = archive.output / "a.wav.srt"
-    os.mkfifo(pipe)
+    mark = hangs(archive, "a.wav.json", "open")
 
     async with archive.started("reprocess", "--render", "srt", "-o", archive.output) as process:
-        writer = await read_from(pipe)
+        with anyio.fail_after(LONGEST_S):
+            while not mark.exists():
+                await anyio.wait_all_tasks_blocked()
         process.send_signal(signal.SIGINT)
         await says(process, b"SIGINT: finishing what is in hand")
         process.send_signal(signal.SIGINT)
         ended = await archive.ended(process)
-    os.close(writer)
 
     assert ended.exit_code == ExitCode.INTERRUPTED
-
-
-async def read_from(pipe: Path) -> int:
-    """The other end of a pipe, once somebody waits to read it."""
-    with anyio.fail_after(LONGEST_S):
-        while True:
-            with suppress(OSError):  # nobody does so far
-                return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-            await anyio.wait_all_tasks_blocked()
