@@ -409,7 +409,7 @@ async def test_a_list_that_cannot_be_walked_moves_nothing(archive: Archive, skip
     await archive.run()
     archive.service.add_foreign(300)
     before = (archive.state / "ledger.sqlite3").read_bytes()
-    archive.service.faults.add(Fault(on="list", action="answer", status=403, skip=skip, times=None))
+    archive.service.faults.add(Fault(on="list", action="answer", status=400, skip=skip, times=None))
 
     with pytest.raises(ServiceUnusable) as refused:
         await remade(archive)
