@@ -275,7 +275,7 @@ async def test_a_list_that_cannot_be_walked_proves_nothing(archive: Archive, fau
     await archive.run()
     archive.service.add_foreign(300)
     if fault == "down":
-        down = Fault(on="list", action="answer", status=403, skip=1, times=None)
+        down = Fault(on="list", action="answer", status=400, skip=1, times=None)
     else:
         down = told_instead('{"transcripts": [{"id": "same", "status": "completed"}]}', skip=1)
     archive.service.faults.add(down)
