@@ -419,7 +419,7 @@ async def test_what_cannot_be_looked_into_proves_no_absence(
     assert early == ["ambiguous", "ambiguous", "accepted"]
     assert await bench.states() == ["ambiguous", "not_accepted", "accepted"]
     assert not await bench.ledger.unresolved()
-    assert bench.service.requests["get"] <= 1
+    assert bench.service.requests["get"] <= 2
 
 
 async def test_rows_below_its_anchor_do_not_matter(bench: Bench) -> None:
@@ -444,7 +444,7 @@ async def test_a_list_that_says_nothing_asks_for_little(bench: Bench, clock: Clo
         first = bench.service.requests["get"]
         await looking.look(5.0)
 
-    assert (first, bench.service.requests["get"]) == (20, 31)
+    assert (first, bench.service.requests["get"]) == (20, 32)
     assert await bench.states() == ["accepted"]
 
 
@@ -716,7 +716,9 @@ async def test_what_is_found_counts_as_accepted(archive: Archive) -> None:
     told = [(each.recording, each.transcript_id) for each in outcome.of(Submitted)]
     journal = archive.state / "runs" / outcome.summary.run_id / "attempts.ndjson"
     noted = [json.loads(line) for line in journal.read_text().splitlines()]
-    assert sorted(told) == sorted((line["path"], line["transcript_id"]) for line in noted)
+    assert sorted(told) == sorted(
+        (line["path"], line["transcript_id"]) for line in noted if "path" in line
+    )
     assert sorted(each for _, each in told) == sorted(each.id for each in archive.service)
     assert outcome.summary.transcripts == len(told) == 6
 
