@@ -662,7 +662,7 @@ async def test_what_is_parked_is_charged(
     """What nobody can decide in this run may well be paid; what never was leaves its room."""
     attempt_id = await bench.lost(b"a.wav", ONE, accepted=False)
     if not is_listed:
-        bench.service.faults.add(Fault(on="list", action="answer", status=403, times=None))
+        bench.service.faults.add(Fault(on="list", action="answer", status=400, times=None))
     allowance = Allowance(Settings(max_hours=1))
     await allowance.reserve(attempt_id, Amount(2700.0, None))
     async with bench.looking(settle_s, clock, allowance) as looking:
