@@ -208,6 +208,7 @@ async def nights(root: Path, **settings: Any) -> AsyncIterator[Nights]:
         async with TestServer(app) as server:
             url = str(server.make_url("")).rstrip("/")
             key = root / "key"
+            key.touch(mode=0o600)
             key.write_text(service.key)
             key.chmod(0o600)
             archive.usual = {
