@@ -69,7 +69,7 @@ def moment(at_s: float, zone: tzinfo | None = UTC) -> datetime:
     `at_s` is Unix time, seconds. What a clock or a file says of other years is the first or last
     that can be written with four digits, with room for what is reckoned from there.
     """
-    return datetime.fromtimestamp(min(max(at_s, _FIRST_S), _LAST_S), zone)
+    return datetime.fromtimestamp(min(max(at_s, _FIRST_S), _LAST_S), UTC).astimezone(zone)
 
 
 class Event(msgspec.Struct, kw_only=True, tag_field="type"):

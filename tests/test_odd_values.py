@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jobs.transcribe import Source, transcribe
 from pipeline.errors import ExitCode
 from pipeline.events import moment
-from pipeline.ledger.journal import Line, lines, newest, parse_line
+from pipeline.ledger.journal import Line, journals, lines, parse_line
 from pipeline.report import list_lines, status_json, status_text, version_lines
 from pipeline.report.morning import morning
 from pipeline.report.page import as_html, as_json, as_line
@@ -178,7 +178,7 @@ def test_numbers_of_a_journal_fit_into_a_ledger(generation: int, accepted_at: fl
 def test_a_state_folder_without_runs_has_no_lines(tmp_path: Path) -> None:
     """Where nothing was ever run there is nothing to be read."""
     assert list(lines(tmp_path)) == []
-    assert newest(tmp_path) is None
+    assert journals(tmp_path / "runs") == {}
 
 
 # --- settings -------------------------------------------------------------------------------------

@@ -478,7 +478,7 @@ async def test_what_is_missing_may_be_found_again(archive: Archive) -> None:
     assert looks == [0, 1, 2, 4, 8, 16]
     archive.service.faults.clear()
     too_soon = await archive.run(ahead_s=24 * HOUR_S)
-    found = await archive.run(ahead_s=33 * HOUR_S)
+    found = await archive.run(ahead_s=34 * HOUR_S)
 
     assert (accounts(too_soon.summary), accounts(found.summary)) == ({"failed": 1}, {"written": 1})
     assert (archive.output / "a.wav.json").read_bytes() == whole
