@@ -399,10 +399,12 @@ def _delivery(db: sqlite3.Connection, attempt_id: int) -> Delivery:
         (attempt_id,),
     ).fetchall()
     if not rows:
-        # Whoever asked holds other bytes by now, or has other options: what was paid is kept.
+        # Whoever asked holds other bytes by now, or has other options: what was paid is kept. Not
+        # twice: what is written was saved since somebody set out to look at it.
         rows = db.execute(
             "SELECT recording_id, root, path, result, 0, 0 FROM recordings WHERE recording_id ="
-            " (SELECT recording_id FROM attempts WHERE attempt_id = ?)",
+            " (SELECT a.recording_id FROM attempts a JOIN transcripts t"
+            "  USING (request_key, generation) WHERE a.attempt_id = ? AND t.state <> 'written')",
             (attempt_id,),
         ).fetchall()
     copies = _copies(db, attempt_id, _COPIES)

@@ -403,6 +403,16 @@ async def test_who_comes_late_is_not_forgotten(tmp_path: Path) -> None:
         assert await ledger.unfinished() == 0
 
 
+async def test_what_is_saved_is_delivered_to_nobody_else(tmp_path: Path) -> None:
+    """A look that was begun before a result was saved finds nobody to tell, and nothing to keep."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await completed(ledger)
+        (row,) = (await ledger.delivery(attempt_id)).recipients
+        await ledger.record_written(attempt_id, [row.recording_id], 10, "digest")
+
+        assert (await ledger.delivery(attempt_id)).recipients == []
+
+
 async def test_a_result_without_a_recording_still_goes_somewhere(tmp_path: Path) -> None:
     """Where the recording has other bytes by now, what was paid is delivered all the same."""
     async with ledger_at(tmp_path) as ledger:

@@ -123,30 +123,6 @@ async def test_one_that_is_taken_leaves_the_fault_with_the_others(
     assert len(outcome.of(Failed)) == 3
 
 
-async def test_the_one_that_is_tried_is_alone(archive: Archive) -> None:
-    """While it is under way nothing else is uploaded, however many may be at once."""
-    fill(archive)
-    refused = Fault(on="upload", action="answer", times=3, status=400)
-    archive.service.faults.add(refused)
-    archive.service.faults.add(Fault(on="upload", action="hold", times=None))
-    uploads = []
-
-    async def release() -> None:
-        await archive.service.held("upload", 2)  # sent with the first three, and after them
-        for _ in range(5):
-            await anyio.wait_all_tasks_blocked()
-        uploads.append(archive.service.requests["upload"])
-        archive.service.faults.clear()
-        archive.service.release()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(release)
-        outcome = await archive.run(uploads={"min": 4, "max": 4})
-
-    assert uploads[0] < 7  # as many as there would be if all went on
-    assert (outcome.summary.failed, outcome.summary.written) == (3, MANY - 3)
-
-
 async def test_three_of_three_are_not_failed_for_good(archive: Archive) -> None:
     """With no other to try, and nothing taken in this run, nothing speaks against a cause."""
     fill(archive, 3)

@@ -335,13 +335,13 @@ async def test_refusals_of_recordings_stop_nobody(archive: Archive) -> None:
         times=None,
         status=400,
         body='{"error": "not this one"}',
-        match=lambda call: next(sent) % 4 > 0,
+        match=lambda call: next(sent) % 3 > 0,
     )
     archive.service.faults.add(refuse)
 
     outcome = await archive.run(uploads=1, concurrency=1)
 
-    assert (outcome.summary.written, outcome.summary.failed) == (6, 18)
+    assert (outcome.summary.written, outcome.summary.failed) == (8, 16)
 
 
 # --- key and balance ---------------------------------------------------------------------------
