@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 
-import anyio
 import pytest
 
 from pipeline.errors import ExitCode
