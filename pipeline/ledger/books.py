@@ -195,6 +195,8 @@ class Books(Store):
 
         Both are durable before it does: a ledger that does not know the run is an older one.
         """
+        if self._is_named:  # with its first line in the journal, and its row in the ledger
+            return
         began = Began(self.run.run_id, self.now())
         row = "INSERT OR IGNORE INTO runs (run_id, began_at) VALUES (?,?)"
         if self.db.execute(row, (began.run_id, began.began_at)).rowcount:
