@@ -10,10 +10,9 @@ what that one says. So it leaves its place before the JSON does, and comes back 
 
 from collections.abc import Callable
 
-from pipeline.errors import PipelineError
 from pipeline.files import copy_whole, keep_standing, put_in_place, remove, sha256_of
 from pipeline.names import derived, temporary
-from pipeline.spool import head_of
+from pipeline.spool import standing_head
 
 __all__ = ["bring_audio_back", "put_audio", "put_audio_aside"]
 
@@ -41,7 +40,7 @@ async def put_audio_aside(result: bytes, kept_as: KeptAs, digest: str) -> None:
     standing = await sha256_of(result)
     if standing in (None, digest):
         return
-    if not await _is_transcript(result):
+    if await standing_head(result) is None:
         return
     version = kept_as(str(standing))
     for suffix in _SUFFIXES:
@@ -60,7 +59,7 @@ async def bring_audio_back(version: bytes, result: bytes) -> None:
     Raises:
         OSError: there is no room for it.
     """
-    if not await _is_transcript(version):
+    if await standing_head(version) is None:
         return
     for suffix in _SUFFIXES:
         await put_audio(derived(version, suffix), derived(result, suffix))
@@ -82,12 +81,3 @@ async def put_audio(source: bytes, place: bytes, kept_as: KeptAs | None = None) 
     if kept_as is not None:
         await keep_standing(place, digest, kept_as)
     await put_in_place(fresh, place)
-
-
-async def _is_transcript(result: bytes) -> bool:
-    """Whether audio beside a file would be its own."""
-    try:
-        await head_of(result)
-    except (PipelineError, OSError, ValueError):  # the last is what an empty file is
-        return False
-    return True

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from hashlib import sha256
 from io import FileIO
-from mmap import ACCESS_READ, mmap
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -26,7 +25,6 @@ from pipeline.allowance import Amount, amount_of, priced
 from pipeline.durations import by_header, by_size, duration_of, identity_of
 from pipeline.errors import (
     AccessDoubted,
-    AnswerUnusable,
     AttemptsExhausted,
     BatchError,
     Intercepted,
@@ -36,15 +34,15 @@ from pipeline.errors import (
     RecordingTooCostly,
     RecordingUnreadable,
     RequestRejected,
-    ServiceUnavailable,
 )
 from pipeline.files import in_thread, why_not
 from pipeline.ledger import Reading
 from pipeline.models import Claim, Turn, Uploaded, is_settled, signed
 from pipeline.options import canonical
 from pipeline.retry import retry
+from pipeline.spool import standing_head
 from pipeline.stages import Context
-from pipeline.wire import is_of_key, parse_head
+from pipeline.wire import is_of_key
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -140,8 +138,10 @@ async def _amount(context: Context, claim: Claim, source: "Source") -> Amount:
 async def _is_left(context: Context, claim: Claim, source: "Source | None" = None) -> bool:
     """Whether a recording is left alone: where its result goes lies one that nobody knows here."""
     ledger = context.ledger
-    transcript_id = await _transcript_at(context.place(claim.result))
-    if transcript_id is None or ledger.run.redo.force or await ledger.knows_id(transcript_id):
+    head = await standing_head(context.place(claim.result))
+    if head is None or head.status != "completed" or head.is_deleted:
+        return False
+    if ledger.run.redo.force or await ledger.knows_id(head.id):
         return False
     read = await source.read() if source is not None and claim.content is None else None
     await ledger.park_claim(claim, read, _UNKNOWN_RESULT)
@@ -414,21 +414,6 @@ def _open(where: bytes, follow_links: bool, chunk_bytes: int, place: bytes | Non
     except BaseException:
         file.close()
         raise
-
-
-@in_thread
-def _transcript_at(place: bytes) -> str | None:
-    """The id of the whole transcript that lies at a place, None where there is none."""
-    try:
-        with (
-            open(os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file,
-            mmap(file.fileno(), 0, access=ACCESS_READ) as body,
-            memoryview(body) as view,
-        ):
-            head = parse_head(view)
-    except (OSError, ValueError, AnswerUnusable, ServiceUnavailable):  # empty, or something else
-        return None
-    return None if head.status != "completed" or head.is_deleted else head.id
 
 
 @in_thread
