@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -112,7 +113,9 @@ class _Done:
         self._calls.append(call)
         if not self._is_told:
             self._is_told = True
-            call.waiter.get_loop().call_soon_threadsafe(self._tell)
+            # The loop of an abandoned call may be closed by the time the call ends.
+            with suppress(RuntimeError):
+                call.waiter.get_loop().call_soon_threadsafe(self._tell)
 
     def _tell(self) -> None:
         self._is_told = False  # before the first is taken: whoever adds from here on wakes again

@@ -1,5 +1,6 @@
 """Calls beside the event loop: finished once begun, few wake-ups, threads that end."""
 
+import gc
 import threading
 
 import anyio
@@ -96,6 +97,33 @@ async def test_who_waits_for_a_thread_that_never_returns_can_be_let_go(is_cancel
 
     assert ends == ["left"] if is_cancelled else ["it does not come to an end", "left"]
     open_.set()
+
+
+def test_a_call_that_outlives_its_loop_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was abandoned may still come to an end, long after the loop that had asked for it."""
+    threads, begun, open_ = Threads(1, "outlives"), threading.Event(), threading.Event()
+    faults: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", faults.append)
+
+    def hang() -> None:
+        begun.set()
+        open_.wait()
+
+    async def leave(threads: Threads) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(threads.run, hang)
+            await to_thread.run_sync(begun.wait)
+            group.cancel_scope.cancel()
+            threads.abandon()
+
+    anyio.run(leave, threads)
+    (thread,) = named("outlives")
+    open_.set()
+    del threads
+    gc.collect()  # what was cancelled holds on to them, in a circle
+    thread.join()
+
+    assert faults == []
 
 
 async def test_what_is_cancelled_before_begins_nothing() -> None:
