@@ -23,7 +23,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 
 from pipeline.addresses import address_path, canonical_base_url, provider_kind
 from pipeline.errors import DiskFull, LedgerUnusable, Locked
@@ -89,8 +89,8 @@ class Store:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # Shielded by nature: the thread ends after at most one more commit.
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._stop))
+        with CancelScope(shield=True):  # until the thread ends: after at most one more commit
+            await to_thread.run_sync(self._stop)
 
     def _start(self) -> None:
         self._thread.start()

@@ -1,5 +1,6 @@
 """The store: durable when awaited, many transitions a commit, and no damage taken for a ledger."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -69,6 +70,29 @@ async def test_many_transitions_share_a_commit(tmp_path: Path) -> None:
 
         assert notes.commits - before == 2
         assert len(await notes.words()) == 1000
+
+
+async def test_what_is_cancelled_closes_it_all_the_same(tmp_path: Path) -> None:
+    """A block that is cancelled is left once its last commit is made and the files are closed."""
+    notes, is_left = Notes(tmp_path / "ledger"), anyio.Event()
+
+    async def work() -> None:
+        with anyio.CancelScope() as scope:
+            async with notes, anyio.create_task_group() as group:
+                group.start_soon(notes.wait)
+                await anyio.to_thread.run_sync(notes.entered.wait)
+                scope.cancel()
+        is_left.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        await anyio.to_thread.run_sync(notes.entered.wait)
+        await anyio.wait_all_tasks_blocked()
+        was_left = is_left.is_set()
+        notes.may_go_on.set()
+
+    assert not was_left
+    assert os.listdir(tmp_path) == ["ledger"]
 
 
 async def test_a_transition_that_raises_undoes_only_itself(tmp_path: Path) -> None:
