@@ -1,5 +1,6 @@
 """What every test gets: asyncio as the loop, and a failure for any call that blocks it."""
 
+import os
 from collections.abc import Iterator
 
 import hypothesis
@@ -13,6 +14,20 @@ hypothesis.settings.load_profile("patient")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the long form of tests that have one")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread what may take long over the workers, each of which begins with it: none ends late."""
+    long = [item for item in items if item.get_closest_marker("timeout")]
+    short = [item for item in items if not item.get_closest_marker("timeout")]
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    share = -(-len(short) // workers)
+    items[:] = [
+        item
+        for worker in range(workers)
+        for item in long[worker::workers] + short[worker * share : (worker + 1) * share]
+    ]
 
 
 @pytest.fixture

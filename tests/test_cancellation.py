@@ -48,7 +48,7 @@ from tests.support.service import Fault
 from tests.support.service_account import Transcript
 from tests.support.ticks import Line, Tick, awaits, ticks
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]  # each is hundreds of runs
 
 T = TypeVar("T")
 
@@ -893,7 +893,6 @@ async def test_delete(everywhere: Everywhere) -> None:
     assert missed == set()
 
 
-@pytest.mark.timeout(600)  # cancelled at each step of its walks, and of a GET of each row
 async def test_reconciler(everywhere: Everywhere) -> None:
     """A reconciler that is cancelled has adopted what it has, and forgotten nothing."""
 
