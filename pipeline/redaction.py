@@ -42,6 +42,8 @@ async def put_audio_aside(result: bytes, kept_as: KeptAs, digest: str) -> None:
         return
     if await standing_head(result) is None:
         return
+    # Its JSON first: audio alone among the versions is nobody's, should this be all that is done.
+    await keep_standing(result, digest, kept_as)
     version = kept_as(str(standing))
     for suffix in _SUFFIXES:
         await _move(derived(result, suffix), derived(version, suffix))

@@ -78,7 +78,7 @@ class Night:
     async def run(
         self,
         die: Point | None = None,
-        *,
+        *more: str,
         settle: str = "10s",
         poll_interval: str = "500ms",
         speed: float = 50,
@@ -88,6 +88,7 @@ class Night:
             *("run", self.root / "recordings", "--output", self.output),
             *("--provider", self.service.url, "--config", self.root / "patient.toml"),
             *("--settle", settle, "--poll-interval", poll_interval, "--uploads", "1", "--json"),
+            *more,
             environ={"ASSEMBLYAI_API_KEY": self.service.key},
             cwd=self.root,
             die=die,
@@ -276,6 +277,36 @@ async def test_killed_again_and_again(world: World, is_long: bool, say: Say) -> 
     say(f"{nights} random nights, {reached} kills, seed {seed}")
     assert not wrong, "\n".join([f"seed {seed}", *wrong])
     assert reached >= nights
+
+
+async def test_killed_while_it_replaces(world: World, is_long: bool, say: Say) -> None:
+    """Killed while other options replace results, the first ones are what they were, for free."""
+    night = await world.night()
+    first = ("--delete-remote", "--redo-changed")
+    replacing = (*first, "--set", "punctuate=false")
+    results = await night.standing(await night.run(None, *first))
+    replaced = await night.run(None, *replacing)
+    begun = replaced.trace.index("answer submit")
+    chosen = [
+        p for p in points(replaced.trace, "before")[begun:] if p.name in (*OF_FILES, "commit")
+    ]
+
+    wrong, reached = [], 0
+    for point in chosen[:: 1 if is_long else 3]:
+        night = await world.night()
+        await night.run(None, *first)
+        dead = await night.run(point, *replacing)
+        asked = len((await world.service.oracle())["transcripts"])
+        last = await night.run(None, *first)
+        standing = await night.standing(last)
+        again = len((await world.service.oracle())["transcripts"]) - asked
+        if standing["results"] != results["results"] or last.exit_code or again:
+            wrong += [*night.told, f"{again} more, {standing}"]
+        reached += dead.exit_code == -signal.SIGKILL
+
+    say(f"replacing: N = {len(chosen)}, {reached} killed")
+    assert not wrong, "\n".join(wrong)
+    assert reached >= REACHED * len(chosen[:: 1 if is_long else 3])
 
 
 async def test_never_settled(world: World, is_long: bool, say: Say) -> None:

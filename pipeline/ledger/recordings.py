@@ -19,6 +19,7 @@ from pipeline.models import (
     request_key,
 )
 from pipeline.names import derived, distinct, fold
+from pipeline.wire import redacted_suffix
 
 __all__ = ["Recordings"]
 
@@ -252,11 +253,14 @@ class Recordings(Books):
         if key is None or not _has_result(row, size_of):
             return False
         made_of = self.db.execute(
-            "SELECT content FROM transcripts WHERE request_key = ? AND generation = ?",
+            "SELECT content, options FROM transcripts WHERE request_key = ? AND generation = ?",
             (row["result_key"], row["result_generation"]),
         ).fetchone()
         if made_of is None or made_of["content"] != row["content"]:
             return False  # what lies there is of other bytes
+        suffix = redacted_suffix(msgspec.json.decode(made_of["options"]))
+        if suffix and size_of(derived(row["result"], suffix)) is None:
+            return False  # its audio may have been moved aside for the result that did not come
         at = (row["request_key"], row["generation"])
         if key != at[0] or at == (row["result_key"], row["result_generation"]):
             return True

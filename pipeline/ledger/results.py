@@ -412,10 +412,18 @@ def _delivery(db: sqlite3.Connection, attempt_id: int) -> Delivery:
 
 
 def _copies(db: sqlite3.Connection, attempt_id: int, limit: int = -1) -> list[Copy]:
-    """Where the ledger has results of a transcript lying, whatever their recordings wait for."""
+    """
+    Where the ledger has results of a transcript lying, whatever their recordings wait for.
+
+    What a recording has may lie among the versions by now: a run that was about to replace it keeps
+    it there first, and notes it last.
+    """
     rows = db.execute(
         "SELECT r.result, r.result_sha256, 0 AS is_version, r.result_size IS NOT NULL AS is_noted"
         " FROM attempts a JOIN recordings r"
+        " ON r.result_key = a.request_key AND r.result_generation = a.generation"
+        " WHERE a.attempt_id = :id AND r.result_sha256 IS NOT NULL "
+        "UNION SELECT r.result, r.result_sha256, 1, 0 FROM attempts a JOIN recordings r"
         " ON r.result_key = a.request_key AND r.result_generation = a.generation"
         " WHERE a.attempt_id = :id AND r.result_sha256 IS NOT NULL "
         "UNION SELECT r.result, v.result_sha256, 1, 1 FROM attempts a JOIN versions v"

@@ -1,6 +1,7 @@
 """Redacted audio, when it is asked for, is saved in the same run as its transcript."""
 
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +10,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from pipeline.errors import ExitCode
 from pipeline.events import Warned
+from pipeline.names import version
+from pipeline.redaction import put_audio_aside
 from tests.support.runs import opened
 from tests.support.service import Fault
 
@@ -71,6 +75,29 @@ async def test_what_was_asked_for_decides(
 
     assert (outcome.summary.written, outcome.summary.deleted) == (1, 1)
     assert archive.results().keys() == {"a.wav.json", f"a.wav.redacted.{quality or 'mp3'}"}
+
+
+async def test_what_was_moved_aside_is_found_again(tmp_path: Path) -> None:
+    """A run that died once the audio had left its place, for another result, has lost nothing."""
+    async with opened(tmp_path) as archive, storage() as (url, _):
+        archive.add("a.wav", b"one")
+        archive.service.faults.add(ready(url))
+        await archive.run(transcript=OPTIONS, delete_remote=True)
+        results = archive.results()
+        refused = Fault(on="submit", action="answer", status=400, body='{"error": "no"}')
+        archive.service.faults.add(refused)
+        await archive.run(transcript=OPTIONS | {"punctuate": False}, redo_changed=True)
+        versions = os.fsencode(archive.state / "versions")
+
+        def kept_as(digest: str) -> bytes:
+            return os.path.join(versions, version(b"a.wav.json", digest[:12]))
+
+        await put_audio_aside(os.fsencode(archive.output / "a.wav.json"), kept_as, "another")
+        assert archive.results().keys() == {"a.wav.json"}
+        outcome = await archive.run(transcript=OPTIONS)
+
+    assert (outcome.summary.exit_code, outcome.summary.transcripts) == (ExitCode.DONE, 0)
+    assert archive.results() == results
 
 
 async def test_what_was_not_asked_for_is_not_waited_for(tmp_path: Path) -> None:
