@@ -363,7 +363,8 @@ class Settings(BaseModel):
     """Which new recordings come first: by root and path, by size, or by last change. With any but
     `path` nothing new is sent before the scan is over."""
     limit: Annotated[int, Field(ge=0)] | None = None
-    """New recordings taken in by one run, at most; 0 only collects what is under way."""
+    """New recordings sent by one run, at most; 0 only collects what is under way. What cannot or
+    need not be sent does not count."""
     max_hours: Annotated[float, Field(ge=0)] | None = None
     """Hours of audio that one run asks for, at most. What a recording comes to is estimated before
     it is sent, and settled by what the service says."""

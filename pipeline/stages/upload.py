@@ -89,6 +89,7 @@ async def upload(
                 intake.allowance.release(claim.attempt_id)
                 intake.release(claim.recording_id)
             else:
+                intake.sending(claim.recording_id)
                 await uploads.send(uploaded)
 
 
@@ -194,6 +195,7 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
 
         async def attempt() -> tuple[Uploaded | None, Reading]:
             nonlocal number
+            context.intake.sending(claim.recording_id)
             number = context.intake.breaker.began()
             try:
                 upload_url = await client.upload(await source.body(), source.size)
