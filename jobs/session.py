@@ -210,7 +210,8 @@ async def session(
         if key and (warning := await to_thread.run_sync(exposed, settings)):
             totals(Warned(message=warning))
         for address, count in () if is_offline else await ledger.elsewhere():
-            totals(Warned(message=f"{count} transcripts are open at {address}, and stay there"))
+            what = f"{count} transcripts are open or to be deleted at {address}, and stay there"
+            totals(Warned(message=what))
         client = await stack.enter_async_context(
             (budgets or Budgets()).client(settings, service.url, service.key)
         )

@@ -35,7 +35,7 @@ from pipeline.ledger.remains import Remains
 from pipeline.ledger.repairs import Repairs
 from pipeline.ledger.results import Results
 from pipeline.ledger.store import copy_of, read_only, reading, transition
-from pipeline.models import Root, Turn
+from pipeline.models import OtherKey, Root, Turn
 
 __all__ = [
     "BACKLOG",
@@ -142,24 +142,21 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         return int(count)
 
     @reading
-    def foreign_ids(self) -> list[tuple[str, list[str], bool, bool]]:
-        """
-        Other keys that attempts at this address are open with, but for those that are trusted.
-
-        Of each its fingerprint, the newest few ids that it asked for, whether any transcript of it
-        is still to be fetched, and whether any of the ids is younger than an hour.
-        """
+    def other_keys(self) -> list[OtherKey]:
+        """The keys that anything at this address is left with, but for those that are trusted."""
         keys = self.ro.execute(
-            "SELECT key_fingerprint, max(is_open) FROM ("
-            "SELECT key_fingerprint, base_url, 0 AS is_open FROM attempts WHERE state = 'ambiguous'"
+            "SELECT key_fingerprint, max(is_open), sum(is_due) FROM ("
+            "SELECT key_fingerprint, base_url, 0 AS is_open, 0 AS is_due FROM attempts"
+            " WHERE state = 'ambiguous'"
             " UNION ALL "
-            "SELECT key_fingerprint, base_url, 0 FROM attempts WHERE deletion = 'due'"
+            "SELECT key_fingerprint, base_url, 0, 1 FROM attempts"
+            " WHERE deletion = 'due' AND odd IS NULL"
             " UNION ALL "
-            "SELECT a.key_fingerprint, a.base_url, 1 FROM transcripts t "
+            "SELECT a.key_fingerprint, a.base_url, 1, 0 FROM transcripts t "
             "CROSS JOIN attempts a USING (request_key, generation) "
             "WHERE t.state IN ('open', 'submitted', 'completed') AND t.state <> 'open' "
             "AND a.state = 'accepted') "
-            "WHERE base_url = ? AND key_fingerprint <> ''"
+            "WHERE base_url = ?"
             " AND key_fingerprint NOT IN (SELECT value FROM json_each(?)) GROUP BY 1",
             (self.run.base_url, self.own_keys),
         ).fetchall()
@@ -168,12 +165,13 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
             " WHERE base_url = ? AND key_fingerprint = ?"
             " AND state = 'accepted' ORDER BY attempt_id DESC LIMIT 5"
         )
-        foreign = []
-        for fingerprint, is_open in keys:
+        others = []
+        for fingerprint, is_open, to_delete in keys:
             newest = self.ro.execute(query, (self.now(), self.run.base_url, fingerprint)).fetchall()
+            ids = [row[0] for row in newest]
             is_young = any(0 <= age_s < _YOUNG_S for _, age_s in newest)
-            foreign.append((fingerprint, [row[0] for row in newest], bool(is_open), is_young))
-        return foreign
+            others.append(OtherKey(fingerprint, ids, bool(is_open), is_young, to_delete))
+        return others
 
     @transition
     def record_trusted(self, fingerprint: str) -> None:
@@ -324,10 +322,14 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
 
     @reading
     def elsewhere(self) -> list[tuple[str, int]]:
-        """Open transcripts that only another address knows: address and how many."""
+        """Transcripts that only another address can do something about: address and how many."""
         rows = self.ro.execute(
-            "SELECT base_url, count(*) FROM attempts WHERE base_url <> ? "
-            "AND (state = 'ambiguous' OR (state = 'accepted' AND outcome IS NULL)) GROUP BY 1",
+            "SELECT base_url, count(*) FROM ("
+            "SELECT base_url FROM attempts"
+            " WHERE state = 'ambiguous' OR (state = 'accepted' AND outcome IS NULL)"
+            " UNION ALL "
+            "SELECT base_url FROM attempts WHERE deletion = 'due' AND odd IS NULL"
+            ") WHERE base_url <> ? GROUP BY 1",
             (self.run.base_url,),
         )
         return [(row[0], row[1]) for row in rows]
