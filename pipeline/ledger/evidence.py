@@ -32,6 +32,7 @@ __all__ = [
     "orphans",
     "outcomes",
     "results",
+    "said",
     "spending",
     "state_of",
     "strays",
@@ -88,6 +89,17 @@ def opened(state: Path) -> Iterator[sqlite3.Connection]:
         raise unusable(error, path) from error
     finally:
         db.close()
+
+
+def said(db: sqlite3.Connection) -> tuple[list[tuple[str, float]], list[str]]:
+    """
+    What the user has said that stands nowhere but in a ledger.
+
+    Keys that are trusted, with the time, and ids of transcripts that are due to be deleted.
+    """
+    keys = db.execute("SELECT key_fingerprint, trusted_at FROM trusted_keys").fetchall()
+    due = db.execute("SELECT transcript_id FROM attempts WHERE deletion = 'due'").fetchall()
+    return [tuple(row) for row in keys], [row[0] for row in due]
 
 
 def damage(db: sqlite3.Connection) -> Iterator[str]:

@@ -307,6 +307,16 @@ class Remains(Recordings):
         )
 
     @transition
+    def adopt_said(self, keys: Sequence[tuple[str, float]], due: Sequence[str]) -> None:
+        """Note what the user had said in a ledger of before, as `evidence.said` gives it."""
+        self.db.executemany("INSERT OR IGNORE INTO trusted_keys VALUES (?,?)", keys)
+        self._own_keys.update(fingerprint for fingerprint, _ in keys)
+        self.db.executemany(
+            "UPDATE attempts SET deletion = 'due' WHERE transcript_id = ? AND outcome = 'completed'",
+            [(transcript_id,) for transcript_id in due],
+        )
+
+    @transition
     def conclude(self) -> dict[str, int]:
         """Say what is written, and what is to be fetched; how many of each, and unclaimed."""
         self.db.execute(
