@@ -11,6 +11,7 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
@@ -35,11 +36,13 @@ from pipeline.ledger.archive import (
     unsettled,
 )
 from pipeline.ledger.books import Promote
+from pipeline.ledger.uploads import knows_id
 from pipeline.lines import visible
 from pipeline.models import Root, request_key, signed
 from pipeline.options import canonical
 from pipeline.report.words import count, hours, usd
 from pipeline.settings import Settings
+from pipeline.wire import Head
 
 __all__ = ["Plan", "plan", "settings_by_root"]
 
@@ -50,6 +53,7 @@ _LEFT_OUT = {
     "changed": "changed since, which `overnight run` looks at",
     "skipped": "not to be sent",
     "put_aside": "made already, and put aside; `--promote always` lets the new one stay",
+    "unknown": "where a transcript lies that is not known here: `--adopt` takes it, `--force` pays",
     "missing": "gone at the service; `--force` asks for them again",
     "limit": "left by `--limit`",
 }
@@ -231,13 +235,16 @@ class _Planning:
 
     def told(self, each: Selected) -> Told | None:
         """What the saved answer of a recording says of itself."""
-        try:
-            head = whole(os.path.join(self._output, each.result)).head
-        except OSError:
-            return None
+        head = self._standing(each)
         if head is None:
             return None
         return Told(head.speech_model_used, head.language_code, head.confidence)
+
+    def _standing(self, each: Selected) -> Head | None:
+        """The whole answer that lies where the result of a recording goes."""
+        with suppress(OSError):
+            return whole(os.path.join(self._output, each.result)).head
+        return None
 
     def where(self, each: Selected) -> bytes:
         """The absolute path of a recording; empty where no run has noted its root."""
@@ -256,10 +263,14 @@ class _Planning:
         if why is not None:
             self._left_out(why, each)
             return
-        self.plan.listed[where] = label(self._roots, each.root, each.path)
         known = known_state(self._db, key) if key else None
         is_redone = self._force and key == each.result_key
-        if known in ("open", "submitted", "completed", "written") and not is_redone:
+        is_fetched = known in ("open", "submitted", "completed", "written") and not is_redone
+        if not is_fetched and self._is_left(each):
+            self._left_out("unknown", each)
+            return
+        self.plan.listed[where] = label(self._roots, each.root, each.path)
+        if is_fetched:
             self.plan.fetched += 1
             return
         if each.has_result:
@@ -309,6 +320,13 @@ class _Planning:
             return "gone"
         is_same = (found.st_size, signed(found.st_mtime_ns)) == (each.size, each.mtime_ns)
         return None if is_same or not each.has_result else "changed"
+
+    def _is_left(self, each: Selected) -> bool:
+        """Whether a run would leave a recording to be adopted, as `stages.upload.is_left` does."""
+        if self._force or each.has_result:
+            return False
+        head = self._standing(each)
+        return head is not None and head.is_result and not knows_id(self._db, head.id)
 
     def _left_out(self, why: str, each: Selected) -> None:
         plan = self.plan

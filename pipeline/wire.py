@@ -154,6 +154,11 @@ class Head(msgspec.Struct):
     odd: str | None = None
     """What is suspicious about it, in a sentence; it is worth having all the same."""
 
+    @property
+    def is_result(self) -> bool:
+        """Whether it is a transcript that is finished, and there."""
+        return self.status == "completed" and not self.is_deleted
+
 
 class _Transcript(msgspec.Struct):
     """The same as it is sent."""

@@ -14,7 +14,7 @@ done again is a row that is due again. States are drawn in docs/design.md.
     repairs     fetched again                   journal      accepted attempts, as files
     remains     a lost ledger, made anew        promotions   which of two results is the current one
     archive     chosen by what is known of them adoptions    results of other programs
-    uploads     which of ours an address names
+    uploads     which of ours an address or id names
 
 What is awaited is one transition, durable when it returns, or one reading. Each transition keeps
 the promise that counts most by itself: of all attempts at one request key and generation, the

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -109,6 +110,20 @@ async def test_a_plan_sends_nothing(archive: Archive) -> None:
     assert facts["cost_usd"] == pytest.approx(1.5 * max(archive.settings().prices.values()), 1)
     assert [change["new_options"] for change in facts["changes"]] == [{"punctuate": False}]
     assert made.question.startswith("Transcribe 2 recordings again, 1.5 h, about $")
+
+
+async def test_an_unknown_result_is_left_out(archive: Archive) -> None:
+    """What a run leaves to be adopted, or found again, is not to be paid for: `--force` insists."""
+    await archive.run()
+    shutil.rmtree(archive.state)
+    await archive.run()
+
+    made = await planned(archive)
+    forced = await planned(archive, force=True)
+
+    assert (made.recordings, made.hours, made.left_out) == (0, 0, {"unknown": 2})
+    assert "--adopt" in str(made)
+    assert (forced.new, forced.left_out) == (2, {})
 
 
 async def test_what_is_as_asked_for_is_left_out(archive: Archive) -> None:
