@@ -14,7 +14,7 @@ done again is a row that is due again. States are drawn in docs/design.md.
     repairs     fetched again                   journal      accepted attempts, as files
     remains     a lost ledger, made anew        promotions   which of two results is the current one
     archive     chosen by what is known of them adoptions    results of other programs
-    uploads     which of ours an address or id names
+    uploads     which of ours is named          sums         asked for: settled, and open
 
 What is awaited is one transition, durable when it returns, or one reading. Each transition keeps
 the promise that counts most by itself: of all attempts at one request key and generation, the
@@ -24,7 +24,6 @@ unique index `attempts_alive` lets one live.
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline.durations import LONGEST_S, by_size
 from pipeline.ledger.accounts import STANDING_OF_SEEN
 from pipeline.ledger.adoptions import Adoptions
 from pipeline.ledger.attempts import Attempts
@@ -35,6 +34,7 @@ from pipeline.ledger.remains import Remains
 from pipeline.ledger.repairs import Repairs
 from pipeline.ledger.results import Results
 from pipeline.ledger.store import copy_of, read_only, reading, transition
+from pipeline.ledger.sums import spent_since
 from pipeline.models import OtherKey, Root, Turn
 
 __all__ = [
@@ -62,21 +62,6 @@ BACKLOG = "backlog: left for the coming nights"
 _YOUNG_S = 3600.0  # an account that deletes by itself has its ids for longer than that
 
 _ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account has so many
-
-
-_ASKED_FOR = """
-SELECT recording_id, content, coalesce(duration_s, expected_s) AS long_s,
-  coalesce(price_usd, expected_usd, iif(base_url = 'local', 0.0, NULL)) AS usd
-FROM attempts
-WHERE (submitted_at BETWEEN :since AND :now
-    OR submitted_at IS NOT NULL AND attempt_id > coalesce((SELECT max(attempt_id) FROM (
-      -- In order is what no earlier one is ahead of, but for those from the future.
-      SELECT attempt_id, started_at, max(iif(started_at <= :now, started_at, NULL))
-        OVER (ORDER BY attempt_id) AS latest FROM attempts)
-      WHERE started_at = latest AND started_at < :since), 0))
-  AND state IN ('submitting', 'ambiguous', 'accepted') AND outcome IS NOT 'error'
-"""
-"""What is paid, or may be: doubt counts as spent until it is resolved."""
 
 # As `attempts_by_state` has it: SQLite uses it only where the query repeats its terms.
 _UNDER_WAY = "state IN ('uploading', 'uploaded', 'submitting', 'ambiguous')"
@@ -259,29 +244,10 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         """
         Seconds of audio and USD that were asked for since a moment, Unix seconds, at the most.
 
-        What is not settled counts as it was expected, doubts as well; what the service failed at
-        does not at all, nor what other programs asked for. What nobody noted the length of is
-        counted by size, and what has no price by the `dearest_usd` an hour. Clocks may have been
-        wrong, but attempts are numbered in their order: what came after the last one that is known
-        to be from before counts as well.
+        Settled or not: see `pipeline.ledger.sums`.
         """
-        times = {"since": since, "now": self.now()}
-        (seconds, usd, unpriced_s) = self.ro.execute(
-            "SELECT coalesce(sum(long_s), 0), coalesce(sum(usd), 0),"
-            " coalesce(sum(iif(usd IS NULL, long_s, 0)), 0) "
-            f"FROM ({_ASKED_FOR}) WHERE long_s IS NOT NULL",
-            times,
-        ).fetchone()
-        for path, size, usd_of_it in self.ro.execute(
-            "SELECT r.path, iif(r.content IS a.content, r.size, 0), usd "
-            f"FROM ({_ASKED_FOR}) a JOIN recordings r USING (recording_id) WHERE long_s IS NULL",
-            times,
-        ):
-            bound_s = by_size(path, size).seconds if size else LONGEST_S
-            seconds += bound_s
-            usd += usd_of_it or 0.0
-            unpriced_s += bound_s if usd_of_it is None else 0.0
-        return seconds, usd + unpriced_s * dearest_usd / 3600
+        spent = spent_since(self.ro, since, self.now(), dearest_usd)
+        return spent.seconds, spent.usd
 
     @reading
     def parked(self, after: int, limit: int) -> list[tuple[int, str, bytes, str, str | None]]:

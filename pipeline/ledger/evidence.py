@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.addresses import address_path, same_upload
 from pipeline.errors import SettingsError
-from pipeline.ledger.accounts import STANDING
+from pipeline.ledger.accounts import STANDING, billed
 from pipeline.ledger.store import read_only, unusable
 from pipeline.names import derived
 
@@ -238,7 +238,7 @@ def outcomes(db: sqlite3.Connection) -> dict[str, int]:
     return dict(db.execute(query, {"run": ""}).fetchall())
 
 
-def spending(db: sqlite3.Connection) -> dict[str, Any]:
+def spending(db: sqlite3.Connection, dearest_usd: float) -> dict[str, Any]:
     """What was asked for and what it came to, counted."""
     row = db.execute(
         """
@@ -253,10 +253,6 @@ def spending(db: sqlite3.Connection) -> dict[str, Any]:
         "SELECT coalesce(outcome, 'open'), count(*) FROM attempts "
         "WHERE state = 'accepted' GROUP BY 1 ORDER BY 1"
     )
-    billed = db.execute(
-        "SELECT sum(duration_s), sum(price_usd) FROM attempts WHERE outcome IN ('completed',"
-        " 'missing')"
-    ).fetchone()
     count = "SELECT count(*) FROM "
     (unknown,) = db.execute(
         count + "attempts WHERE state IN ('submitting', 'ambiguous')"
@@ -275,9 +271,7 @@ def spending(db: sqlite3.Connection) -> dict[str, Any]:
         "unknown": unknown,
         "unclaimed": unclaimed,
         "deletions": {"due": 0, "done": 0} | dict(deletions.fetchall()),
-        "billed_hours": (billed[0] or 0.0) / 3600,
-        "cost_usd": billed[1],
-    }
+    } | billed(db, dearest_usd)
 
 
 # --- the account's list ---------------------------------------------------------------------------

@@ -312,7 +312,8 @@ class Remains(Recordings):
         self.db.executemany("INSERT OR IGNORE INTO trusted_keys VALUES (?,?)", keys)
         self._own_keys.update(fingerprint for fingerprint, _ in keys)
         self.db.executemany(
-            "UPDATE attempts SET deletion = 'due' WHERE transcript_id = ? AND outcome = 'completed'",
+            "UPDATE attempts SET deletion = 'due'"
+            " WHERE transcript_id = ? AND outcome = 'completed'",
             [(transcript_id,) for transcript_id in due],
         )
 

@@ -535,6 +535,11 @@ class Settings(BaseModel):
         return None if price is None or duration_s is None else price * duration_s / 3600
 
     @property
+    def dearest_usd(self) -> float:
+        """The highest price of the table, USD per hour, which counts for what has none."""
+        return max(self.prices.values(), default=0.0)
+
+    @property
     def zone(self) -> ZoneInfo | None:
         """Where the clock hangs; None for this machine's own zone."""
         return None if self.time_zone is None else ZoneInfo(self.time_zone)
