@@ -448,7 +448,7 @@ class Remains(Recordings):
             raise SettingsError(f"`{transcript_id}` was deleted at the service")
         key = request_key(read.content, options, self.run.provider_kind)
         other = self.db.execute(
-            "SELECT transcript_id FROM attempts WHERE request_key = ?"
+            "SELECT coalesce(transcript_id, claimed_id) FROM attempts WHERE request_key = ?"
             " AND state IN ('accepted', 'ambiguous') AND outcome IS NOT 'error'",
             (key,),
         ).fetchone()
