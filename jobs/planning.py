@@ -21,8 +21,9 @@ import msgspec
 
 from jobs.shelf import whole
 from jobs.transcribe import with_model
-from pipeline.durations import by_size
+from pipeline.durations import by_header, by_size
 from pipeline.events import label
+from pipeline.files import regular
 from pipeline.ledger import evidence
 from pipeline.ledger.accounts import Reader
 from pipeline.ledger.archive import (
@@ -47,6 +48,7 @@ from pipeline.wire import Head
 __all__ = ["Plan", "plan", "settings_by_root"]
 
 _NAMED = 10
+_HEAD_BYTES = 1 << 16
 _LEFT_OUT = {
     "as_asked": "already as asked for; `--force` asks for them again",
     "gone": "not where they were",
@@ -339,17 +341,28 @@ class _Planning:
         if identity in self._to_be_paid:
             return
         self._to_be_paid.add(identity)
-        duration_s = each.duration_s
-        if duration_s is None:
-            duration_s = by_size(each.path, each.size).seconds
+        options = settings.options_for(os.fsdecode(each.path))
+        channels = self._channels(each) if options.get("multichannel") else 1
+        if each.duration_s is None or channels is None:
+            duration_s = max(by_size(each.path, each.size).seconds, each.duration_s or 0.0)
             self.plan.unprobed += 1
+        else:
+            duration_s = each.duration_s * channels
         plan, in_hours = self.plan, duration_s / 3600
         plan.hours += in_hours
-        price = settings.highest_price(settings.options_for(os.fsdecode(each.path)))
+        price = settings.highest_price(options)
         if price is None or plan.cost_usd is None:
             plan.cost_usd = None
         else:
             plan.cost_usd += price * in_hours
+
+    def _channels(self, each: Selected) -> int | None:
+        """How many channels a recording has, by its first bytes or its last answer; None: unknown."""
+        with suppress(OSError), open(self.where(each), "rb", opener=regular) as file:
+            if channels := by_header(each.path, file.read(_HEAD_BYTES), each.size).channels:
+                return channels
+        head = self._standing(each) if each.has_result else None
+        return head.audio_channels if head is not None and head.multichannel else None
 
     def _draw(self, each: Selected, where: bytes) -> None:
         """Take a recording for the sample if it is among the first as the seed ranks them."""

@@ -268,7 +268,11 @@ def _results(settings: Settings, output: bytes) -> Iterator[Result]:
                 digest=found.digest,
                 model_used=head.speech_model_used,
                 duration_s=head.audio_duration,
-                price_usd=settings.cost_usd(head.speech_model_used, head.audio_duration),
+                price_usd=settings.cost_usd(
+                    head.speech_model_used,
+                    head.audio_duration,
+                    head.audio_channels if head.multichannel else 1,
+                ),
                 odd=head.odd,
             )
 

@@ -529,10 +529,18 @@ class Settings(BaseModel):
         """
         return math.ceil(1.25 * self.concurrency)
 
-    def cost_usd(self, model: str | None, duration_s: float | None) -> float | None:
-        """What so much audio comes to, USD; None when the model has no price, or it is not said."""
+    def cost_usd(
+        self, model: str | None, duration_s: float | None, channels: int | None = 1
+    ) -> float | None:
+        """
+        What so much audio comes to, USD, each of so many channels for itself.
+
+        None when the model has no price, or one of these is not said.
+        """
         price = 0.0 if self.provider == "local" else self.prices.get(model or "")
-        return None if price is None or duration_s is None else price * duration_s / 3600
+        if price is None or duration_s is None or channels is None:
+            return None
+        return price * duration_s * channels / 3600
 
     @property
     def dearest_usd(self) -> float:
