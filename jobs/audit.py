@@ -23,6 +23,7 @@ from pipeline.errors import ExitCode
 from pipeline.events import printable
 from pipeline.ledger import evidence
 from pipeline.ledger.accounts import Reader
+from pipeline.report.words import billed_lines
 from pipeline.settings import Settings
 from pipeline.wire import DELETED_AUDIO_URL
 
@@ -81,11 +82,10 @@ class Audit:
 
     def __str__(self) -> str:
         spent, deletions = self.spent, self.spent["deletions"]
-        cost = f", about ${spent['cost_usd']:.2f}" if spent["cost_usd"] else ""
         lines = [
             "recordings   " + _counted(self.recordings),
             "transcripts  " + _counted(spent["outcomes"]),
-            f"billed       {spent['billed_hours']:.2f} h of audio{cost}",
+            *billed_lines("billed", spent),
             f"deletions    {deletions['due']} due, {deletions['done']} done",
         ]
         if spent["unclaimed"]:
@@ -145,7 +145,7 @@ def _audit_listed(db: Reader, settings: Settings, tell: Tell) -> Audit:
 
 
 def _audit(db: Reader, settings: Settings, tell: Tell) -> Audit:
-    found = Audit(evidence.outcomes(db), evidence.spending(db))
+    found = Audit(evidence.outcomes(db), evidence.spending(db, settings.dearest_usd))
     for transcript_id, root, path, _, _ in evidence.orphans(db, replaced_ids(settings.state_dir)):
         found.findings["orphan"] += 1
         what = f"transcript {transcript_id} was paid for, and its result lies nowhere"

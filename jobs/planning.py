@@ -11,6 +11,7 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
@@ -20,8 +21,9 @@ import msgspec
 
 from jobs.shelf import whole
 from jobs.transcribe import with_model
-from pipeline.durations import by_size
+from pipeline.durations import by_header, by_size
 from pipeline.events import label
+from pipeline.files import regular
 from pipeline.ledger import evidence
 from pipeline.ledger.accounts import Reader
 from pipeline.ledger.archive import (
@@ -35,21 +37,25 @@ from pipeline.ledger.archive import (
     unsettled,
 )
 from pipeline.ledger.books import Promote
+from pipeline.ledger.uploads import knows_id
 from pipeline.lines import visible
 from pipeline.models import Root, request_key, signed
 from pipeline.options import canonical
 from pipeline.report.words import count, hours, usd
 from pipeline.settings import Settings
+from pipeline.wire import Head
 
 __all__ = ["Plan", "plan", "settings_by_root"]
 
 _NAMED = 10
+_HEAD_BYTES = 1 << 16
 _LEFT_OUT = {
     "as_asked": "already as asked for; `--force` asks for them again",
     "gone": "not where they were",
     "changed": "changed since, which `overnight run` looks at",
     "skipped": "not to be sent",
     "put_aside": "made already, and put aside; `--promote always` lets the new one stay",
+    "unknown": "where a transcript lies that is not known here: `--adopt` takes it, `--force` pays",
     "missing": "gone at the service; `--force` asks for them again",
     "limit": "left by `--limit`",
 }
@@ -231,13 +237,16 @@ class _Planning:
 
     def told(self, each: Selected) -> Told | None:
         """What the saved answer of a recording says of itself."""
-        try:
-            head = whole(os.path.join(self._output, each.result)).head
-        except OSError:
-            return None
+        head = self._standing(each)
         if head is None:
             return None
         return Told(head.speech_model_used, head.language_code, head.confidence)
+
+    def _standing(self, each: Selected) -> Head | None:
+        """The whole answer that lies where the result of a recording goes."""
+        with suppress(OSError):
+            return whole(os.path.join(self._output, each.result)).head
+        return None
 
     def where(self, each: Selected) -> bytes:
         """The absolute path of a recording; empty where no run has noted its root."""
@@ -256,10 +265,14 @@ class _Planning:
         if why is not None:
             self._left_out(why, each)
             return
-        self.plan.listed[where] = label(self._roots, each.root, each.path)
         known = known_state(self._db, key) if key else None
         is_redone = self._force and key == each.result_key
-        if known in ("open", "submitted", "completed", "written") and not is_redone:
+        is_fetched = known in ("open", "submitted", "completed", "written") and not is_redone
+        if not is_fetched and self._is_left(each):
+            self._left_out("unknown", each)
+            return
+        self.plan.listed[where] = label(self._roots, each.root, each.path)
+        if is_fetched:
             self.plan.fetched += 1
             return
         if each.has_result:
@@ -310,6 +323,13 @@ class _Planning:
         is_same = (found.st_size, signed(found.st_mtime_ns)) == (each.size, each.mtime_ns)
         return None if is_same or not each.has_result else "changed"
 
+    def _is_left(self, each: Selected) -> bool:
+        """Whether a run would leave a recording to be adopted, as `stages.upload.is_left` does."""
+        if self._force or each.has_result:
+            return False
+        head = self._standing(each)
+        return head is not None and head.is_result and not knows_id(self._db, head.id)
+
     def _left_out(self, why: str, each: Selected) -> None:
         plan = self.plan
         plan.left_out[why] += 1
@@ -321,17 +341,28 @@ class _Planning:
         if identity in self._to_be_paid:
             return
         self._to_be_paid.add(identity)
-        duration_s = each.duration_s
-        if duration_s is None:
-            duration_s = by_size(each.path, each.size).seconds
+        options = settings.options_for(os.fsdecode(each.path))
+        channels = self._channels(each) if options.get("multichannel") else 1
+        if each.duration_s is None or channels is None:
+            duration_s = max(by_size(each.path, each.size).seconds, each.duration_s or 0.0)
             self.plan.unprobed += 1
+        else:
+            duration_s = each.duration_s * channels
         plan, in_hours = self.plan, duration_s / 3600
         plan.hours += in_hours
-        price = settings.highest_price(settings.options_for(os.fsdecode(each.path)))
+        price = settings.highest_price(options)
         if price is None or plan.cost_usd is None:
             plan.cost_usd = None
         else:
             plan.cost_usd += price * in_hours
+
+    def _channels(self, each: Selected) -> int | None:
+        """How many channels a recording has, by its first bytes or its last answer; None: unknown."""
+        with suppress(OSError), open(self.where(each), "rb", opener=regular) as file:
+            if channels := by_header(each.path, file.read(_HEAD_BYTES), each.size).channels:
+                return channels
+        head = self._standing(each) if each.has_result else None
+        return head.audio_channels if head is not None and head.multichannel else None
 
     def _draw(self, each: Selected, where: bytes) -> None:
         """Take a recording for the sample if it is among the first as the seed ranks them."""

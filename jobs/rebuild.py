@@ -27,10 +27,10 @@ from jobs.account import whole_list
 from jobs.finding import Finding, Tell
 from jobs.session import session
 from jobs.shelf import transcripts_below
-from pipeline.errors import ExitCode, RecordingError, SettingsError
+from pipeline.errors import ExitCode, LedgerUnusable, RecordingError, SettingsError
 from pipeline.events import Emit, Warned, printable
-from pipeline.files import keep_standing, sync
-from pipeline.ledger import Ledger, Reading
+from pipeline.files import copy_file, keep_standing, sync
+from pipeline.ledger import Ledger, Reading, evidence
 from pipeline.ledger.journal import journals, lines
 from pipeline.ledger.remains import Result
 from pipeline.models import Root
@@ -150,6 +150,7 @@ async def rebuild(
             await ledger.record_runs([*await to_thread.run_sync(journals, state / "runs")])
             nobodys = await _adopt_results(settings, ledger, output)
             await _adopt_sources(ledger)
+            await _adopt_said(ledger, state, beside, run.totals)
             counts = await ledger.conclude()
             async for transcript_id, status in _unclaimed(ledger):
                 place = nobodys.get(transcript_id)
@@ -267,7 +268,11 @@ def _results(settings: Settings, output: bytes) -> Iterator[Result]:
                 digest=found.digest,
                 model_used=head.speech_model_used,
                 duration_s=head.audio_duration,
-                price_usd=settings.cost_usd(head.speech_model_used, head.audio_duration),
+                price_usd=settings.cost_usd(
+                    head.speech_model_used,
+                    head.audio_duration,
+                    head.audio_channels if head.multichannel else 1,
+                ),
                 odd=head.odd,
             )
 
@@ -292,6 +297,30 @@ async def _read(where: bytes) -> Reading | None:
             async for _ in source.chunks(_CHUNK_BYTES):
                 pass
             return await source.reading()
+    return None
+
+
+async def _adopt_said(ledger: Ledger, state: Path, beside: Path, emit: Emit) -> None:
+    """Note what the user had said that stood in the ledger alone, where it can be read."""
+    if (said := await to_thread.run_sync(_said, state, beside / "former")) is not None:
+        await ledger.adopt_said(*said)
+    elif await ledger.other_keys():
+        message = (
+            "transcripts are open with other API keys, and of which of them `--trust-key` was said"
+            " is not known any more: the next run names them"
+        )
+        emit(Warned(message=message))
+
+
+def _said(state: Path, former: Path) -> tuple[list[tuple[str, float]], list[str]] | None:
+    # From a copy: SQLite changes what lies beside a ledger that it only reads.
+    with suppress(OSError, SettingsError, LedgerUnusable):
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                name = f"{_NAME}{suffix}"
+                copy_file(os.fsencode(state / name), os.fsencode(former / name))
+        with evidence.opened(former) as db:
+            return evidence.said(db)
     return None
 
 

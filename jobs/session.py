@@ -210,7 +210,8 @@ async def session(
         if key and (warning := await to_thread.run_sync(exposed, settings)):
             totals(Warned(message=warning))
         for address, count in () if is_offline else await ledger.elsewhere():
-            totals(Warned(message=f"{count} transcripts are open at {address}, and stay there"))
+            what = f"{count} transcripts are open or to be deleted at {address}, and stay there"
+            totals(Warned(message=what))
         client = await stack.enter_async_context(
             (budgets or Budgets()).client(settings, service.url, service.key)
         )
@@ -220,8 +221,8 @@ async def session(
         )
         spent = NOTHING
         if settings.max_hours_month is not None or settings.max_cost_month is not None:
-            dearest_usd = max(settings.prices.values(), default=0.0)
-            spent = Amount(*await ledger.spent(_month_began(clock(), settings), dearest_usd))
+            month_began = _month_began(clock(), settings)
+            spent = Amount(*await ledger.spent(month_began, settings.dearest_usd))
         context = Context(
             settings=settings,
             ledger=ledger,

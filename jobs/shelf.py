@@ -85,7 +85,7 @@ def transcripts_below(folder: bytes, leave_out: bytes = b"") -> Iterator[tuple[b
             with suppress(OSError):  # gone meanwhile, or not to be read: not whole for us
                 found = whole(os.path.join(folder, name))
                 head = found.head
-                if head is not None and head.status == "completed" and not head.is_deleted:
+                if head is not None and head.is_result:
                     yield name, found, head
 
 

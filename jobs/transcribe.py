@@ -35,6 +35,7 @@ from pipeline.promote import settle
 from pipeline.settings import Settings
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing, Scan
+from pipeline.stages.upload import UNKNOWN_RESULT, is_left
 from pipeline.stages.write import render_lacking
 from pipeline.wire import Webhook
 
@@ -138,7 +139,7 @@ async def transcribe(
                     summary = await _summary(context, sources, scans, run.totals)
                     later = ended and ended(context, run.folder)
                     await (later or settle(context, run.settled))
-            summary = summary or await _summary(context, sources, scans, run.totals)
+            summary = summary or await _summary(context, sources, scans, run.totals, due.left)
             if run.settled.foreign:
                 summary.exit_code = ExitCode.worst(ExitCode(summary.exit_code), ExitCode.PARTIAL)
             summary.run_id = run.run_id
@@ -184,6 +185,8 @@ class _Due:
     hours: float = 0.0
     cost_usd: float | None = 0.0
     unprobed: int = 0
+    left: int = 0
+    """Recordings that it would leave alone."""
 
 
 async def _would_be_sent(context: Context, scans: Sequence[Scan]) -> _Due:
@@ -193,7 +196,12 @@ async def _would_be_sent(context: Context, scans: Sequence[Scan]) -> _Due:
         await scan.run(ledger, context.emit)
     while (due_in_s := await ledger.next_due()) is not None and due_in_s <= 0:
         for claim in await ledger.claim(_PAGE):
-            await _add(context, claim, due)
+            if await is_left(context, claim):
+                due.left += 1
+                label = context.label(claim.root, claim.path)
+                context.emit(Parked(recording=label, reason=UNKNOWN_RESULT))
+            else:
+                await _add(context, claim, due)
     return due
 
 
@@ -304,9 +312,13 @@ def _each(errors: BaseExceptionGroup[BatchError]) -> Iterator[BatchError]:
 
 
 async def _summary(
-    context: Context, sources: Sequence[Source], scans: Sequence[Scan], totals: Totals
+    context: Context,
+    sources: Sequence[Source],
+    scans: Sequence[Scan],
+    totals: Totals,
+    left: int = 0,
 ) -> Summary:
-    """What became of every recording that this run found."""
+    """What became of every recording that this run found; `left` are what a dry run left alone."""
     intake, settings, ledger = context.intake, context.settings, context.ledger
     counts: Counter[str] = Counter()
     by_root: dict[str, Counter[str]] = {}
@@ -320,6 +332,9 @@ async def _summary(
         if outcome in ("failed", "skipped", "parked"):
             named = reasons.setdefault(outcome, {})
             named[reason or not_come_to] = named.get(reason or not_come_to, 0) + count
+    if left:  # of which the ledger has no word: nothing of them was read
+        parked_for = Counter(reasons["parked"]) - Counter({not_come_to: left})
+        reasons["parked"] = dict(parked_for + Counter({UNKNOWN_RESULT: left}))
     last = 0
     while parked := await ledger.parked(last, _PAGE):
         for _, root, path, why, transcript_id in parked:

@@ -24,10 +24,11 @@ from pipeline.errors import (
     ServiceUnusable,
     TranscriptUnknown,
 )
+from pipeline.events import Warned
 from pipeline.guard import guarded
 from pipeline.ledger.books import other_key
 from pipeline.ledger.results import MOST_LOST
-from pipeline.models import Claim, Pending, Uploaded
+from pipeline.models import Claim, OtherKey, Pending, Uploaded
 from pipeline.reconcile import Reconciler
 from pipeline.retry import retry
 from pipeline.stages import Context
@@ -155,9 +156,7 @@ async def _has_work(context: Context, scanned: anyio.Event, lost: int | None) ->
         if await ledger.next_due() is not None or await ledger.unfinished():
             return context.intake.is_open
         if is_last:
-            left = (
-                await ledger.deletions(1) or await ledger.foreign_ids() or await ledger.lost(lost)
-            )
+            left = await ledger.deletions(1) or await ledger.other_keys() or await ledger.lost(lost)
             return bool(left) and context.intake.is_open
         await change.wait()
 
@@ -173,18 +172,28 @@ async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
         with context.intake.fetching():
             rows = await _reached(context)
             reconciler.seen(rows, is_newest=True)
-            for fingerprint, ids, is_open, is_young in await ledger.foreign_ids():
-                if await _knows_one(context, ids):
-                    ledger.trust_key(fingerprint)
-                elif is_open and is_young:
+            for other in await ledger.other_keys():
+                if await _knows_one(context, other.newest):
+                    ledger.trust_key(other.fingerprint)
+                elif other.is_open and other.is_young:
                     raise KeyRefused(_OTHER_PROJECT)
-                elif is_open:  # where an account deletes by itself, nobody can tell whose they were
-                    await ledger.park_key(fingerprint, other_key(fingerprint))
+                else:  # where an account deletes by itself, nobody can tell whose they were
+                    await _leave(context, other)
     except RecordingError as error:
         context.intake.end(ServiceUnusable(f"the service cannot be reached: {error}"))
     except BatchError as error:
         context.intake.end(error)
     return context.intake.is_open
+
+
+async def _leave(context: Context, other: OtherKey) -> None:
+    """Leave what is open and due with another key to a run that may ask for it."""
+    if other.is_open:
+        await context.ledger.park_key(other.fingerprint, other_key(other.fingerprint))
+    if other.to_delete:
+        why = other_key(other.fingerprint, are_many=True)
+        message = f"{other.to_delete} transcripts are not deleted at the service: {why}"
+        context.emit(Warned(message=message))
 
 
 async def _reached(context: Context) -> list[Row]:

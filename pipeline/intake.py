@@ -43,6 +43,8 @@ class Intake:
         self._was_full = False
         self._uploads = uploads
         self._claimed: set[int] = set()
+        self._unsent: set[int] = set()
+        self._sent = 0
         self._at_service: set[int] = set()
         self._unsaved: set[int] = set()
         self._changed = anyio.Event()
@@ -124,14 +126,33 @@ class Intake:
             self._slot_free.set()
             self._slot_free = anyio.Event()
 
-    def claim(self, recording_id: int) -> None:
-        """One more recording is under way to the service."""
+    def claim(self, recording_id: int, *, is_new: bool = True) -> None:
+        """One more recording is under way to the service; `is_new` if for the first time."""
         self._claimed.add(recording_id)
+        if is_new:
+            self._unsent.add(recording_id)
+
+    def sending(self, recording_id: int) -> None:
+        """Its bytes are sent from now on, or were before."""
+        if recording_id in self._unsent:
+            self._unsent.discard(recording_id)
+            self._sent += 1
 
     def release(self, recording_id: int) -> None:
         """It is not under way any more."""
         self._claimed.discard(recording_id)
+        self._unsent.discard(recording_id)
         self.changed()
+
+    @property
+    def taken_in(self) -> int:
+        """What a limit counts: new recordings that were sent, or may be of those under way."""
+        return self._sent + len(self._unsent)
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether any of those under way may turn out not to be sent."""
+        return bool(self._unsent)
 
     def entered(self, attempt_id: int) -> None:
         """The service has one more transcript of ours."""

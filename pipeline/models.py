@@ -5,7 +5,7 @@ Words are the service's where it has them (`transcript_id`, `upload_url`, `audio
 *state* is always the ledger's word, *status* always the service's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from hashlib import sha256
@@ -241,6 +241,21 @@ class Claim:
     def is_new(self) -> bool:
         """Whether this run takes it for the first time."""
         return Turn.NEW <= self.turn <= Turn.BACKLOG
+
+
+@dataclass(frozen=True, slots=True)
+class OtherKey:
+    """An API key that transcripts were asked for with, and that may be of another project."""
+
+    fingerprint: str
+    newest: Sequence[str]
+    """Ids of the last few of them."""
+    is_open: bool
+    """Whether any of them is still to be fetched."""
+    is_young: bool
+    """Whether any of the newest was accepted less than an hour ago."""
+    to_delete: int
+    """Of how many the service's copy is due to be deleted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ _CLAIMED = (
 _MOST_SIGHTED = 20  # of one attempt: more are shown only where addresses tell uploads badly apart
 _MOST_ASKED = 20  # rows that do not say what they are of, in a walk
 _label = partial(label, {})
-_UNREAD_ROW = "a newer row does not say what it is of"
+_UNREAD_ROW = "the service's list cannot be read: a newer row does not say what it is of"
 _RANK = {"completed": 0, "error": 2}  # of several, the likeliest to be paid; all else is not over
 
 
@@ -185,10 +185,7 @@ class Reconciler:
             self._intake.end(error)
             await self._give_up(unresolved, error)
         else:
-            shown = {url for url in unproven if found[url] or self._searches[url].sighted}
-            doubtful = [each for each in unresolved if each.upload_url in unproven - shown]
-            await self._conclude([e for e in unresolved if e not in doubtful], found, began)
-            await self._give_up(doubtful, AnswerUnusable(_UNREAD_ROW))
+            await self._conclude(unresolved, found, unproven, began)
 
     async def _walk(
         self, unresolved: Sequence[Unresolved]
@@ -252,9 +249,13 @@ class Reconciler:
         return self._addresses.get(transcript_id)
 
     async def _conclude(
-        self, unresolved: Sequence[Unresolved], found: dict[str, list[Row]], began: float
+        self,
+        unresolved: Sequence[Unresolved],
+        found: dict[str, list[Row]],
+        unproven: set[str],
+        began: float,
     ) -> None:
-        """What a complete walk that began then says of each."""
+        """What a complete walk that began then says of each; `unproven` is nobody's absence."""
         doubtful: dict[str, list[Unresolved]] = {}
         absent = 0
         for attempt in unresolved:
@@ -268,6 +269,8 @@ class Reconciler:
             elif attempt.claimed_id is not None:
                 reason = _CLAIMED.format(id=attempt.claimed_id)
                 doubtful.setdefault(reason, []).append(attempt)
+            elif attempt.upload_url in unproven:  # whatever rows of others may look like its own
+                doubtful.setdefault(_UNREAD_ROW, []).append(attempt)
             elif not attempt.is_ours:
                 doubtful.setdefault(other_key(attempt.key_fingerprint), []).append(attempt)
             elif self._settle_s is None:

@@ -145,6 +145,10 @@ class Head(msgspec.Struct):
     """Empty, whatever was said: all that counts is whether there is one, and it may be long."""
     audio_duration: float | None = None
     """Seconds."""
+    audio_channels: int | None = None
+    """Where they were transcribed one by one."""
+    multichannel: bool | None = None
+    """Whether that was asked for."""
     speech_model_used: str | None = None
     confidence: float | None = None
     """Of the whole, 0 to 1."""
@@ -153,6 +157,11 @@ class Head(msgspec.Struct):
     """Whether this is what remains of a deleted transcript."""
     odd: str | None = None
     """What is suspicious about it, in a sentence; it is worth having all the same."""
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it is a transcript that is finished, and there."""
+        return self.status == "completed" and not self.is_deleted
 
 
 class _Transcript(msgspec.Struct):
@@ -164,6 +173,8 @@ class _Transcript(msgspec.Struct):
     error: str | None = None
     text: msgspec.Raw = msgspec.Raw(b"null")  # not read: it may be most of the answer
     audio_duration: float | None = None
+    audio_channels: int | None = None
+    multichannel: bool | None = None
     speech_model_used: str | None = None
     confidence: float | None = None
     language_code: str | None = None
@@ -372,6 +383,8 @@ def parse_head(body: bytes | memoryview) -> Head:
         error=found.error and shown(found.error),
         text="" if has_text else None,
         audio_duration=duration_s,
+        audio_channels=found.audio_channels if 0 < (found.audio_channels or 0) <= 255 else None,
+        multichannel=found.multichannel,
         speech_model_used=found.speech_model_used and shown(found.speech_model_used),
         confidence=_confidence(found.confidence),
         language_code=found.language_code and shown(found.language_code),

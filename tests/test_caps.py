@@ -14,6 +14,8 @@ import pytest
 from anyio import to_thread
 
 from jobs.rebuild import rebuild
+from pipeline.errors import ExitCode
+from tests.support.audio import silence, tone, wav_bytes
 from tests.support.nights import sound
 from tests.support.runs import Archive, opened
 from tests.support.service import Fault
@@ -185,3 +187,48 @@ async def test_what_grew_since_the_scan_counts_as_it_is_sent(
         archive.service.release()
 
     assert hours(archive) == 1
+
+
+MULTICHANNEL = {"transcript": {"multichannel": True}}
+
+
+@pytest.mark.parametrize("channels", [2, None, "2", 0], ids=str)
+async def test_each_channel_counts(archive: Archive, channels: object) -> None:
+    """Where channels are transcribed one by one, each is settled as it was set aside."""
+    archive.add("a.wav", wav_bytes(silence(80.0), channels=2))
+    patch = {"audio_channels": channels}
+    archive.service.faults.add(Fault(on="get", action="patch", times=None, patch=patch))
+    first = await archive.run(**MULTICHANNEL)
+    once_usd = PRICE_USD * 40 / HOUR_S
+    archive.add("b.wav", wav_bytes(tone(80.0), channels=2))
+
+    second = await archive.run(**MULTICHANNEL, max_cost_month=3.5 * once_usd)
+    third = await archive.run(**MULTICHANNEL, max_cost_month=4 * once_usd)
+
+    known = None if channels != 2 else pytest.approx(2 * once_usd, abs=1e-6)
+    assert first.summary.cost_usd == known
+    assert second.summary.exit_code == ExitCode.CAP_REACHED
+    assert third.summary.written == 1
+
+
+async def test_a_ledger_made_anew_counts_each_channel(archive: Archive) -> None:
+    """What a rebuild reads from the results comes to what it had come to."""
+    archive.add("a.wav", wav_bytes(silence(80.0), channels=2))
+    await archive.run(**MULTICHANNEL)
+    price = "SELECT price_usd FROM attempts"
+    before = await archive.rows(price)
+
+    await rebuild(archive.settings(), lambda _: None, emit=lambda _: None)
+
+    assert await archive.rows(price) == before
+
+
+async def test_one_channel_for_all_counts_once(archive: Archive) -> None:
+    """Of a recording that is mixed the number of channels does not matter."""
+    archive.add("a.wav", wav_bytes(silence(80.0), channels=2))
+    patch = {"audio_channels": 2}
+    archive.service.faults.add(Fault(on="get", action="patch", times=None, patch=patch))
+
+    outcome = await archive.run()
+
+    assert outcome.summary.cost_usd == pytest.approx(PRICE_USD * 40 / HOUR_S, abs=1e-6)

@@ -422,6 +422,27 @@ async def test_what_cannot_be_looked_into_proves_no_absence(
     assert bench.service.requests["get"] <= 2  # one is of c.wav, which was found
 
 
+async def test_the_row_of_another_upload_proves_no_absence(bench: Bench, clock: Clock) -> None:
+    """Where two uploads differ by their host alone, a row of the one says nothing of the other."""
+    other = await bench.accepted(b"a.wav", ONE)
+    await bench.reconcile(settle_s=0.0)
+    claim = await Steps(bench.ledger, b"b.wav", TWO).claim()
+    assert other.audio_url is not None
+    url = f"http://elsewhere.invalid/{other.audio_url.split('/', 3)[3]}"
+    assert await bench.ledger.record_uploaded(claim, reading(TWO), url)
+    assert await bench.ledger.claim_submit(claim.attempt_id, other.id)
+    await bench.ledger.record_ambiguous(claim.attempt_id, "lost")
+    spoil(bench, bench.service.add_foreign(1), audio_url=None)
+    bench.service.faults.add(Fault(on="get", action="patch", times=None, patch={"audio_url": None}))
+
+    async with bench.looking(120.0, clock) as looking:
+        await looking.look(0.0)
+        await looking.look(120.0)
+
+    assert await bench.states() == ["accepted", "ambiguous"]
+    assert not await bench.ledger.unresolved()
+
+
 async def test_rows_below_its_anchor_do_not_matter(bench: Bench) -> None:
     """What was listed before an attempt was made may say what it likes, the anchor itself too."""
     spoil(bench, bench.service.add_foreign(3), audio_url=None)

@@ -24,8 +24,9 @@ def status(*, where: Where = WHERE, json: Annotated[bool, Switch] = False) -> in
 
     from pipeline.report import status_json, status_text
 
-    folder = where.settings().state_dir
-    say(dumps(status_json(folder), ensure_ascii=False) if json else status_text(folder))
+    settings = where.settings()
+    asked = settings.state_dir, settings.dearest_usd
+    say(dumps(status_json(*asked), ensure_ascii=False) if json else status_text(*asked))
     return ExitCode.DONE
 
 

@@ -14,7 +14,7 @@ done again is a row that is due again. States are drawn in docs/design.md.
     repairs     fetched again                   journal      accepted attempts, as files
     remains     a lost ledger, made anew        promotions   which of two results is the current one
     archive     chosen by what is known of them adoptions    results of other programs
-    uploads     which of ours an address names
+    uploads     which of ours is named          sums         asked for: settled, and open
 
 What is awaited is one transition, durable when it returns, or one reading. Each transition keeps
 the promise that counts most by itself: of all attempts at one request key and generation, the
@@ -24,7 +24,6 @@ unique index `attempts_alive` lets one live.
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline.durations import LONGEST_S, by_size
 from pipeline.ledger.accounts import STANDING_OF_SEEN
 from pipeline.ledger.adoptions import Adoptions
 from pipeline.ledger.attempts import Attempts
@@ -35,7 +34,8 @@ from pipeline.ledger.remains import Remains
 from pipeline.ledger.repairs import Repairs
 from pipeline.ledger.results import Results
 from pipeline.ledger.store import copy_of, read_only, reading, transition
-from pipeline.models import Root, Turn
+from pipeline.ledger.sums import spent_since
+from pipeline.models import OtherKey, Root, Turn
 
 __all__ = [
     "BACKLOG",
@@ -62,21 +62,6 @@ BACKLOG = "backlog: left for the coming nights"
 _YOUNG_S = 3600.0  # an account that deletes by itself has its ids for longer than that
 
 _ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account has so many
-
-
-_ASKED_FOR = """
-SELECT recording_id, content, coalesce(duration_s, expected_s) AS long_s,
-  coalesce(price_usd, expected_usd, iif(base_url = 'local', 0.0, NULL)) AS usd
-FROM attempts
-WHERE (submitted_at BETWEEN :since AND :now
-    OR submitted_at IS NOT NULL AND attempt_id > coalesce((SELECT max(attempt_id) FROM (
-      -- In order is what no earlier one is ahead of, but for those from the future.
-      SELECT attempt_id, started_at, max(iif(started_at <= :now, started_at, NULL))
-        OVER (ORDER BY attempt_id) AS latest FROM attempts)
-      WHERE started_at = latest AND started_at < :since), 0))
-  AND state IN ('submitting', 'ambiguous', 'accepted') AND outcome IS NOT 'error'
-"""
-"""What is paid, or may be: doubt counts as spent until it is resolved."""
 
 # As `attempts_by_state` has it: SQLite uses it only where the query repeats its terms.
 _UNDER_WAY = "state IN ('uploading', 'uploaded', 'submitting', 'ambiguous')"
@@ -142,24 +127,21 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         return int(count)
 
     @reading
-    def foreign_ids(self) -> list[tuple[str, list[str], bool, bool]]:
-        """
-        Other keys that attempts at this address are open with, but for those that are trusted.
-
-        Of each its fingerprint, the newest few ids that it asked for, whether any transcript of it
-        is still to be fetched, and whether any of the ids is younger than an hour.
-        """
+    def other_keys(self) -> list[OtherKey]:
+        """The keys that anything at this address is left with, but for those that are trusted."""
         keys = self.ro.execute(
-            "SELECT key_fingerprint, max(is_open) FROM ("
-            "SELECT key_fingerprint, base_url, 0 AS is_open FROM attempts WHERE state = 'ambiguous'"
+            "SELECT key_fingerprint, max(is_open), sum(is_due) FROM ("
+            "SELECT key_fingerprint, base_url, 0 AS is_open, 0 AS is_due FROM attempts"
+            " WHERE state = 'ambiguous'"
             " UNION ALL "
-            "SELECT key_fingerprint, base_url, 0 FROM attempts WHERE deletion = 'due'"
+            "SELECT key_fingerprint, base_url, 0, 1 FROM attempts"
+            " WHERE deletion = 'due' AND odd IS NULL"
             " UNION ALL "
-            "SELECT a.key_fingerprint, a.base_url, 1 FROM transcripts t "
+            "SELECT a.key_fingerprint, a.base_url, 1, 0 FROM transcripts t "
             "CROSS JOIN attempts a USING (request_key, generation) "
             "WHERE t.state IN ('open', 'submitted', 'completed') AND t.state <> 'open' "
             "AND a.state = 'accepted') "
-            "WHERE base_url = ? AND key_fingerprint <> ''"
+            "WHERE base_url = ?"
             " AND key_fingerprint NOT IN (SELECT value FROM json_each(?)) GROUP BY 1",
             (self.run.base_url, self.own_keys),
         ).fetchall()
@@ -168,12 +150,13 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
             " WHERE base_url = ? AND key_fingerprint = ?"
             " AND state = 'accepted' ORDER BY attempt_id DESC LIMIT 5"
         )
-        foreign = []
-        for fingerprint, is_open in keys:
+        others = []
+        for fingerprint, is_open, to_delete in keys:
             newest = self.ro.execute(query, (self.now(), self.run.base_url, fingerprint)).fetchall()
+            ids = [row[0] for row in newest]
             is_young = any(0 <= age_s < _YOUNG_S for _, age_s in newest)
-            foreign.append((fingerprint, [row[0] for row in newest], bool(is_open), is_young))
-        return foreign
+            others.append(OtherKey(fingerprint, ids, bool(is_open), is_young, to_delete))
+        return others
 
     @transition
     def record_trusted(self, fingerprint: str) -> None:
@@ -261,29 +244,10 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         """
         Seconds of audio and USD that were asked for since a moment, Unix seconds, at the most.
 
-        What is not settled counts as it was expected, doubts as well; what the service failed at
-        does not at all, nor what other programs asked for. What nobody noted the length of is
-        counted by size, and what has no price by the `dearest_usd` an hour. Clocks may have been
-        wrong, but attempts are numbered in their order: what came after the last one that is known
-        to be from before counts as well.
+        Settled or not: see `pipeline.ledger.sums`.
         """
-        times = {"since": since, "now": self.now()}
-        (seconds, usd, unpriced_s) = self.ro.execute(
-            "SELECT coalesce(sum(long_s), 0), coalesce(sum(usd), 0),"
-            " coalesce(sum(iif(usd IS NULL, long_s, 0)), 0) "
-            f"FROM ({_ASKED_FOR}) WHERE long_s IS NOT NULL",
-            times,
-        ).fetchone()
-        for path, size, usd_of_it in self.ro.execute(
-            "SELECT r.path, iif(r.content IS a.content, r.size, 0), usd "
-            f"FROM ({_ASKED_FOR}) a JOIN recordings r USING (recording_id) WHERE long_s IS NULL",
-            times,
-        ):
-            bound_s = by_size(path, size).seconds if size else LONGEST_S
-            seconds += bound_s
-            usd += usd_of_it or 0.0
-            unpriced_s += bound_s if usd_of_it is None else 0.0
-        return seconds, usd + unpriced_s * dearest_usd / 3600
+        spent = spent_since(self.ro, since, self.now(), dearest_usd)
+        return spent.seconds, spent.usd
 
     @reading
     def parked(self, after: int, limit: int) -> list[tuple[int, str, bytes, str, str | None]]:
@@ -324,10 +288,14 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
 
     @reading
     def elsewhere(self) -> list[tuple[str, int]]:
-        """Open transcripts that only another address knows: address and how many."""
+        """Transcripts that only another address can do something about: address and how many."""
         rows = self.ro.execute(
-            "SELECT base_url, count(*) FROM attempts WHERE base_url <> ? "
-            "AND (state = 'ambiguous' OR (state = 'accepted' AND outcome IS NULL)) GROUP BY 1",
+            "SELECT base_url, count(*) FROM ("
+            "SELECT base_url FROM attempts"
+            " WHERE state = 'ambiguous' OR (state = 'accepted' AND outcome IS NULL)"
+            " UNION ALL "
+            "SELECT base_url FROM attempts WHERE deletion = 'due' AND odd IS NULL"
+            ") WHERE base_url <> ? GROUP BY 1",
             (self.run.base_url,),
         )
         return [(row[0], row[1]) for row in rows]

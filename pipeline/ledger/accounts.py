@@ -6,7 +6,9 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["OUTCOMES", "STANDING", "STANDING_OF_SEEN", "Reader", "recordings", "states"]
+from pipeline.ledger.sums import spent_between
+
+__all__ = ["OUTCOMES", "STANDING", "STANDING_OF_SEEN", "Reader", "billed", "recordings", "states"]
 
 OUTCOMES = ("written", "kept", "failed", "skipped", "parked")
 """How a recording stands, for people: one that was written before is written, too."""
@@ -56,15 +58,22 @@ LEFT JOIN transcripts t USING (request_key, generation) WHERE s.ended IS NULL
 """The same of those that this run found, and had or has work with."""
 
 
-def states(db: Reader) -> dict[str, Any]:
-    """Recordings and transcripts by state, hours of audio that were paid, and their cost, USD."""
-    paid = "FROM attempts WHERE outcome = 'completed'"
-    (duration_s, cost) = db.execute(f"SELECT sum(duration_s), sum(price_usd) {paid}").fetchone()
+def states(db: Reader, dearest_usd: float) -> dict[str, Any]:
+    """Recordings and transcripts by state, and `billed`."""
     return {
         "recordings": _counts(db, "SELECT state, count(*) FROM recordings GROUP BY 1 ORDER BY 1"),
         "transcripts": _counts(db, "SELECT state, count(*) FROM transcripts GROUP BY 1 ORDER BY 1"),
-        "billed_hours": (duration_s or 0.0) / 3600,
-        "cost_usd": cost,
+    } | billed(db, dearest_usd)
+
+
+def billed(db: Reader, dearest_usd: float) -> dict[str, float | None]:
+    """Hours of audio that were asked for, and their cost, USD: settled, and open at the most."""
+    spent = spent_between(db, dearest_usd=dearest_usd)
+    return {
+        "billed_hours": spent.settled_s / 3600,
+        "cost_usd": spent.settled_usd,
+        "open_hours": spent.open_s / 3600,
+        "open_cost_usd": spent.open_usd,
     }
 
 

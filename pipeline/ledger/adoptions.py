@@ -221,9 +221,15 @@ def _why_not(db: sqlite3.Connection, adoption: Adoption) -> str | None:
         named = named_by(db, _upload_url(adoption))
         if len(named) != 1:
             return None
-        of_its_upload = "SELECT transcript_id FROM attempts WHERE attempt_id = ?"
-        (other,) = db.execute(of_its_upload, named).fetchone()
-        return f"of its `audio_url` the ledger knows the transcript {other}"
+        other, state = db.execute(
+            "SELECT coalesce(transcript_id, claimed_id), state FROM attempts WHERE attempt_id = ?",
+            named,
+        ).fetchone()
+        if other is not None:
+            return f"of its `audio_url` the ledger knows the transcript {other}"
+        if state in ("submitting", "ambiguous"):
+            return "its `audio_url` is of an upload whose answer was lost: the next run looks for it"
+        return "its `audio_url` is of an upload here, of which no transcript is known"
     if known["content"] != adoption.read.content:
         return "the ledger knows this transcript as that of other bytes"
     if known["outcome"] not in ("completed", "missing"):

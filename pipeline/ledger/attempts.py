@@ -11,7 +11,7 @@ from pipeline.addresses import address_path
 from pipeline.errors import ServiceUnavailable, SettingsError
 from pipeline.ledger.books import INTERRUPTED, Books, Reading
 from pipeline.ledger.store import reading, transition
-from pipeline.ledger.uploads import named_by, names_another
+from pipeline.ledger.uploads import knows_id, named_by, names_another
 from pipeline.models import (
     Claim,
     Turn,
@@ -157,8 +157,7 @@ class Attempts(Books):
     @reading
     def knows_id(self, transcript_id: str) -> bool:
         """Whether a transcript is one of ours, as far as is known here."""
-        query = "SELECT 1 FROM attempts WHERE transcript_id = ?"
-        return self.ro.execute(query, (transcript_id,)).fetchone() is not None
+        return knows_id(self.ro, transcript_id)
 
     @transition
     def park_claim(self, claim: Claim, read: Reading | None, reason: str) -> None:

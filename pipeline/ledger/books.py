@@ -55,11 +55,12 @@ Promote = Literal["always", "better", "never"]
 _APART_S = 12 * 3600.0
 
 
-def other_key(fingerprint: str) -> str:
+def other_key(fingerprint: str, *, are_many: bool = False) -> str:
     """Why what was asked for with a key is left alone that may be of another project."""
     return (
-        "it was asked for with another API key, whose project may be another: run once with that"
-        f" key, or say that it is of the same project with `--trust-key {fingerprint}`"
+        f"{'they were' if are_many else 'it was'} asked for with another API key, whose project may"
+        " be another: run once with that key, or say that it is of the same project with"
+        f" `--trust-key {fingerprint}`"
     )
 
 
@@ -178,7 +179,7 @@ class Books(Store):
         self._is_named = False  # durably, in its folder
         self._lines: list[bytes] = []
         self._fresh_lines: list[bytes] = []
-        self._own_keys = {run.key_fingerprint}
+        self._own_keys = {run.key_fingerprint, ""}  # the latter of what was adopted: not known
 
     @property
     def own_keys(self) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.addresses import address_path, same_upload
 from pipeline.errors import SettingsError
-from pipeline.ledger.accounts import STANDING
+from pipeline.ledger.accounts import STANDING, billed
 from pipeline.ledger.store import read_only, unusable
 from pipeline.names import derived
 
@@ -32,6 +32,7 @@ __all__ = [
     "orphans",
     "outcomes",
     "results",
+    "said",
     "spending",
     "state_of",
     "strays",
@@ -88,6 +89,17 @@ def opened(state: Path) -> Iterator[sqlite3.Connection]:
         raise unusable(error, path) from error
     finally:
         db.close()
+
+
+def said(db: sqlite3.Connection) -> tuple[list[tuple[str, float]], list[str]]:
+    """
+    What the user has said that stands nowhere but in a ledger.
+
+    Keys that are trusted, with the time, and ids of transcripts that are due to be deleted.
+    """
+    keys = db.execute("SELECT key_fingerprint, trusted_at FROM trusted_keys").fetchall()
+    due = db.execute("SELECT transcript_id FROM attempts WHERE deletion = 'due'").fetchall()
+    return [tuple(row) for row in keys], [row[0] for row in due]
 
 
 def damage(db: sqlite3.Connection) -> Iterator[str]:
@@ -226,7 +238,7 @@ def outcomes(db: sqlite3.Connection) -> dict[str, int]:
     return dict(db.execute(query, {"run": ""}).fetchall())
 
 
-def spending(db: sqlite3.Connection) -> dict[str, Any]:
+def spending(db: sqlite3.Connection, dearest_usd: float) -> dict[str, Any]:
     """What was asked for and what it came to, counted."""
     row = db.execute(
         """
@@ -241,10 +253,6 @@ def spending(db: sqlite3.Connection) -> dict[str, Any]:
         "SELECT coalesce(outcome, 'open'), count(*) FROM attempts "
         "WHERE state = 'accepted' GROUP BY 1 ORDER BY 1"
     )
-    billed = db.execute(
-        "SELECT sum(duration_s), sum(price_usd) FROM attempts WHERE outcome IN ('completed',"
-        " 'missing')"
-    ).fetchone()
     count = "SELECT count(*) FROM "
     (unknown,) = db.execute(
         count + "attempts WHERE state IN ('submitting', 'ambiguous')"
@@ -263,9 +271,7 @@ def spending(db: sqlite3.Connection) -> dict[str, Any]:
         "unknown": unknown,
         "unclaimed": unclaimed,
         "deletions": {"due": 0, "done": 0} | dict(deletions.fetchall()),
-        "billed_hours": (billed[0] or 0.0) / 3600,
-        "cost_usd": billed[1],
-    }
+    } | billed(db, dearest_usd)
 
 
 # --- the account's list ---------------------------------------------------------------------------

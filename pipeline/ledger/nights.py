@@ -66,15 +66,13 @@ class Saved:
 
 def billed(db: Reader, since: float, until: float) -> Iterator[Billed]:
     """What was asked for from one Unix time to before another, by quarters of an hour."""
-    # As caps count it: what a lost answer was to is accepted when the next run finds it.
+    # As caps count it: what a lost answer was to is accepted when the next run finds it, and what
+    # was adopted was never asked for here.
     rows = db.execute(
-        "SELECT CAST(asked_at / :quarter AS INTEGER) * :quarter, count(*),"
-        " sum(outcome IS 'completed'), sum(price_usd IS NULL),"
-        " coalesce(sum(iif(outcome = 'completed', duration_s, 0)), 0.0),"
-        " coalesce(sum(price_usd), 0.0)"
-        " FROM (SELECT *, coalesce(submitted_at, accepted_at) AS asked_at FROM attempts) "
-        "WHERE state = 'accepted' AND outcome IS NOT 'error'"
-        " AND asked_at >= :since AND asked_at < :until GROUP BY 1 ORDER BY 1",
+        "SELECT CAST(submitted_at / :quarter AS INTEGER) * :quarter, count(*),"
+        " sum(outcome IS 'completed'), sum(price_usd IS NULL), total(duration_s), total(price_usd)"
+        " FROM attempts WHERE state = 'accepted' AND outcome IS NOT 'error'"
+        " AND submitted_at >= :since AND submitted_at < :until GROUP BY 1 ORDER BY 1",
         {"quarter": _QUARTER_S, "since": since, "until": until},
     )
     return (Billed(*row) for row in rows)

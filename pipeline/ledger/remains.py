@@ -307,6 +307,17 @@ class Remains(Recordings):
         )
 
     @transition
+    def adopt_said(self, keys: Sequence[tuple[str, float]], due: Sequence[str]) -> None:
+        """Note what the user had said in a ledger of before, as `evidence.said` gives it."""
+        self.db.executemany("INSERT OR IGNORE INTO trusted_keys VALUES (?,?)", keys)
+        self._own_keys.update(fingerprint for fingerprint, _ in keys)
+        self.db.executemany(
+            "UPDATE attempts SET deletion = 'due'"
+            " WHERE transcript_id = ? AND outcome = 'completed'",
+            [(transcript_id,) for transcript_id in due],
+        )
+
+    @transition
     def conclude(self) -> dict[str, int]:
         """Say what is written, and what is to be fetched; how many of each, and unclaimed."""
         self.db.execute(
@@ -437,7 +448,7 @@ class Remains(Recordings):
             raise SettingsError(f"`{transcript_id}` was deleted at the service")
         key = request_key(read.content, options, self.run.provider_kind)
         other = self.db.execute(
-            "SELECT transcript_id FROM attempts WHERE request_key = ?"
+            "SELECT coalesce(transcript_id, claimed_id) FROM attempts WHERE request_key = ?"
             " AND state IN ('accepted', 'ambiguous') AND outcome IS NOT 'error'",
             (key,),
         ).fetchone()

@@ -233,7 +233,7 @@ class Results(Books):
             " WHERE attempt_id = ?",
             (attempt_id,),
         ).fetchone()
-        if key and key not in self._own_keys:  # that says more of the key than of the transcript
+        if key not in self._own_keys:  # that says more of the key than of the transcript
             self._park(attempt_id, other_key(key))
             return False
         # A look of a clock that was wrong is none, nor is one of so long ago.
@@ -301,7 +301,7 @@ class Results(Books):
         of an odd answer. `but` are attempts to leave out.
         """
         rows = self.ro.execute(
-            f"SELECT a.attempt_id, a.transcript_id {_DUE} AND t.state = 'written' "
+            f"SELECT a.attempt_id, a.transcript_id {_DUE} AND {_OWN} AND t.state = 'written' "
             "AND a.attempt_id NOT IN (SELECT value FROM json_each(?)) "
             "ORDER BY a.attempt_id LIMIT ?",
             (self.run.base_url, self.own_keys, json.dumps(sorted(but)), limit),
@@ -310,10 +310,14 @@ class Results(Books):
 
     @reading
     def is_deletion_left(self) -> bool:
-        """Whether a copy is still to be deleted, be it that its result has to be fetched first."""
+        """
+        Whether a copy here is still to be deleted.
+
+        Be it that its result has to be fetched first, or that another key asked for it.
+        """
         (is_any,) = self.ro.execute(
             f"SELECT EXISTS (SELECT 1 {_DUE} AND t.state IN ('written', 'completed'))",
-            (self.run.base_url, self.own_keys),
+            (self.run.base_url,),
         ).fetchone()
         return bool(is_any)
 
@@ -321,7 +325,7 @@ class Results(Books):
     def deletions_unheld(self, after: int, limit: int) -> list[int]:
         """The next attempts that are due to be deleted, and whose result no recording has."""
         rows = self.ro.execute(
-            f"SELECT a.attempt_id {_DUE} AND t.state = 'written' AND a.attempt_id > ? "
+            f"SELECT a.attempt_id {_DUE} AND {_OWN} AND t.state = 'written' AND a.attempt_id > ? "
             "AND NOT EXISTS (SELECT 1 FROM recordings r WHERE r.result_key = a.request_key"
             " AND r.result_generation = a.generation AND r.result_size IS NOT NULL) "
             "ORDER BY a.attempt_id LIMIT ?",
@@ -387,8 +391,8 @@ _TAKES = """
 _DUE = """
 FROM attempts a JOIN transcripts t USING (request_key, generation)
 WHERE a.deletion = 'due' AND a.odd IS NULL AND a.base_url = ?
-  AND a.key_fingerprint IN (SELECT value FROM json_each(?))
 """
+_OWN = "a.key_fingerprint IN (SELECT value FROM json_each(?))"
 
 
 def _delivery(db: sqlite3.Connection, attempt_id: int) -> Delivery:

@@ -1,5 +1,5 @@
 """
-Which upload of ours an address is that of: in, a connection, and an address; out, attempts.
+Which upload of ours an address or an id is that of: in, a connection, and that; out, attempts.
 
 The service echoes the address of an upload, and may spell it otherwise than it gave it. The exact
 one counts first; only where there is none do other spellings.
@@ -9,7 +9,13 @@ import sqlite3
 
 from pipeline.addresses import address_path, same_upload
 
-__all__ = ["named_by", "names_another"]
+__all__ = ["knows_id", "named_by", "names_another"]
+
+
+def knows_id(db: sqlite3.Connection, transcript_id: str) -> bool:
+    """Whether a transcript is that of an upload of ours, as far as is known here."""
+    query = "SELECT 1 FROM attempts WHERE transcript_id = ?"
+    return db.execute(query, (transcript_id,)).fetchone() is not None
 
 
 def named_by(db: sqlite3.Connection, audio_url: str) -> list[int]:

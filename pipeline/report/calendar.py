@@ -13,6 +13,7 @@ import msgspec
 from pipeline.events import moment
 from pipeline.ledger.accounts import Reader
 from pipeline.ledger.nights import Billed, billed
+from pipeline.ledger.sums import spent_between
 
 __all__ = ["Month", "Night", "last_nights", "local", "month_of", "night_of"]
 
@@ -33,7 +34,7 @@ class Night(msgspec.Struct, frozen=True):
 
 
 class Month(msgspec.Struct, frozen=True):
-    """What the service accepted in a calendar month, and did not end with an error."""
+    """What was asked for in a calendar month, but for what the service ended with an error."""
 
     month: str
     """`YYYY-MM`."""
@@ -43,6 +44,10 @@ class Month(msgspec.Struct, frozen=True):
     """Estimated, of those whose price is known."""
     unpriced: int
     """Those whose price is not known: unfinished, or of a model without one."""
+    open_hours: float
+    """Of all others, those in doubt as well: at the most."""
+    open_cost_usd: float
+    """Of all whose price is not known: at the most."""
 
 
 def local(at: datetime, zone: tzinfo | None) -> datetime:
@@ -75,15 +80,18 @@ def last_nights(db: Reader, at: datetime, zone: tzinfo | None, number: int = 30)
     ]
 
 
-def month_of(db: Reader, at: datetime, zone: tzinfo | None) -> Month:
-    """The calendar month of a moment."""
+def month_of(db: Reader, at: datetime, zone: tzinfo | None, dearest_usd: float) -> Month:
+    """The calendar month of a moment; what has no price counts at the `dearest_usd` an hour."""
     first = local(at, zone).date().replace(day=1)
     next_first = (first + timedelta(days=31)).replace(day=1)
     since, until = (datetime.combine(each, time(), zone) for each in (first, next_first))
-    quarters = list(billed(db, since.timestamp(), until.timestamp()))
+    times = since.timestamp(), until.timestamp()
+    spent = spent_between(db, *times, dearest_usd=dearest_usd)
     return Month(
         f"{first:%Y-%m}",
-        round(sum(quarter.duration_s for quarter in quarters) / 3600, 6),
-        round(sum(quarter.price_usd for quarter in quarters), 6),
-        sum(quarter.unpriced for quarter in quarters),
+        round(spent.settled_s / 3600, 6),
+        round(spent.settled_usd or 0.0, 6),
+        sum(quarter.unpriced for quarter in billed(db, *times)),
+        round(spent.open_s / 3600, 6),
+        round(spent.open_usd, 6),
     )

@@ -112,11 +112,16 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     month: str
     """The calendar month, `YYYY-MM`."""
     month_audio_hours: float
-    """In transcripts that were accepted in this month and completed."""
+    """In transcripts that were asked for in this month and completed."""
     month_cost_usd: float
     """Estimated, of those whose price is known."""
     month_unpriced: int
     """Those whose price is not known: unfinished, or of a model without one."""
+    month_open_hours: float
+    """Asked for in this month and not settled, under way or in doubt: at the most. With
+    `month_audio_hours` what caps count."""
+    month_open_cost_usd: float
+    """The same of what has no known price; with `month_cost_usd` what caps count."""
 
     slowest: str | None
     """What took longest, one sentence."""
@@ -204,7 +209,8 @@ def morning(
             ends, counts, causes = _of_events(went)
         if summary is not None:
             ends, counts = _of_summary(summary)
-        month, lately = month_of(db, ended_at, zone), last_nights(db, ended_at, zone)
+        month = month_of(db, ended_at, zone, settings.dearest_usd)
+        lately = last_nights(db, ended_at, zone)
         looks = look(db, run_id, output, folder)
     started_at = local(went.started_at or _begun(run_id), zone)
     done = ends["written"] + ends["already_written"] + ends["kept"]
@@ -234,6 +240,8 @@ def morning(
         month_audio_hours=month.audio_hours,
         month_cost_usd=month.cost_usd,
         month_unpriced=month.unpriced,
+        month_open_hours=month.open_hours,
+        month_open_cost_usd=month.open_cost_usd,
         slowest=_slowest(stages),
         stages=stages,
         causes=list(_causes(counts, causes)),

@@ -70,11 +70,14 @@ def as_json(morning: Morning) -> bytes:
 def as_line(morning: Morning) -> str:
     """The same as one line of text, for a message or a log."""
     new = f" ({morning.written:,} new)" if morning.written != morning.done else ""
+    month = f"{words.usd(morning.month_cost_usd)} this month"
+    if morning.month_open_hours or morning.month_open_cost_usd:
+        month += f", at the most {words.usd(morning.month_open_cost_usd)} not settled"
     parts = [
         f"{morning.done:,} done{new}, {morning.failed:,} failed, {morning.skipped:,} skipped,"
         f" {morning.parked:,} parked",
         f"{words.hours(morning.audio_hours)} of audio, cost {words.usd(morning.cost_usd)}"
-        f" ({words.usd(morning.month_cost_usd)} this month)",
+        f" ({month})",
     ]
     if morning.suspicious:
         parts.append(f"{morning.suspicious:,} suspicious")

@@ -19,19 +19,23 @@ from pipeline.ledger.archive import versions
 from pipeline.ledger.evidence import opened
 from pipeline.lines import visible
 from pipeline.names import version
+from pipeline.report.words import billed_lines
 
 __all__ = ["list_lines", "status_json", "status_text", "version_lines"]
 
 
-def status_json(state: Path) -> dict[str, Any]:
-    """How many recordings and transcripts are in each state, and how the last run ended.
+def status_json(state: Path, dearest_usd: float = 0.0) -> dict[str, Any]:
+    """
+    How many recordings and transcripts are in each state, and how the last run ended.
+
+    What has no price counts at the `dearest_usd` an hour.
 
     Raises:
         SettingsError: there is no ledger in that folder.
         LedgerUnusable: there is one that cannot be read.
     """
     with opened(state) as db:
-        counts = states(db)
+        counts = states(db, dearest_usd)
     return {"type": "status", **counts, "last_run": _last_run(state / "runs")}
 
 
@@ -63,14 +67,13 @@ class _LastRun(msgspec.Struct):
     exit_code: int
 
 
-def status_text(state: Path) -> str:
+def status_text(state: Path, dearest_usd: float = 0.0) -> str:
     """The same as a few lines."""
-    status = status_json(state)
+    status = status_json(state, dearest_usd)
     lines = [
         "recordings   " + _counted(status["recordings"]),
         "transcripts  " + _counted(status["transcripts"]),
-        f"transcribed  {status['billed_hours']:.2f} h of audio"
-        + (f", about ${status['cost_usd']:.2f}" if status["cost_usd"] else ""),
+        *billed_lines("transcribed", status),
     ]
     if last := status["last_run"]:
         lines.append(

@@ -3,9 +3,13 @@ Words for people: in, numbers, times and names from anywhere; out, text that is 
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
+from typing import Any
 
-__all__ = ["clock", "count", "cut", "day", "hours", "short_day", "shown", "span", "usd"]
+__all__ = [
+    *("billed_lines", "clock", "count", "cut", "day", "hours", "short_day", "shown", "span", "usd")
+]
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -59,6 +63,18 @@ def usd(number: float | None) -> str:
     if number is None:
         return "unknown"
     return "under $0.01" if 0 < number < 0.005 else f"${number:,.2f}"
+
+
+def billed_lines(label: str, billed: Mapping[str, Any]) -> Iterator[str]:
+    """What `pipeline.ledger.accounts.billed` gives, a line for each of its parts."""
+    cost = f", about ${billed['cost_usd']:.2f}" if billed["cost_usd"] else ""
+    yield f"{label:12} {billed['billed_hours']:.2f} h of audio{cost}"
+    if billed["open_hours"] or billed["open_cost_usd"]:
+        cost = f", about ${billed['open_cost_usd']:.2f}" if billed["open_cost_usd"] else ""
+        yield (
+            f"{'not settled':12} {billed['open_hours']:.2f} h of audio at the most{cost}:"
+            " under way, or in doubt"
+        )
 
 
 def span(seconds: float) -> str:

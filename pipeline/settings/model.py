@@ -363,7 +363,8 @@ class Settings(BaseModel):
     """Which new recordings come first: by root and path, by size, or by last change. With any but
     `path` nothing new is sent before the scan is over."""
     limit: Annotated[int, Field(ge=0)] | None = None
-    """New recordings taken in by one run, at most; 0 only collects what is under way."""
+    """New recordings sent by one run, at most; 0 only collects what is under way. What cannot or
+    need not be sent does not count."""
     max_hours: Annotated[float, Field(ge=0)] | None = None
     """Hours of audio that one run asks for, at most. What a recording comes to is estimated before
     it is sent, and settled by what the service says."""
@@ -528,10 +529,23 @@ class Settings(BaseModel):
         """
         return math.ceil(1.25 * self.concurrency)
 
-    def cost_usd(self, model: str | None, duration_s: float | None) -> float | None:
-        """What so much audio comes to, USD; None when the model has no price, or it is not said."""
+    def cost_usd(
+        self, model: str | None, duration_s: float | None, channels: int | None = 1
+    ) -> float | None:
+        """
+        What so much audio comes to, USD, each of so many channels for itself.
+
+        None when the model has no price, or one of these is not said.
+        """
         price = 0.0 if self.provider == "local" else self.prices.get(model or "")
-        return None if price is None or duration_s is None else price * duration_s / 3600
+        if price is None or duration_s is None or channels is None:
+            return None
+        return price * duration_s * channels / 3600
+
+    @property
+    def dearest_usd(self) -> float:
+        """The highest price of the table, USD per hour, which counts for what has none."""
+        return max(self.prices.values(), default=0.0)
 
     @property
     def zone(self) -> ZoneInfo | None:

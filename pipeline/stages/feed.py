@@ -27,25 +27,28 @@ async def feed(
 ) -> None:
     """Send every recording that is due, and return when none ever will be again."""
     ledger, intake, limit = context.ledger, context.intake, context.settings.limit
-    begun = 0  # what `--limit` counts: recordings, not tries
     async with claims:
         while True:
             change, scan_is_done = intake.next_change, scanned.is_set()
             may_begin = scan_is_done or not context.in_order
+            begun, is_undecided = intake.taken_in, intake.is_undecided
             most, anew = intake.room, may_begin and (limit is None or begun < limit)
             if limit is not None and anew:
                 most = min(most, limit - begun)
             backlog = intake.allowance.takes_backlog
             if most and (taken := await ledger.claim(most, anew=anew, backlog=backlog)):
                 for claim in taken:
-                    intake.claim(claim.recording_id)
+                    intake.claim(claim.recording_id, is_new=claim.is_new)
                 for claim in taken:
                     await claims.send(claim)
-                begun += sum(claim.is_new for claim in taken)
                 continue
             due_in_s = await ledger.next_due(anew=anew, backlog=backlog) if most else None
             no_more = scan_is_done or not intake.is_open
-            if no_more and due_in_s is None and not (intake.collects and await ledger.unfinished()):
+            if (
+                no_more
+                and due_in_s is None
+                and not (is_undecided or (intake.collects and await ledger.unfinished()))
+            ):
                 # Asked once more: what was under way a moment ago may be due again.
                 if not intake.is_open or await _is_all(context, anew):
                     return

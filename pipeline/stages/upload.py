@@ -47,14 +47,16 @@ from pipeline.wire import is_of_key
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-__all__ = ["Source", "upload"]
+__all__ = ["UNKNOWN_RESULT", "Source", "is_left", "upload"]
 
 _EDGE_BYTES = 64 * 1024
 _SHORTER = "it became shorter while it was being read"
-_UNKNOWN_RESULT = (
+UNKNOWN_RESULT = (
     "where its result goes lies a transcript that this ledger does not know: take it over with"
     " `overnight reprocess --adopt`, or move it away; `--force` pays for another"
 )
+"""Why a recording is left alone whose result may be paid for already."""
+
 _PASSES = 2
 _SECOND_PASS_IN_S = 30.0
 
@@ -78,7 +80,7 @@ async def upload(
                 elif uploaded is None:
                     async with uplink.places:
                         uploaded = await _upload(context, claim)
-                elif await _is_left(context, claim) or not await _is_still_granted(
+                elif await _leave(context, claim) or not await _is_still_granted(
                     context, claim, uploaded
                 ):
                     uploaded = None
@@ -89,6 +91,7 @@ async def upload(
                 intake.allowance.release(claim.attempt_id)
                 intake.release(claim.recording_id)
             else:
+                intake.sending(claim.recording_id)
                 await uploads.send(uploaded)
 
 
@@ -135,16 +138,20 @@ async def _amount(context: Context, claim: Claim, source: "Source") -> Amount:
     return amount_of(duration, claim.options, context.settings)
 
 
-async def _is_left(context: Context, claim: Claim, source: "Source | None" = None) -> bool:
+async def is_left(context: Context, claim: Claim) -> bool:
     """Whether a recording is left alone: where its result goes lies one that nobody knows here."""
-    ledger = context.ledger
-    head = await standing_head(context.place(claim.result))
-    if head is None or head.status != "completed" or head.is_deleted:
+    if context.settings.output is None or context.ledger.run.redo.force:
         return False
-    if ledger.run.redo.force or await ledger.knows_id(head.id):
+    head = await standing_head(context.place(claim.result))
+    return head is not None and head.is_result and not await context.ledger.knows_id(head.id)
+
+
+async def _leave(context: Context, claim: Claim, source: "Source | None" = None) -> bool:
+    """Whether a recording is left alone, which is noted then."""
+    if not await is_left(context, claim):
         return False
     read = await source.read() if source is not None and claim.content is None else None
-    await ledger.park_claim(claim, read, _UNKNOWN_RESULT)
+    await context.ledger.park_claim(claim, read, UNKNOWN_RESULT)
     return True
 
 
@@ -185,7 +192,7 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
         is_known = claim.content is None and await ledger.seen_before(source.size, source.edges)
         if is_known and not await ledger.recognise(claim, await source.read()):
             return None
-        if await _is_left(context, claim, source):
+        if await _leave(context, claim, source):
             return None
         amount = await _amount(context, claim, source)
         if not await _is_granted(context, claim, amount):
@@ -194,6 +201,7 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
 
         async def attempt() -> tuple[Uploaded | None, Reading]:
             nonlocal number
+            context.intake.sending(claim.recording_id)
             number = context.intake.breaker.began()
             try:
                 upload_url = await client.upload(await source.body(), source.size)

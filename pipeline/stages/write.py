@@ -8,12 +8,12 @@ for it again.
 """
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio import BrokenWorkerProcess, to_process
@@ -120,7 +120,7 @@ async def _look(context: Context, pending: Pending) -> bool:
                 await _failed(context, pending, head.error or "no reason given")
                 return True
             case "completed":
-                return await _save(context, pending, spool, _completion(context, head))
+                return await _save(context, pending, spool, head)
         return False  # queued or processing, or a status that nobody knows yet
 
 
@@ -205,9 +205,10 @@ async def _tell_failed(context: Context, pending: Pending, reason: str) -> None:
             context.emit(events.Warned(message=message))
 
 
-def _completion(context: Context, head: Head) -> Completion:
+def _completion(context: Context, head: Head, options: Mapping[str, Any]) -> Completion:
     duration_s = head.audio_duration
-    cost = context.settings.cost_usd(head.speech_model_used, duration_s)
+    channels = head.audio_channels if options.get("multichannel") else 1
+    cost = context.settings.cost_usd(head.speech_model_used, duration_s, channels)
     return Completion(
         head.speech_model_used, duration_s, cost, head.confidence, head.language_code, head.odd
     )
@@ -271,11 +272,13 @@ def _older_name(context: Context, pending: Pending) -> bytes:
     return os.path.join(context.versions, version(pending.result, pending.transcript_id))
 
 
-async def _save(context: Context, pending: Pending, spool: Spool, completion: Completion) -> bool:
+async def _save(context: Context, pending: Pending, spool: Spool, head: Head) -> bool:
     """Save a finished transcript, whatever is odd about it; False while its audio is being made."""
     attempt_id = pending.attempt_id
+    options = await context.ledger.asked_for(attempt_id)
+    completion = _completion(context, head, options)
     context.intake.allowance.settle(attempt_id, completion.duration_s, completion.price_usd)
-    if suffix := redacted_suffix(await context.ledger.asked_for(attempt_id)):
+    if suffix := redacted_suffix(options):
         if not await _save_with_audio(context, pending, spool, suffix, completion):
             return False
     else:

@@ -87,6 +87,22 @@ async def test_a_finished_archive_adds_up(archive: Archive) -> None:
     assert found.exit_code == ExitCode.DONE
 
 
+async def test_what_is_in_doubt_is_told_as_spent(archive: Archive) -> None:
+    """Lost answers count as caps count them, beside what is billed."""
+    await archive.run()
+    archive.add("lost.wav", bytes(8000 * 1800))
+    archive.service.faults.add(Fault(on="submit", action="drop_before", times=None))
+    archive.service.faults.add(
+        Fault(on="list", action="answer", status=200, body="[]", skip=1, times=None)
+    )
+    await archive.run(settle="100ms")
+
+    found, _ = await audited(archive)
+
+    assert (found.spent["billed_hours"], found.spent["open_hours"]) == (1.5, 0.5)
+    assert "0.50 h of audio at the most" in str(found)
+
+
 async def test_what_the_user_asked_for_again_is_no_duplicate(archive: Archive) -> None:
     """A new generation and other options are told apart from what was paid for by mistake."""
     await archive.run()

@@ -1,11 +1,12 @@
 """A dry run says what a run would send, the paying flags included, and leaves no trace."""
 
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from pipeline.events import Summary
+from pipeline.events import Parked, Summary
 from pipeline.progress import render_summary
 from tests.support.runs import Archive, opened
 
@@ -53,3 +54,29 @@ async def test_what_a_redo_would_pay_for_is_told(
     assert to_be_sent(outcome.summary) == 2
     assert archive.service.billable.total() == paid
     assert again.summary.already_written == 2
+
+
+async def test_what_a_run_would_leave_is_told_as_left(archive: Archive) -> None:
+    """Where an unknown transcript lies nothing would be sent: a dry run says what the run says."""
+    await archive.run()
+    shutil.rmtree(archive.state)
+    for _ in range(2):  # of recordings that nobody has read yet, then of those that were
+        foreseen = await archive.run(dry_run=True)
+        forced = await archive.run(dry_run=True, force=True)
+        left = await archive.run()
+
+        assert foreseen.summary.reasons == left.summary.reasons
+        assert (foreseen.summary.due_hours, foreseen.summary.due_cost_usd) == (0, 0)
+        assert [told.recording for told in foreseen.of(Parked)] == [
+            told.recording for told in left.of(Parked)
+        ]
+        assert to_be_sent(forced.summary) == 2
+    archive.add("c.wav", b"three")
+    assert to_be_sent((await archive.run(dry_run=True)).summary) == 1
+
+
+async def test_without_a_folder_of_results_all_would_be_sent(archive: Archive) -> None:
+    """Where nobody says where results go, none lies there."""
+    outcome = await archive.run(dry_run=True, output=None, state=archive.root / "state")
+
+    assert to_be_sent(outcome.summary) == 2

@@ -12,6 +12,8 @@ import pytest
 from jobs.finding import Finding
 from jobs.rebuild import Claimed, Rebuilt, claim, rebuild
 from pipeline.errors import ExitCode, LedgerUnusable, ServiceUnusable, SettingsError
+from pipeline.events import Event, Warned
+from pipeline.settings import key_fingerprint
 from tests.support.runs import Archive, opened, watched
 from tests.support.service import Fault
 
@@ -439,6 +441,58 @@ async def test_a_rebuild_that_is_killed_changes_nothing(archive: Archive) -> Non
     assert len(left) == 1
     assert unharmed == before
     assert not list(archive.state.glob("rebuild-*"))
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+async def test_what_was_said_of_keys_is_known_again(archive: Archive, is_readable: bool) -> None:
+    """
+    Which older keys are of the same project is taken from the ledger that is put aside; where it
+    cannot be read that is told, and the next run names the flag again.
+    """
+    archive.service.transcript_seconds = 3600.0
+    async with anyio.create_task_group() as group:
+        group.start_soon(archive.run)
+        with anyio.fail_after(30):
+            await archive.service.until(lambda: archive.service.requests["submit"] == 3)
+            while len(await accepted(archive)) < 3:
+                await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    for transcript_id in await accepted(archive):
+        archive.service.complete(transcript_id)
+        gone = Fault(on="get", action="unknown_id", match=transcript_id, times=None)
+        archive.service.faults.add(gone)
+    new, fingerprint = archive.root / "new", key_fingerprint(archive.service.key)
+    new.touch(mode=0o600)
+    new.write_text("second-key")
+    await archive.run(api_key_file=new, ahead_s=4000, trust_key=fingerprint)
+    if not is_readable:
+        (archive.state / "ledger.sqlite3").write_bytes(b"no database")
+
+    warned: list[Event] = []
+    await rebuild(archive.settings(api_key_file=new), lambda _: None, emit=warned.append)
+    left = (await archive.run(api_key_file=new, ahead_s=4000)).summary
+
+    told = [each.message for each in warned if isinstance(each, Warned)]
+    assert any("--trust-key" in message for message in told) is not is_readable
+    assert {"--trust-key" in reason for reason in left.reasons["parked"]} == {not is_readable}
+
+
+async def accepted(archive: Archive) -> list[str]:
+    """The ids that the ledger knows."""
+    query = "SELECT transcript_id FROM attempts WHERE state = 'accepted'"
+    return [row[0] for row in await archive.rows(query)]
+
+
+async def test_what_is_due_to_be_deleted_stays_so(archive: Archive) -> None:
+    """A deletion that an earlier run left due is made up for, also by a ledger made anew."""
+    archive.service.faults.add(Fault(on="delete", action="answer", status=403, times=None))
+    await archive.run(delete_remote=True)
+    archive.service.faults.clear()
+    await remade(archive)
+
+    outcome = await archive.run()
+
+    assert outcome.summary.deleted == 3
 
 
 # --- nobody's ------------------------------------------------------------------------------------

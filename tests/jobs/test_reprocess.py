@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from jobs.reprocess import Reprocessed, RolledBack, reprocess, roll_back
 from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import Event, RunStarted, Warned
 from pipeline.ledger.archive import Selection
+from tests.support.audio import silence, wav_bytes
 from tests.support.runs import Archive, opened
 from tests.support.service import Fault
 
@@ -109,6 +111,35 @@ async def test_a_plan_sends_nothing(archive: Archive) -> None:
     assert facts["cost_usd"] == pytest.approx(1.5 * max(archive.settings().prices.values()), 1)
     assert [change["new_options"] for change in facts["changes"]] == [{"punctuate": False}]
     assert made.question.startswith("Transcribe 2 recordings again, 1.5 h, about $")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "opus"])
+async def test_each_channel_is_planned(archive: Archive, suffix: str) -> None:
+    """Where channels are transcribed one by one each counts; where nobody knows them, the size."""
+    shutil.rmtree(archive.recordings)
+    archive.add(f"c.{suffix}", wav_bytes(silence(80.0), channels=2))
+    archive.add(f"unknown.{suffix}", b"SECONDS:40\n".ljust(800_000))
+    await archive.run()
+
+    made = await planned(archive, transcript={"multichannel": True})
+
+    by_size = 800_000 / (8000 if suffix == "wav" else 2000)
+    assert (made.recordings, made.unprobed) == (2, 1)
+    assert made.hours * 3600 == pytest.approx(80 + by_size)
+
+
+async def test_an_unknown_result_is_left_out(archive: Archive) -> None:
+    """What a run leaves to be adopted, or found again, is not to be paid for: `--force` insists."""
+    await archive.run()
+    shutil.rmtree(archive.state)
+    await archive.run()
+
+    made = await planned(archive)
+    forced = await planned(archive, force=True)
+
+    assert (made.recordings, made.hours, made.left_out) == (0, 0, {"unknown": 2})
+    assert "--adopt" in str(made)
+    assert (forced.new, forced.left_out) == (2, {})
 
 
 async def test_what_is_as_asked_for_is_left_out(archive: Archive) -> None:

@@ -71,7 +71,7 @@ async def go_through(ledger: Ledger) -> None:
     await ledger.record_found("root", found, lambda _: 1, ())
     await ledger.replaced("run", 0, 10)
     await ledger.unsettled(0, 10)
-    await ledger.foreign_ids()
+    await ledger.other_keys()
     await ledger.elsewhere()
     await ledger.standing()
     await ledger.parked(0, 10)

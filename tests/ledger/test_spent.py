@@ -1,18 +1,23 @@
 """What counts against the caps of a month: all that is paid, or may be."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from anyio import to_thread
 
 from pipeline.durations import LONGEST_S
 from pipeline.ledger import Ledger
+from pipeline.ledger.accounts import billed
 from pipeline.models import AttemptState, Completion
+from pipeline.report.calendar import month_of
 from tests.ledger.ledgers import Clock, Steps, ledger_at, reading
 
 pytestmark = pytest.mark.anyio
 
 LONG_S, COST_USD, DEAREST_USD = 1800.0, 0.25, 3.6
+NOW = datetime.fromtimestamp(Clock().now, UTC)
 
 
 @pytest.fixture
@@ -128,3 +133,38 @@ async def test_an_upload_keeps_what_it_comes_to(ledger: Ledger, clock: Clock) ->
 
     assert again.uploaded is not None
     assert again.uploaded.expected_s == LONG_S
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [(state, None) for state in AttemptState]
+    + [(AttemptState.ACCEPTED, said) for said in [(60.0, 0.01), (60.0, None), (None, None)]],
+)
+async def test_what_is_told_adds_up_to_what_caps_count(
+    ledger: Ledger, state: AttemptState, said: tuple[float | None, float | None] | None
+) -> None:
+    """What `status` and `audit` tell, settled and open, is together what the caps count."""
+    attempt_id = await asked(ledger, state)
+    if said is not None:
+        await ledger.record_completed(attempt_id, Completion("universal-2", *said))
+    seconds, usd = await spent(ledger)
+
+    told = await to_thread.run_sync(billed, ledger.ro, DEAREST_USD)
+    month = await to_thread.run_sync(month_of, ledger.ro, NOW, None, DEAREST_USD)
+
+    assert told["billed_hours"] + told["open_hours"] == pytest.approx(seconds / 3600)
+    assert (told["cost_usd"] or 0) + told["open_cost_usd"] == pytest.approx(usd)
+    assert month.audio_hours + month.open_hours == pytest.approx(seconds / 3600, abs=1e-6)
+    assert month.cost_usd + month.open_cost_usd == pytest.approx(usd, abs=1e-6)
+
+
+async def test_what_is_missing_is_told_as_it_was_settled(ledger: Ledger) -> None:
+    """What was completed, and is gone at the service by now, has come to what it came to."""
+    attempt_id = await asked(ledger, AttemptState.ACCEPTED)
+    await ledger.record_completed(attempt_id, Completion("universal-2", 60.0, 0.01))
+    await ledger.record_missing(attempt_id, "gone")
+
+    told = await to_thread.run_sync(billed, ledger.ro, DEAREST_USD)
+
+    assert (told["billed_hours"], told["open_hours"]) == (60 / 3600, 0)
+    assert await spent(ledger) == (60.0, 0.01)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.ledger import Ledger
+from pipeline.ledger.adoptions import Adoption
+from pipeline.models import AttemptState, Completion
 from tests.ledger.ledgers import Steps, ledger_at, reading
 
 pytestmark = pytest.mark.anyio
@@ -71,3 +73,28 @@ async def test_what_is_nobodys_names_nobody(ledger: Ledger, url: str) -> None:
 
     assert await ledger.named_by(url) == []
     assert not await ledger.is_of_another(attempts[0], url)
+
+
+@pytest.mark.parametrize("claimed_id", [None, "claimed"])
+@pytest.mark.parametrize("state", AttemptState)
+async def test_what_is_not_adopted_for_its_address_says_why(
+    ledger: Ledger, state: AttemptState, claimed_id: str | None
+) -> None:
+    """A document of an upload of ours is refused in words, also where no transcript is known."""
+    attempt_id = await Steps(ledger).reach(state)
+    if claimed_id and state is AttemptState.SUBMITTING:
+        await ledger.record_ambiguous(attempt_id, "lost", claimed_id)
+    done = Completion("model", 1.0, None)
+    adoption = Adoption(
+        *(2, reading(b"two"), "other", f"upload:{attempt_id}", "{}", "custom", "http://here"),
+        *("", 0.0, done, 1, "digest"),
+    )
+
+    said = await ledger.why_not_adopted(adoption)
+
+    if state is AttemptState.UPLOADING:
+        assert said is None
+    else:
+        assert said is not None
+        assert "None" not in said
+        assert (claimed_id in said) is (state is AttemptState.SUBMITTING) if claimed_id else True

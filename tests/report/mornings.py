@@ -61,6 +61,8 @@ def made(
         "month_audio_hours": 2.5,
         "month_cost_usd": 0.5,
         "month_unpriced": 1,
+        "month_open_hours": 0.5,
+        "month_open_cost_usd": 0.125,
         "slowest": text,
         "stages": [Stage("save", "saving", 1, 1.0, 1.0)],
         "causes": [

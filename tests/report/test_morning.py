@@ -10,11 +10,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from anyio import to_thread
 
 from pipeline.errors import ExitCode, LedgerUnusable, SettingsError
 from pipeline.events import Standing
 from pipeline.report.course import Mention
 from pipeline.report.morning import Morning, morning
+from pipeline.report.page import as_html, as_line
 from pipeline.settings import Settings
 from tests.report.mornings import facts_of
 from tests.support.runs import Archive, opened
@@ -192,6 +194,26 @@ async def test_what_this_night_and_month_cost(archive: Archive) -> None:
     assert len(facts.nights) == 30
     assert facts.nights[-1].audio_hours == pytest.approx(1.5)
     assert facts.nights[-1].transcripts == 2
+
+
+async def test_what_of_a_month_is_in_doubt(archive: Archive) -> None:
+    """What may be paid is told beside what is, in every form, until it is known."""
+    archive.add("one.wav", HOUR + b"1")
+    await archive.run()
+    archive.add("lost.wav", bytes(8000 * 1800))
+    archive.service.faults.add(Fault(on="submit", action="drop_before", times=None))
+    archive.service.faults.add(
+        Fault(on="list", action="answer", status=200, body="[]", skip=1, times=None)
+    )
+    await archive.run(settle="100ms")
+
+    facts = await facts_of(archive)
+
+    assert (facts.month_audio_hours, facts.month_open_hours) == (1.0, 0.5)
+    dearest_usd = archive.settings().dearest_usd
+    assert facts.month_open_cost_usd == pytest.approx(dearest_usd / 2)
+    assert f"at the most ${dearest_usd / 2:.2f} not settled" in as_line(facts)
+    assert "0.50 h" in await to_thread.run_sync(as_html, facts)
 
 
 async def test_stages_and_moments_are_those_of_the_run(archive: Archive) -> None:

@@ -64,6 +64,25 @@ async def test_status_as_text(archive: Archive) -> None:
     assert "exit code 4" in text
 
 
+async def test_status_tells_what_is_in_doubt(archive: Archive) -> None:
+    """What is under way or in doubt is told as caps count it, beside what is settled."""
+    archive.add("lost.wav", bytes(8000 * 1800))
+    archive.service.faults.add(Fault(on="submit", action="drop_before", times=None))
+    archive.service.faults.add(
+        Fault(on="list", action="answer", status=200, body="[]", skip=1, times=None)
+    )
+    await archive.run(settle="100ms", min_size="1k")
+
+    dearest_usd = archive.settings().dearest_usd
+    status = await to_thread.run_sync(status_json, archive.state, dearest_usd)
+    text = await to_thread.run_sync(status_text, archive.state, dearest_usd)
+
+    assert (status["billed_hours"], status["open_hours"]) == (1.0, 0.5)
+    assert status["open_cost_usd"] == pytest.approx(dearest_usd / 2)
+    assert "1.00 h" in text
+    assert "0.50 h of audio at the most" in text
+
+
 async def test_list_tells_how_each_ended(archive: Archive) -> None:
     """`list` has a line for each recording: its state, and its result or why there is none."""
     found = {line["path"]: line for line in await listed(archive)}

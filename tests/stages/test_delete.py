@@ -1,19 +1,23 @@
 """The service's copies are deleted when that was asked for, and never before all is saved."""
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
 import stamina
 
+from jobs.adopt import adopt
 from pipeline.errors import ExitCode
 from pipeline.events import Deleted, Warned
+from pipeline.settings import key_fingerprint
 from tests.stages.test_redacted_audio import OPTIONS, ready, storage
 from tests.support.runs import Archive, opened
-from tests.support.service import Fault
+from tests.support.service import Fault, ScriptedService
 
 pytestmark = pytest.mark.anyio
 
@@ -209,6 +213,64 @@ async def test_another_key_of_the_project_deletes_too(archive: Archive) -> None:
     outcome = await archive.run(api_key_file=rotated)
 
     assert outcome.summary.deleted == 1
+
+
+async def test_what_is_due_under_another_key_is_told(archive: Archive) -> None:
+    """
+    Where nobody knows whether an older key is of this project, what is due with it is left, told
+    with the way out, and makes exit code 3 in each run, until `--trust-key` says so.
+    """
+    archive.add("b.wav", b"two")
+    await put_off(archive)
+    ids = [transcript.id for transcript in archive.service]
+    for transcript_id in ids:  # which keeps them for an hour, say
+        gone = Fault(on="get", action="unknown_id", match=transcript_id, times=None)
+        archive.service.faults.add(gone)
+    new = archive.root / "new"
+    new.write_text("second-key")
+    rotated = partial(archive.run, api_key_file=new)
+    fingerprint, asked = key_fingerprint(archive.service.key), archive.service.requests["delete"]
+
+    for _ in range(2):
+        left = await rotated()
+
+        assert (left.summary.exit_code, left.summary.parked) == (ExitCode.PARTIAL, 0)
+        (said,) = [e.message for e in left.of(Warned) if "not deleted" in e.message]
+        assert said.startswith("2 transcripts are not deleted at the service")
+        assert f"--trust-key {fingerprint}" in said
+    assert archive.service.requests["delete"] == asked
+    trusted = await rotated(trust_key=fingerprint)
+    assert (trusted.summary.exit_code, trusted.summary.deleted) == (ExitCode.DONE, 2)
+
+
+async def test_what_is_due_at_another_address_is_told(archive: Archive) -> None:
+    """What is due where this run has nothing to do is counted, and stays due."""
+    await put_off(archive)
+    async with ScriptedService(transcript_seconds=0.05) as other:
+        outcome = await archive.run(provider=other.url)
+
+    messages = [each.message for each in outcome.of(Warned)]
+    assert (
+        f"1 transcripts are open or to be deleted at {archive.service.url}, and stay there"
+    ) in messages
+    assert await archive.rows("SELECT deletion FROM attempts") == [("due",)]
+
+
+async def test_what_was_adopted_and_fetched_again_is_deleted(archive: Archive) -> None:
+    """Of a transcript whose key nobody knows a copy that is due to be deleted is, once saved."""
+    await archive.run()
+    left = archive.root / "left"
+    shutil.copytree(archive.output, left, ignore=shutil.ignore_patterns(".overnight"))
+    shutil.rmtree(archive.output)
+    tell: list[object] = []
+    await adopt(archive.settings(), [archive.recordings], left, tell.append, emit=tell.append)
+    (archive.output / "a.wav.json").unlink()
+
+    outcome = await archive.run(delete_remote=True)
+
+    assert (outcome.summary.written, outcome.summary.deleted) == (1, 1)
+    assert outcome.summary.exit_code == ExitCode.DONE
+    assert deleted(archive) == [True]
 
 
 async def test_a_deleted_transcript_is_never_saved(archive: Archive) -> None:

@@ -1,8 +1,9 @@
 """The feed: what is sent first, in whichever order was asked for."""
 
+import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.events import Uploaded
 from tests.support.runs import Archive, Outcome, opened
+from tests.support.service import Fault
 
 pytestmark = pytest.mark.anyio
 
@@ -74,3 +76,64 @@ async def test_another_order_takes_what_is_left(archive: Archive) -> None:
 
     assert sent(await one_by_one(archive, order="largest", limit=1)) == "large"
     assert sent(await one_by_one(archive)) == "a middle c"
+
+
+# --- what counts for a limit ----------------------------------------------------------------------
+
+
+def unknown_result(archive: Archive, name: str) -> None:
+    """A whole transcript where the result goes, which the ledger does not know."""
+    place = archive.output / f"{name}.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps({"id": f"other-{name[0]}", "status": "completed", "text": ""}))
+
+
+def no_place(archive: Archive, name: str) -> None:
+    """A folder where the result goes."""
+    (archive.output / f"{name}.json").mkdir(parents=True)
+
+
+def too_long(archive: Archive, name: str) -> None:
+    """A recording that alone comes to more than the cap."""
+    archive.add(name, name.encode().ljust(100_000))
+
+
+def equal(archive: Archive, name: str) -> None:
+    """A recording whose result is there under another name."""
+    archive.add(name, b"done before".ljust(100))
+
+
+@pytest.mark.parametrize("kind", [unknown_result, no_place, too_long, equal])
+async def test_what_is_not_sent_does_not_count_for_a_limit(
+    archive: Archive, kind: Callable[[Archive, str], None]
+) -> None:
+    """What is left alone, cannot be sent, or need not be, keeps nothing else from its turn."""
+    settings = {"limit": 2, "max_hours": 0.001}
+    equal(archive, "0.wav")
+    await one_by_one(archive, limit=1)
+    for name in ("a.wav", "c.wav", "b/large.wav"):
+        kind(archive, name)
+
+    nights = [sent(await one_by_one(archive, **settings)) for _ in range(2)]
+
+    assert nights == ["middle small", ""]
+
+
+async def test_all_at_once_send_no_more_than_a_limit(archive: Archive) -> None:
+    """However many uploads there may be at once, as many are sent as the limit says."""
+    for name in ("a.wav", "c.wav"):
+        unknown_result(archive, name)
+
+    nights = [len(sent(await archive.run(limit=1)).split()) for _ in range(4)]
+
+    assert nights == [1, 1, 1, 0]
+
+
+async def test_what_was_sent_in_vain_counts_for_a_limit(archive: Archive) -> None:
+    """A recording whose bytes the service does not take has had its turn."""
+    archive.service.faults.add(Fault(on="upload", action="answer", status=400))
+
+    outcome = await one_by_one(archive, limit=1)
+
+    assert sent(outcome) == ""
+    assert outcome.summary.reasons["parked"] == {"left by `--limit`": 4}
