@@ -357,7 +357,7 @@ class _Planning:
             plan.cost_usd += price * in_hours
 
     def _channels(self, each: Selected) -> int | None:
-        """How many channels a recording has, by its first bytes or its last answer; None: unknown."""
+        """Its channels by its first bytes, else by its last answer; None where nobody knows."""
         with suppress(OSError), open(self.where(each), "rb", opener=regular) as file:
             if channels := by_header(each.path, file.read(_HEAD_BYTES), each.size).channels:
                 return channels

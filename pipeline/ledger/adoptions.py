@@ -228,7 +228,7 @@ def _why_not(db: sqlite3.Connection, adoption: Adoption) -> str | None:
         if other is not None:
             return f"of its `audio_url` the ledger knows the transcript {other}"
         if state in ("submitting", "ambiguous"):
-            return "its `audio_url` is of an upload whose answer was lost: the next run looks for it"
+            return "its `audio_url` is of an upload whose answer was lost: a run looks for it"
         return "its `audio_url` is of an upload here, of which no transcript is known"
     if known["content"] != adoption.read.content:
         return "the ledger knows this transcript as that of other bytes"
