@@ -31,6 +31,7 @@ from pipeline.errors import (
     LedgerUnusable,
     OutputNotWritable,
     PipelineError,
+    trouble,
 )
 from pipeline.ledger.mounts import mount_table, remote_file_system
 from pipeline.lines import visible
@@ -182,7 +183,9 @@ def _service(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
     except BatchError as error:
         yield Finding("service", f"{settings.base_url}: {error}", error.exit_code)
     except PipelineError as error:
-        yield Finding("service", f"{settings.base_url}: {error}", ExitCode.TRY_LATER)
+        yield Finding(
+            "service", f"{settings.base_url} {trouble(error)}: {error}", ExitCode.TRY_LATER
+        )
     else:
         yield Finding("service", f"{settings.base_url} answers and takes the key")
 

@@ -23,6 +23,7 @@ from pipeline.errors import (
     RecordingError,
     ServiceUnusable,
     TranscriptUnknown,
+    trouble,
 )
 from pipeline.guard import guarded
 from pipeline.ledger.books import other_key
@@ -181,7 +182,7 @@ async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
                 elif is_open:  # where an account deletes by itself, nobody can tell whose they were
                     await ledger.park_key(fingerprint, other_key(fingerprint))
     except RecordingError as error:
-        context.intake.end(ServiceUnusable(f"the service cannot be reached: {error}"))
+        context.intake.end(ServiceUnusable(f"the service {trouble(error)}: {error}"))
     except BatchError as error:
         context.intake.end(error)
     return context.intake.is_open
