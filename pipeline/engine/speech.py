@@ -8,6 +8,7 @@ All calls block and may be made from several threads at once.
 """
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,6 +108,9 @@ class Whisper:
         if model == DEFAULT_MODEL:
             model, files = packaged()
         try:
+            # What a folder lacks would be looked for at the hub.
+            if files is None and os.path.isdir(model):
+                os.stat(os.path.join(model, "tokenizer.json"))
             self._model = WhisperModel(
                 model,
                 device="cpu",
@@ -120,8 +124,8 @@ class Whisper:
         except Exception as error:
             raise EngineUnavailable(
                 f"the speech model `{model}` cannot be loaded ({error}): a name must be on this "
-                "machine already or the hub in reach, a folder must hold a CTranslate2 model; "
-                "without `--engine-model` the packaged model is used"
+                "machine already or the hub in reach, a folder must hold a CTranslate2 model "
+                "and its `tokenizer.json`; without `--engine-model` the packaged model is used"
             ) from error
         size = Path(model).name.removeprefix("faster-").removeprefix("whisper-")
         self.name = f"whisper-{size}"
