@@ -35,7 +35,7 @@ class Fresh:
 
     def run(self, *command: str, **variables: str) -> None:
         """A command of this Python that has to succeed, with nothing of ours in its environment."""
-        places = {"HOME": str(self.home), "TMPDIR": str(self.temporary)}
+        places = {"HOME": str(self.home), "TMPDIR": str(self.temporary), "PYTHONWARNINGS": ""}
         done = subprocess.run(
             [sys.executable, *command],
             cwd=self.here,

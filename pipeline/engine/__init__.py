@@ -99,8 +99,9 @@ async def serve(
         workers: Threads that decode and transcribe, one core each; by default the
             cores this process may use, at most 4.
         recognizer: Used in place of the Whisper model.
-        uploads_kept: Most uploads on disk at once. Those that were transcribed make room for
-            new ones, the oldest first; then further uploads are refused with a 507.
+        uploads_kept: Most uploads on disk at once: those of transcripts that are not finished,
+            and those of the last day that nobody asked a transcript of. More are refused
+            with a 507.
         uploads_kept_bytes: Most bytes of them.
 
     Raises:
