@@ -128,6 +128,35 @@ def test_a_folder_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
     assert machine.calls.far == []
 
 
+NAMED = """
+import os
+from pathlib import Path
+from pipeline.engine.speech import Whisper
+from pipeline.engine.weights import packaged
+
+cached = Path(os.environ["HF_HOME"], "hub", "models--somebody--faster-whisper-ours")
+(cached / "refs").mkdir(parents=True)
+(cached / "refs" / "main").write_text("0" * 40)
+snapshot = cached / "snapshots" / ("0" * 40)
+snapshot.mkdir(parents=True)
+for name, content in packaged()[1].items():
+    (snapshot / name).write_bytes(content)
+try:
+    assert Whisper("somebody/faster-whisper-ours").name == "whisper-ours"
+finally:
+    (snapshot / "model.bin").unlink()
+"""
+
+
+def test_a_model_that_was_fetched_is_not_asked_for_again(tmp_path: Path) -> None:
+    """The hub does not hear of each start of an engine whose model, chosen by name, is here."""
+    machine = fresh(tmp_path)
+    machine.run("-c", NAMED, HF_HOME=str(tmp_path / "hub"))
+    machine.calls.require()
+
+    assert machine.calls.far == []
+
+
 CALL = """
 import ctypes, socket, subprocess, sys
 
