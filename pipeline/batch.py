@@ -23,6 +23,7 @@ from pipeline.errors import (
     RecordingError,
     ServiceUnusable,
     TranscriptUnknown,
+    trouble,
 )
 from pipeline.events import Warned
 from pipeline.guard import guarded
@@ -180,7 +181,7 @@ async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
                 else:  # where an account deletes by itself, nobody can tell whose they were
                     await _leave(context, other)
     except RecordingError as error:
-        context.intake.end(ServiceUnusable(f"the service cannot be reached: {error}"))
+        context.intake.end(ServiceUnusable(f"the service {trouble(error)}: {error}"))
     except BatchError as error:
         context.intake.end(error)
     return context.intake.is_open

@@ -52,6 +52,7 @@ __all__ = [
     "KeyRefused",
     "LedgerUnusable",
     "Locked",
+    "NotTheService",
     "OptionsRefused",
     "OutputNotWritable",
     "PipelineError",
@@ -72,6 +73,7 @@ __all__ = [
     "UploadInaccessible",
     "WindowClosed",
     "leaves",
+    "trouble",
 ]
 
 
@@ -295,6 +297,10 @@ class ServiceUnavailable(TransientError):
     """Raised on HTTP 5xx, and when an answer ends early or is not what was asked for."""
 
 
+class NotTheService(ServiceUnavailable):
+    """Raised when what answers does not speak the API: another server, or something between."""
+
+
 class ConnectionLost(TransientError):
     """Raised when there is no connection, or it was reset, or nothing moved on it for too long."""
 
@@ -310,6 +316,16 @@ class AccessDoubted(TransientError):
     def __init__(self, refusal: KeyRefused | RequestRejected) -> None:
         super().__init__(f"{refusal}, though the key is taken")
         self.status_code = refusal.status_code if isinstance(refusal, RequestRejected) else 401
+
+
+def trouble(error: PipelineError) -> str:
+    """What a service does, by the error of a call that any service answers: a verb and the rest."""
+    match error.__cause__ if isinstance(error, AttemptsExhausted) else error:
+        case ConnectionLost():
+            return "cannot be reached"
+        case NotTheService():
+            return "is reached, but does not speak the API"
+    return "is reached, but does not work"
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

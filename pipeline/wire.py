@@ -13,6 +13,7 @@ import codecs
 import re
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
+from html import unescape
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -23,6 +24,7 @@ from pipeline.errors import (
     BalanceNegative,
     Intercepted,
     KeyRefused,
+    NotTheService,
     OptionsRefused,
     PipelineError,
     RateLimited,
@@ -88,6 +90,9 @@ _UPLOAD_URL = re.compile(r"[^\x00-\x20\x7f]{1,4096}")
 _ATTEMPT = re.compile(r"[0-9]{1,18}")
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _LONGEST_EXCERPT = 300
+_LONGEST_HEAD = 2048  # of a page, as far as its title is looked for
+_LONGEST_TITLE = 80
+_MARKUP = re.compile(r"(?is)<!--.*?-->|<(script|style)\b.*?</\1>|<[^>]*>")
 _LONGEST_STATUS = 40
 _LONGEST_AUDIO_S = 1e6
 _DELETED = re.compile(
@@ -273,12 +278,12 @@ def parse_upload(body: bytes) -> str:
     The `upload_url` of an answer to an upload.
 
     Raises:
-        ServiceUnavailable: there is none.
+        NotTheService: there is none.
     """
     try:
         upload_url = decoded(body, _Upload)[0].upload_url
     except UNREADABLE as error:
-        raise ServiceUnavailable(f"upload answered with {_excerpt(body)!r}") from error
+        raise NotTheService(f"upload answered with no upload_url: {_excerpt(body)}") from error
     if not _UPLOAD_URL.fullmatch(upload_url):
         raise ServiceUnavailable(f"upload answered with no upload_url: {upload_url[:80]!r}")
     return upload_url
@@ -289,12 +294,12 @@ def parse_list(body: bytes) -> list[Row]:
     The rows of a page, newest first, each in its place; what cannot be read of one is left out.
 
     Raises:
-        ServiceUnavailable: it is not a page.
+        NotTheService: it is not a page.
     """
     try:
         rows = _rows(body)
     except UNREADABLE as error:
-        raise ServiceUnavailable(f"list answered with {_excerpt(body)!r}") from error
+        raise NotTheService(f"list answered with no list: {_excerpt(body)}") from error
     for row in rows:
         row.status = _status(row.status)
         if is_deleted(row.audio_url):
@@ -337,13 +342,13 @@ def parse_redacted_audio(body: bytes) -> str:
     The address of a redacted audio file, which is not the service's own: never send it the key.
 
     Raises:
-        ServiceUnavailable: there is none.
+        NotTheService: there is none.
         AnswerUnusable: it is not an address of the web.
     """
     try:
         url = decoded(body, _RedactedAudio)[0].redacted_audio_url
     except UNREADABLE as error:
-        raise ServiceUnavailable(f"redacted-audio answered with {_excerpt(body)!r}") from error
+        raise NotTheService(f"redacted-audio answered with no address: {_excerpt(body)}") from error
     if not url.startswith(("https://", "http://")):
         raise AnswerUnusable(f"the service gave an address that cannot be one: {url[:80]!r}")
     return url
@@ -441,7 +446,7 @@ def submission(status: int, headers: Mapping[str, str], body: bytes, upload_url:
         is_other = isinstance(head.audio_url, str) and head.audio_url != upload_url
         return Accepted(check_id(head.id), head.audio_url if is_other else None)
     except UNREADABLE:
-        return Ambiguous(f"submit answered with HTTP {status} and {_excerpt(body)!r}")
+        return Ambiguous(f"submit answered with HTTP {status} and no id: {_excerpt(body)}")
     except AnswerUnusable as error:
         return Ambiguous(str(error))
 
@@ -497,7 +502,7 @@ def error_from(call: str, status: int, headers: Mapping[str, str], body: bytes) 
     if status in (407, 451) or (is_refusal and _is_page(headers, body)):
         # What is asked for again at no cost may be had once whatever stands there lets it through.
         is_free = call not in ("upload", "submit")
-        return ServiceUnavailable(text) if is_free else Intercepted(text, status)
+        return NotTheService(text) if is_free else Intercepted(text, status)
     if status == 401:
         return KeyRefused(f"the service refuses the API key ({said})")
     if status == 402 or (status == 400 and "balance is negative" in lower):
@@ -538,9 +543,16 @@ def shown(text: str) -> str:
 
 def _is_page(headers: Mapping[str, str], body: bytes) -> bool:
     """Whether an answer is for people: the service's own are JSON, or plain text."""
-    begins = body.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     is_html = "html" in headers.get("Content-Type", "").lower()
-    return begins == b"<" or (is_html and begins != b"{")
+    return _is_markup(body) or (is_html and _begins(body) != b"{")
+
+
+def _is_markup(body: bytes) -> bool:
+    return _begins(body) == b"<"
+
+
+def _begins(body: bytes) -> bytes:
+    return body.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
 
 
 def _sentence(body: bytes) -> str:
@@ -552,4 +564,10 @@ def _sentence(body: bytes) -> str:
 
 
 def _excerpt(body: bytes) -> str:
+    """What a body says that nobody can read, on one short line: of a page its first words."""
+    if _is_markup(body):
+        head = body[:_LONGEST_HEAD].decode("utf-8-sig", "replace")
+        lines = _MARKUP.sub("\n", head).splitlines()
+        words = next((line for line in map(shown, map(unescape, lines)) if line), "nothing")
+        return f"a page that says {words[:_LONGEST_TITLE]!r}"
     return shown(body[:_LONGEST_EXCERPT].decode("utf-8", "replace")) or "an empty body"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+import stamina
 from anyio import create_memory_object_stream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -56,6 +57,33 @@ async def test_the_end_travels_down() -> None:
                     await to_work.send(number)
 
     assert sorted(seen) == [2 * number for number in range(20)]
+
+
+# --- no service -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (200, "<title>Welcome</title>", "the service is reached, but does not speak the API"),
+        (403, "<title>Welcome</title>", "the service is reached, but does not speak the API"),
+        (503, '{"error": "busy"}', "the service is reached, but does not work"),
+    ],
+)
+async def test_a_service_that_is_none_is_told_apart(
+    archive: Archive, status: int, body: str, expected: str
+) -> None:
+    """A run that cannot begin says whether what answers there is the service at all."""
+    archive.add("a.wav", b"one")
+    archive.service.faults.add(
+        Fault(on="list", action="answer", status=status, body=body, times=None)
+    )
+
+    with stamina.set_testing(True, attempts=3):
+        summary = (await archive.run()).summary
+
+    assert summary.exit_code == ExitCode.TRY_LATER
+    assert str(summary.reason).startswith(expected)
 
 
 # --- one bad one -------------------------------------------------------------------------------

@@ -170,6 +170,14 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 # --- what can be typed ---------------------------------------------------------------------------
 
 
+def test_nobody_is_sent_to_a_package_of_our_name() -> None:
+    """What is said to be installed comes from a checkout: on an index the name may be anybody's."""
+    said = [*PAGES, *(ROOT / "jobs").rglob("*.py"), *(ROOT / "pipeline").rglob("*.py")]
+    by_name = re.compile(r"(?:install|pipx run|uvx|uv add)\s+(?:-\S+\s+)*['\"]?overnight\b")
+
+    assert [path.name for path in said if by_name.search(path.read_text())] == []
+
+
 def test_exit_codes_are_those_of_the_code() -> None:
     """The table of exit codes has each code once, with what the code itself says of it."""
     meanings = said(ExitCode)

@@ -171,13 +171,15 @@ async def test_submit_that_is_no_object(caller: Caller, body: bytes) -> None:
     assert isinstance(answer["error"], str)
 
 
-async def test_equal_submits(caller: Caller) -> None:
+async def test_equal_submits(server: Served, caller: Caller) -> None:
     """The same upload_url submitted twice makes two transcripts that say the same."""
+    server.hold()
     audio_url = await caller.upload(recording())
     ids = [
         (await caller.call("POST", "transcript", json={"audio_url": audio_url}))[1]["id"]
         for _ in range(2)
     ]
+    server.release()
     one, two = [await caller.ended(transcript_id) for transcript_id in ids]
 
     assert ids[0] != ids[1]

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from pipeline import wire
 from pipeline.errors import (
     AnswerUnusable,
+    AttemptsExhausted,
     BalanceNegative,
+    ConnectionLost,
     Intercepted,
     KeyRefused,
+    NotTheService,
     OptionsRefused,
     PipelineError,
     RateLimited,
@@ -26,6 +29,7 @@ from pipeline.errors import (
     TranscriptUnknown,
     TransientError,
     UploadInaccessible,
+    trouble,
 )
 from pipeline.wire import Accepted, Ambiguous, Head, NotAccepted, Row, Webhook
 
@@ -249,9 +253,56 @@ def test_a_page_is_nothing_that_the_service_said(
     call: str, status: int, headers: dict[str, str], body: bytes
 ) -> None:
     """What is for people comes from a filter or a proxy: of no key, balance or recording."""
-    expected = Intercepted if call in ("upload", "submit") else ServiceUnavailable
+    expected = Intercepted if call in ("upload", "submit") else NotTheService
 
     assert type(wire.error_from(call, status, headers, body)) is expected
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("<!DOCTYPE html>\n<html><head><title>Welcome to nginx!</title>", "Welcome to nginx!"),
+        ("<html><!-- a\nlong comment --><h1>It works!</h1>more", "It works!"),
+        (
+            "<script>var a = 1 < 2;</script><style>p {}</style><p>Blocked &amp; told</p>",
+            "Blocked & told",
+        ),
+        ('<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "AccessDenied"),
+        ("\ufeff <html><title>\n  Sign in  \n</title>", "Sign in"),
+        ("<html><title>\x1b[31mred&#27;[0m</title>", "\ufffd[31mred[0m"),
+        ("<p>" + "long " * 5000, "long " * 16),
+        ("<p" + " " * 10_000 + ">beyond", "<p"),
+        ("<html></html>", "nothing"),
+    ],
+)
+def test_a_page_is_told_by_its_first_words(page: str, words: str) -> None:
+    """Of a page there is one line for people, whatever it is made of and however long it is."""
+    told = {
+        str(wire.error_from(call, 404, {}, page.encode())) for call in ("list", "upload", "submit")
+    }
+    for read in (wire.parse_list, wire.parse_upload, wire.parse_redacted_audio):
+        with pytest.raises(NotTheService) as caught:
+            read(page.encode())
+        told.add(str(caught.value))
+
+    assert all(each.endswith(f": a page that says {words!r}") for each in told)
+    assert len(told) == 6
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionLost("list: refused", connected=False), "cannot be reached"),
+        (NotTheService("list answered with a page"), "is reached, but does not speak the API"),
+        (ServiceUnavailable("list answered with HTTP 503"), "is reached, but does not work"),
+    ],
+)
+def test_what_a_service_does_is_told_apart(error: PipelineError, expected: str) -> None:
+    """Nobody there, somebody else there, or out of order: also where the error is the last one."""
+    last = AttemptsExhausted(f"{error} (tried 5 times)")
+    last.__cause__ = error
+
+    assert trouble(error) == trouble(last) == expected
 
 
 @pytest.mark.parametrize(

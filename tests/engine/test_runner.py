@@ -22,9 +22,12 @@ BLOCK = sounds.after(sounds.tone(60), sounds.silence(1))
 
 async def test_work_is_done_in_the_order_of_submission(tmp_path: Path, upload: Path) -> None:
     """With one worker, transcripts are finished first come, first served."""
-    async with engine(tmp_path / "state", ScriptedRecognizer(), workers=1) as client:
+    recognizer = ScriptedRecognizer()
+    recognizer.gate.clear()
+    async with engine(tmp_path / "state", recognizer, workers=1) as client:
         upload_url = await client.upload(upload)
         submitted = [await client.submit(upload_url) for _ in range(5)]
+        recognizer.gate.set()
         for transcript_id in submitted:
             await client.finished(transcript_id)
         rows = (await client.list())["transcripts"]

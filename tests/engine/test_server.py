@@ -194,13 +194,41 @@ async def test_accepted_transcript_has_every_key_and_no_result(
     assert body["language_model"] == body["acoustic_model"] == "assemblyai_default"
 
 
-async def test_same_upload_submitted_twice_is_two_transcripts(client: Client, upload: Path) -> None:
+async def test_same_upload_submitted_twice_is_two_transcripts(
+    client: Client, recognizer: ScriptedRecognizer, upload: Path
+) -> None:
     """Nothing is deduplicated: each submit makes a transcript of its own."""
+    recognizer.gate.clear()
     upload_url = await client.upload(upload)
     first, second = await client.submit(upload_url), await client.submit(upload_url)
+    recognizer.gate.set()
 
     assert first != second
     assert (await client.finished(first))["text"] == (await client.finished(second))["text"]
+
+
+@pytest.mark.parametrize("status", ["completed", "error"])
+async def test_upload_that_is_done_is_submitted_in_vain(
+    client: Client, tmp_path: Path, upload: Path, status: str
+) -> None:
+    """
+    When a transcript is over its upload is gone from the disk; who asks for one more of it, say
+    since an answer was lost, is told in the service's own words to upload again, and that works.
+    """
+    if status == "error":
+        await anyio.Path(upload).write_text("this is a letter\n" * 100)
+    first = await client.transcribed(upload)
+    left = list((tmp_path / "state" / "uploads").iterdir())
+    again = await client.finished(await client.submit(first["audio_url"]))
+    anew = await client.transcribed(upload)
+
+    assert left == []
+    assert (again["status"], again["error"]) == (
+        "error",
+        f"Download error, unable to download {first['audio_url']}. "
+        "Please make sure the file exists and is accessible from the internet.",
+    )
+    assert first["status"] == anew["status"] == status
 
 
 @pytest.mark.parametrize(
@@ -490,13 +518,14 @@ async def test_upload_is_kept_while_another_transcript_needs_it(
 ) -> None:
     """Deleting one of two transcripts of an upload does not break the other one."""
     upload_url = await client.upload(upload)
-    first = await client.finished(await client.submit(upload_url))
     recognizer.gate.clear()
     second = await client.submit(upload_url)
+    silent = await client.submit(upload_url, language_code="en", audio_end_at=900)
+    first = await client.finished(silent)
     status, _ = await client.call("DELETE", f"/v2/transcript/{first['id']}")
     recognizer.gate.set()
 
-    assert status == 200
+    assert (status, first["status"]) == (200, "completed")
     assert (await client.finished(second))["status"] == "completed"
 
 

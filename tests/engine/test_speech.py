@@ -176,4 +176,4 @@ def test_missing_extra_is_told(tmp_path: Path) -> None:
         [sys.executable, "-c", MISSING, str(tmp_path)], capture_output=True, text=True, check=True
     )
 
-    assert "pip install 'overnight[engine]'" in done.stdout
+    assert "`pip install '.[engine]'` in a checkout of overnight" in done.stdout

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from pipeline.engine import EngineUnavailable, store
-from pipeline.engine.store import Store, UploadEmpty, UploadTooLarge
+from pipeline.engine.store import Status, Store, UploadEmpty, UploadTooLarge
 
 pytestmark = pytest.mark.anyio
 
@@ -196,22 +196,91 @@ async def aged(path: Path, hours: float) -> None:
     await anyio.to_thread.run_sync(os.utime, path, (past, past))
 
 
-async def test_sweep_removes_old_uploads_that_nothing_needs(kept: Store) -> None:
-    """A day after its last use an upload goes; a younger one, and one still needed, stays."""
+@pytest.mark.parametrize("status", ["completed", "error"])
+async def test_upload_goes_with_its_transcript(kept: Store, status: Status) -> None:
+    """Once a transcript is completed or failed, nothing is kept of what it was made from."""
+    url, path = await received(kept)
+    _, other = await received(kept)
+    row = await kept.create(url, {})
+    await kept.claim()
+    was_there = path.exists()
+    await kept.finish(row.id, status, "{}")
+
+    assert (was_there, path.exists(), other.exists()) == (True, False, True)
+
+
+@pytest.mark.parametrize("is_claimed", [False, True])
+@pytest.mark.parametrize("is_scrubbed", [False, True])
+async def test_upload_goes_with_its_last_transcript(
+    kept: Store, is_claimed: bool, is_scrubbed: bool
+) -> None:
+    """Queued or at work, a transcript keeps its upload, also from a delete of another one."""
+    url, path = await received(kept)
+    first, second = await kept.create(url, {}), await kept.create(url, {})
+    await kept.claim()
+    if is_claimed:
+        await kept.claim()
+    await kept.finish(first.id, "completed", "{}")
+    if is_scrubbed:
+        await kept.scrub(first.id, "{}")
+    await kept.sweep()
+    was_there = path.exists()
+    await kept.finish(second.id, "completed", "{}")
+
+    assert (was_there, path.exists()) == (True, False)
+
+
+async def test_upload_outlives_its_engine(tmp_path: Path) -> None:
+    """What the next engine has to work on again keeps its upload until it is done there."""
+    first = await anyio.to_thread.run_sync(Store, tmp_path)
+    url, path = await received(first)
+    row = await first.create(url, {})
+    await first.claim()
+    await first.close()
+    await aged(path, hours=100)
+    second = await anyio.to_thread.run_sync(Store, tmp_path)
+    await second.sweep()
+    was_there = path.exists()
+    await second.finish(row.id, "error", "{}")
+    await second.close()
+
+    assert (was_there, path.exists()) == (True, False)
+
+
+async def test_sweep_removes_uploads_that_nothing_needs(kept: Store) -> None:
+    """
+    What an engine left that was killed, or that is older than this rule, goes at once if its
+    transcripts are final; what nobody asked a transcript of goes after a day.
+    """
     _, unused = await received(kept)
     _, fresh = await received(kept)
     queued_url, queued = await received(kept)
-    done_url, just_done = await received(kept)
+    done_url, done = await received(kept)
     await kept.create(queued_url, {})
-    done = await kept.create(done_url, {})
-    await kept.finish(done.id, "completed", "{}")
-    for path in (unused, queued, just_done):
+    row = await kept.create(done_url, {})
+    await kept.finish(row.id, "completed", "{}")
+    done.write_bytes(b"content")
+    for path in (unused, queued):
         await aged(path, hours=25)
     await kept.sweep()
 
-    assert [path.exists() for path in (unused, fresh, queued, just_done)] == [
-        False,
-        True,
-        True,
-        True,
-    ]
+    assert [path.exists() for path in (unused, fresh, queued, done)] == [False, True, True, False]
+
+
+async def test_upload_that_cannot_be_removed_ends_nothing(kept: Store) -> None:
+    """The answer is kept and the other uploads go, whatever the disk says to one of them."""
+    urls = [await received(kept) for _ in range(3)]
+    rows = [await kept.create(url, {}) for url, _ in urls]
+    stuck = urls[1][1]
+    stuck.unlink()
+    (stuck / "held").mkdir(parents=True)
+    for row in rows:
+        await kept.finish(row.id, "completed", "{}")
+    for _, path in (urls[0], urls[2]):
+        path.write_bytes(b"content")
+    await kept.sweep()
+    found = await kept.find(rows[1].id)
+
+    assert found is not None
+    assert found.status == "completed"
+    assert [path.exists() for _, path in urls] == [False, True, False]

@@ -84,6 +84,20 @@ def test_service_that_is_not_there_is_exit_code_5() -> None:
     assert url in finding.text
 
 
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_server_that_is_not_the_service_is_named_so(status: int) -> None:
+    """Another server at the address is told from a service that is down, in one short line."""
+    page = (
+        b"<!DOCTYPE html>\n<title>Welcome to nginx!</title>" + b"<p>If you see this page</p>" * 99
+    )
+    with service(status, page) as (url, _):
+        (finding,) = findings(Settings(provider=url), ASSEMBLYAI_API_KEY=KEY)["service"]
+
+    assert finding.exit_code is ExitCode.TRY_LATER
+    assert f"{url} is reached, but does not speak the API" in finding.text
+    assert finding.text.endswith("a page that says 'Welcome to nginx!'")
+
+
 def test_no_key_asks_nothing() -> None:
     """Without a key no request is sent."""
     with service(200, LIST) as (url, seen):
