@@ -30,7 +30,7 @@ from pydantic import (
 
 from pipeline.addresses import PROVIDERS, canonical_base_url, is_url, provider_kind
 from pipeline.errors import SettingsError
-from pipeline.options import DEFAULT_SPEECH_MODELS, merge
+from pipeline.options import asked_models, merge
 from pipeline.settings.grammar import (
     Address,
     Rate,
@@ -45,10 +45,10 @@ from pipeline.settings.grammar import (
     parse_url,
 )
 from pipeline.settings.hooks import Hooks
+from pipeline.speech_models import PRICES
 
 __all__ = [
     "FORMATS",
-    "PRICES",
     "PROVIDERS",
     "Backlog",
     "Bytes",
@@ -65,10 +65,6 @@ __all__ = [
 
 FORMATS = ("json", "txt", "srt", "vtt", "md", "tsv")
 """What a result can be saved as; `json` always is."""
-
-PRICES = {"universal-3-5-pro": 0.21, "universal-3-pro": 0.21, "universal-2": 0.15}
-"""USD per hour of audio by `speech_model_used`. Source: AssemblyAI docs, "Models"."""
-
 
 _LEAST_SETTLE_S = 5.0
 """Where transcripts cost money, lists are given as long at the least to show one."""
@@ -450,9 +446,9 @@ class Settings(BaseModel):
     """Speech model of the embedded engine: a name or folder that faster-whisper knows."""
     prices: Annotated[
         dict[str, Annotated[float, Field(ge=0)]],
-        AfterValidator(lambda given: PRICES | given),
+        AfterValidator(lambda given: {**PRICES, **given}),
         BeforeValidator(_json_text),
-    ] = PRICES
+    ] = dict(PRICES)
     """USD per hour of audio by model, for estimates; what is named here adds to the defaults."""
 
     hooks: Annotated[Hooks, BeforeValidator(_on_failure), Field(repr=False)] = Hooks()
@@ -552,8 +548,7 @@ class Settings(BaseModel):
         """
         if self.provider == "local":
             return 0.0
-        models = options.get("speech_models", DEFAULT_SPEECH_MODELS)
-        prices = [self.prices.get(str(model)) for model in models]
+        prices = [self.prices.get(model) for model in asked_models(options)]
         known = [price for price in prices if price is not None]
         return max(known) if prices and len(known) == len(prices) else None
 

@@ -25,7 +25,7 @@ from pipeline.errors import (
     UploadInaccessible,
 )
 from pipeline.models import Uploaded
-from pipeline.options import DEFAULT_SPEECH_MODELS, canonical, request_options
+from pipeline.options import canonical, request_options
 from pipeline.reconcile import Reconciler
 from pipeline.stages import Context
 from pipeline.wire import Accepted, Ambiguous, NotAccepted, is_of_key, shown, submit_body
@@ -95,7 +95,7 @@ async def _ask(
 ) -> bool:
     """Whether the service has accepted; the ledger knows in any case."""
     ledger, attempt_id = context.ledger, uploaded.attempt_id
-    options = request_options(uploaded.options, DEFAULT_SPEECH_MODELS)
+    options = request_options(uploaded.options)
     if context.webhook is not None:
         options |= context.webhook.options(attempt_id)
     body = submit_body(uploaded.upload_url, options)
