@@ -220,8 +220,8 @@ async def session(
         )
         spent = NOTHING
         if settings.max_hours_month is not None or settings.max_cost_month is not None:
-            dearest_usd = max(settings.prices.values(), default=0.0)
-            spent = Amount(*await ledger.spent(_month_began(clock(), settings), dearest_usd))
+            month_began = _month_began(clock(), settings)
+            spent = Amount(*await ledger.spent(month_began, settings.prices))
         context = Context(
             settings=settings,
             ledger=ledger,

@@ -21,8 +21,9 @@ the promise that counts most by itself: of all attempts at one request key and g
 unique index `attempts_alive` lets one live.
 """
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.durations import LONGEST_S, by_size
 from pipeline.ledger.accounts import STANDING_OF_SEEN
@@ -66,7 +67,9 @@ _ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account ha
 
 _ASKED_FOR = """
 SELECT recording_id, content, coalesce(duration_s, expected_s) AS long_s,
-  coalesce(price_usd, expected_usd, iif(base_url = 'local', 0.0, NULL)) AS usd
+  coalesce(price_usd, iif(base_url = 'local', 0.0, NULL),
+    iif(model_used IS NULL, expected_usd, NULL)) AS usd,
+  coalesce((SELECT value FROM json_each(:prices) WHERE key = model_used), :dearest) AS rate_usd
 FROM attempts
 WHERE (submitted_at BETWEEN :since AND :now
     OR submitted_at IS NOT NULL AND attempt_id > coalesce((SELECT max(attempt_id) FROM (
@@ -76,7 +79,11 @@ WHERE (submitted_at BETWEEN :since AND :now
       WHERE started_at = latest AND started_at < :since), 0))
   AND state IN ('submitting', 'ambiguous', 'accepted') AND outcome IS NOT 'error'
 """
-"""What is paid, or may be: doubt counts as spent until it is resolved."""
+"""
+What is paid, or may be: doubt counts as spent until it is resolved.
+
+A model that was not asked for may have done the work; by the hour it comes to what is known of it.
+"""
 
 # As `attempts_by_state` has it: SQLite uses it only where the query repeats its terms.
 _UNDER_WAY = "state IN ('uploading', 'uploaded', 'submitting', 'ambiguous')"
@@ -257,33 +264,37 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         return counts
 
     @reading
-    def spent(self, since: float, dearest_usd: float) -> tuple[float, float]:
+    def spent(self, since: float, prices: Mapping[str, float]) -> tuple[float, float]:
         """
         Seconds of audio and USD that were asked for since a moment, Unix seconds, at the most.
 
         What is not settled counts as it was expected, doubts as well; what the service failed at
         does not at all, nor what other programs asked for. What nobody noted the length of is
-        counted by size, and what has no price by the `dearest_usd` an hour. Clocks may have been
-        wrong, but attempts are numbered in their order: what came after the last one that is known
-        to be from before counts as well.
+        counted by size; what has no price noted at that of its model in `prices`, USD an hour, or
+        at the dearest of them. Clocks may have been wrong, but attempts are numbered in their
+        order: what came after the last one that is known to be from before counts as well.
         """
-        times = {"since": since, "now": self.now()}
-        (seconds, usd, unpriced_s) = self.ro.execute(
-            "SELECT coalesce(sum(long_s), 0), coalesce(sum(usd), 0),"
-            " coalesce(sum(iif(usd IS NULL, long_s, 0)), 0) "
+        given = {
+            "since": since,
+            "now": self.now(),
+            "prices": json.dumps(dict(prices)),
+            "dearest": max(prices.values(), default=0.0),
+        }
+        (seconds, usd) = self.ro.execute(
+            "SELECT coalesce(sum(long_s), 0),"
+            " coalesce(sum(coalesce(usd, long_s * rate_usd / 3600)), 0) "
             f"FROM ({_ASKED_FOR}) WHERE long_s IS NOT NULL",
-            times,
+            given,
         ).fetchone()
-        for path, size, usd_of_it in self.ro.execute(
-            "SELECT r.path, iif(r.content IS a.content, r.size, 0), usd "
+        for path, size, usd_of_it, rate_usd in self.ro.execute(
+            "SELECT r.path, iif(r.content IS a.content, r.size, 0), usd, rate_usd "
             f"FROM ({_ASKED_FOR}) a JOIN recordings r USING (recording_id) WHERE long_s IS NULL",
-            times,
+            given,
         ):
             bound_s = by_size(path, size).seconds if size else LONGEST_S
             seconds += bound_s
-            usd += usd_of_it or 0.0
-            unpriced_s += bound_s if usd_of_it is None else 0.0
-        return seconds, usd + unpriced_s * dearest_usd / 3600
+            usd += bound_s * rate_usd / 3600 if usd_of_it is None else usd_of_it
+        return seconds, usd
 
     @reading
     def parked(self, after: int, limit: int) -> list[tuple[int, str, bytes, str, str | None]]:

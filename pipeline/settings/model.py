@@ -445,7 +445,7 @@ class Settings(BaseModel):
     engine_model: str = "base"
     """Speech model of the embedded engine: a name or folder that faster-whisper knows."""
     prices: Annotated[
-        dict[str, Annotated[float, Field(ge=0)]],
+        dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
         AfterValidator(lambda given: {**PRICES, **given}),
         BeforeValidator(_json_text),
     ] = dict(PRICES)
@@ -528,6 +528,11 @@ class Settings(BaseModel):
         """What so much audio comes to, USD; None when the model has no price, or it is not said."""
         price = 0.0 if self.provider == "local" else self.prices.get(model or "")
         return None if price is None or duration_s is None else price * duration_s / 3600
+
+    def counted_usd(self, model: str, duration_s: float) -> float:
+        """What so much audio counts for under a cap, USD: without a price, at the dearest known."""
+        known = self.cost_usd(model, duration_s)
+        return max(self.prices.values()) * duration_s / 3600 if known is None else known
 
     @property
     def zone(self) -> ZoneInfo | None:

@@ -20,6 +20,7 @@ from anyio import BrokenWorkerProcess, to_process
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from pipeline import events
+from pipeline.allowance import unpriced
 from pipeline.errors import (
     AnswerUnusable,
     AttemptsExhausted,
@@ -274,7 +275,11 @@ def _older_name(context: Context, pending: Pending) -> bytes:
 async def _save(context: Context, pending: Pending, spool: Spool, completion: Completion) -> bool:
     """Save a finished transcript, whatever is odd about it; False while its audio is being made."""
     attempt_id = pending.attempt_id
-    context.intake.allowance.settle(attempt_id, completion.duration_s, completion.price_usd)
+    context.intake.allowance.settle(
+        attempt_id, completion.duration_s, completion.price_usd, completion.model_used
+    )
+    if said := unpriced(completion.model_used, context.settings):
+        context.warn_once(said, said)
     if suffix := redacted_suffix(await context.ledger.asked_for(attempt_id)):
         if not await _save_with_audio(context, pending, spool, suffix, completion):
             return False

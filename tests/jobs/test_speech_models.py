@@ -4,19 +4,23 @@ import json
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from pipeline.errors import ExitCode
+from pipeline.errors import ExitCode, SettingsError
+from pipeline.events import Completed, Warned
+from pipeline.progress import render_summary
 from pipeline.speech_models import DEFAULT_SPEECH_MODELS
+from tests.support.nights import sound
 from tests.support.runs import Archive, opened
 from tests.support.service import Fault
 
 pytestmark = pytest.mark.anyio
 
 OLD = "universal-3-5-pro"
-CONTENTS = {"a.wav": b"SECONDS:3600\none", "b/b.wav": b"SECONDS:1800\ntwo"}
+CONTENTS = {"a.wav": sound(3600, "one"), "b/b.wav": sound(1800, "two")}
 
 
 @pytest.fixture
@@ -84,3 +88,81 @@ async def test_a_new_default_pays_for_nothing_again(archive: Archive, is_finishe
         sha256(f"{sha256(content).hexdigest()}\n{{}}\ncustom".encode()).hexdigest()
         for content in CONTENTS.values()
     }
+
+
+# --- a price that nobody knows --------------------------------------------------------------------
+
+
+async def test_a_model_without_a_price_makes_the_cost_unknown(archive: Archive) -> None:
+    """What did the work and has no price is told once, and no sum pretends to know it."""
+    archive.service.faults.add(did_the_work("unheard-of"))
+
+    outcome = await archive.run()
+
+    assert (outcome.summary.written, outcome.summary.cost_usd) == (2, None)
+    assert [each.cost_usd for each in outcome.of(Completed)] == [None, None]
+    (warned,) = outcome.of(Warned)
+    assert "`unheard-of` did the work, and has no price here" in warned.message
+    assert "$0.21 an hour" in warned.message
+    assert "at an unknown cost" in render_summary(outcome.summary)
+
+
+async def test_a_model_of_no_name_is_no_unknown_model(archive: Archive) -> None:
+    """What did the work and is not said counts as what was asked for, without a word."""
+    archive.service.faults.add(did_the_work(None))
+
+    outcome = await archive.run(max_cost=5)
+
+    assert (outcome.summary.written, outcome.summary.cost_usd) == (2, None)
+    assert outcome.of(Warned) == []
+
+
+async def test_what_an_unknown_model_costs_counts_against_the_cap_of_a_run(
+    archive: Archive,
+) -> None:
+    """Under a cap it counts at the dearest price known: nobody knows that it is cheaper."""
+    for number in range(10):
+        archive.add(f"{number}.wav", sound(3600, f"{number}"))
+    archive.service.faults.add(did_the_work("unheard-of"))
+    as_expected = 12 * 0.21
+
+    outcome = await archive.run(max_cost=as_expected, prices={"dear": 1}, uploads=1, concurrency=1)
+
+    assert outcome.summary.exit_code == ExitCode.CAP_REACHED
+    assert 0 < outcome.summary.written < 6
+
+
+@pytest.mark.parametrize(
+    ("prices", "goes_on"), [({"dear": 0.4}, False), ({"dear": 0.4, "unheard-of": 0.3}, True)]
+)
+async def test_what_an_unknown_model_cost_counts_in_the_month(
+    archive: Archive, prices: dict[str, float], goes_on: bool
+) -> None:
+    """The next run counts it so as well, unless somebody has said meanwhile what it costs."""
+    archive.service.faults.add(did_the_work("unheard-of"))
+    await archive.run(limit=1)
+
+    outcome = await archive.run(max_cost_month=0.5, prices=prices)
+
+    assert outcome.summary.written == int(goes_on)
+    assert outcome.summary.exit_code == (ExitCode.DONE if goes_on else ExitCode.CAP_REACHED)
+
+
+@pytest.mark.parametrize("cap", ["max_cost", "max_cost_month"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"transcript": {"speech_models": ["universal-2", "unheard-of"]}},
+        {"transcript": {"+speech_models": ["unheard-of"]}},
+        {"rules": [{"match": "b/*", "speech_models": ["unheard-of"]}]},
+    ],
+)
+async def test_a_cap_on_cost_needs_the_price_of_what_is_asked_for(
+    archive: Archive, given: dict[str, Any], cap: str
+) -> None:
+    """A model without a price that is asked for is refused before anything is sent."""
+    with pytest.raises(SettingsError, match="prices") as refused:
+        await archive.run(**given, **{cap: 1})
+
+    assert refused.value.exit_code == ExitCode.USAGE
+    assert archive.service.requests == {}
