@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from pipeline.models import Claim, Root
 from pipeline.notices import Notices
 from pipeline.promote import settle
 from pipeline.settings import Settings
+from pipeline.speech_models import remarks
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing, Scan
 from pipeline.stages.write import render_lacking
@@ -106,6 +108,10 @@ async def transcribe(
         for source in sources:
             if source.problem is not None:
                 run.totals(Warned(message=f"source {source.name}: {source.problem}"))
+        is_local = settings.provider == "local"  # whose model has a name of its own
+        lists = [] if is_local else [each.settings.asked_models for each in sources]
+        for said in remarks(chain.from_iterable(lists)):
+            run.totals(Warned(message=said))
         scans = [
             Scan(
                 source.settings,

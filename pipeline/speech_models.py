@@ -2,16 +2,17 @@
 The service's speech models by name: in, a name or a moment; out, price, state, and what to say.
 
     AS_OF ─► SPEECH_MODELS: name -> price and state ─► PRICES, DEFAULT_SPEECH_MODELS
-                                                    └► remark(name), outdated(now)
+                                                    └► remarks(lists), outdated(now)
 
 The one place that has to follow when the vendor changes models or prices: the table, its day, and
 where it comes from. Names that are not in it are sent all the same, and may have a price of the
 user's own. Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain
 from typing import Final
 
 from pipeline.events import moment
@@ -26,6 +27,7 @@ __all__ = [
     "SpeechModel",
     "outdated",
     "remark",
+    "remarks",
 ]
 
 
@@ -70,6 +72,13 @@ PRICES: Final[Mapping[str, float]] = {
 
 LASTS_DAYS: Final = 180
 """Days after which the table is told to be old. Ours: models changed four times in 2026."""
+
+
+def remarks(lists: Iterable[Iterable[str]]) -> Iterator[str]:
+    """What to know of the models in these lists before they are asked for, each name once."""
+    for name in dict.fromkeys(chain.from_iterable(lists)):
+        if said := remark(name):
+            yield said
 
 
 def remark(name: str) -> str | None:

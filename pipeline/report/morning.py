@@ -28,6 +28,7 @@ from pipeline.report.calendar import Night, last_nights, local, month_of
 from pipeline.report.course import ENDS, Causes, Course, Mention, Moment, Stage, cause, course
 from pipeline.report.looks import Result, Unread, look
 from pipeline.settings import Settings
+from pipeline.speech_models import outdated
 
 __all__ = ["Cause", "Morning", "morning"]
 
@@ -117,6 +118,8 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     """Estimated, of those whose price is known."""
     month_unpriced: int
     """Those whose price is not known: unfinished, or of a model without one."""
+    outdated: str | None
+    """What to know of the prices, where they were more than 180 days old when the run ended."""
 
     slowest: str | None
     """What took longest, one sentence."""
@@ -234,6 +237,7 @@ def morning(
         month_audio_hours=month.audio_hours,
         month_cost_usd=month.cost_usd,
         month_unpriced=month.unpriced,
+        outdated=None if settings.provider == "local" else outdated(ended_at.timestamp()),
         slowest=_slowest(stages),
         stages=stages,
         causes=list(_causes(counts, causes)),

@@ -569,6 +569,12 @@ class Settings(BaseModel):
         )
 
     @property
+    def asked_models(self) -> tuple[tuple[str, ...], ...]:
+        """The lists of speech models that recordings may be asked for with, each once."""
+        ruled = (merge(self.transcript, rule.options) for rule in self.rules)
+        return tuple(dict.fromkeys(map(asked_models, [self.transcript, *ruled])))
+
+    @property
     def ramps(self) -> bool:
         """Whether submissions start slowly in this run."""
         return self.provider_kind == "assemblyai" if self.ramp is None else self.ramp

@@ -166,3 +166,33 @@ async def test_a_cap_on_cost_needs_the_price_of_what_is_asked_for(
 
     assert refused.value.exit_code == ExitCode.USAGE
     assert archive.service.requests == {}
+
+
+# --- names that are going -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, {}),
+        ({"transcript": {"speech_models": ["universal-2"]}}, {}),
+        ({"transcript": {"speech_models": [OLD, "universal-2"]}}, {OLD: "deprecated"}),
+        ({"transcript": {"+speech_models": [OLD]}}, {OLD: "deprecated"}),
+        ({"rules": [{"match": "b/*", "speech_models": [OLD]}] * 2}, {OLD: "deprecated"}),
+        (
+            {"transcript": {"speech_models": [OLD, "universal-3-pro"]}, "dry_run": True},
+            {OLD: "deprecated", "universal-3-pro": "retired"},
+        ),
+    ],
+)
+async def test_a_name_that_is_going_is_told_once(
+    archive: Archive, given: dict[str, Any], told: dict[str, str]
+) -> None:
+    """A run says once of each deprecated or retired name that it may ask for that it is one."""
+    outcome = await archive.run(**given)
+
+    warned = [warning.message for warning in outcome.of(Warned)]
+    assert len(warned) == len(told)
+    for said, (name, state) in zip(warned, told.items(), strict=True):
+        assert f"the speech model `{name}` is {state} since" in said
+    assert outcome.summary.exit_code == ExitCode.DONE

@@ -61,6 +61,7 @@ def made(
         "month_audio_hours": 2.5,
         "month_cost_usd": 0.5,
         "month_unpriced": 1,
+        "outdated": text,
         "slowest": text,
         "stages": [Stage("save", "saving", 1, 1.0, 1.0)],
         "causes": [

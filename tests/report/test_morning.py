@@ -4,18 +4,21 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from anyio import to_thread
 
 from pipeline.errors import ExitCode, LedgerUnusable, SettingsError
 from pipeline.events import Standing
 from pipeline.report.course import Mention
 from pipeline.report.morning import Morning, morning
+from pipeline.report.page import as_html
 from pipeline.settings import Settings
+from pipeline.speech_models import AS_OF, LASTS_DAYS
 from tests.report.mornings import facts_of
 from tests.support.runs import Archive, opened
 from tests.support.service import Fault
@@ -192,6 +195,25 @@ async def test_what_this_night_and_month_cost(archive: Archive) -> None:
     assert len(facts.nights) == 30
     assert facts.nights[-1].audio_hours == pytest.approx(1.5)
     assert facts.nights[-1].transcripts == 2
+
+
+@pytest.mark.parametrize(
+    ("days", "provider", "is_told"),
+    [(0, None, False), (LASTS_DAYS, None, False), (181, None, True), (181, "local", False)],
+)
+async def test_old_prices_are_told(
+    archive: Archive, days: int, provider: str | None, is_told: bool
+) -> None:
+    """A run that ended half a year after the prices were noted has that in its report."""
+    archive.add("a.wav", HOUR)
+    ended_at = datetime.combine(AS_OF, time(12), UTC).timestamp() + days * 86400
+    await archive.run(ahead_s=ended_at - datetime.now(UTC).timestamp())
+
+    facts = await facts_of(archive, **({"provider": provider} if provider else {}))
+
+    page = await to_thread.run_sync(as_html, facts)
+    assert (facts.outdated is not None) is is_told
+    assert (f"{AS_OF}, {days} days old" in page) is is_told
 
 
 async def test_stages_and_moments_are_those_of_the_run(archive: Archive) -> None:
