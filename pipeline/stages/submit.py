@@ -25,9 +25,9 @@ from pipeline.errors import (
     UploadInaccessible,
 )
 from pipeline.models import Uploaded
-from pipeline.options import canonical, request_options
+from pipeline.options import asked_models, canonical, request_options
 from pipeline.reconcile import Reconciler
-from pipeline.stages import Context
+from pipeline.stages import Context, canonical_models
 from pipeline.wire import Accepted, Ambiguous, NotAccepted, is_of_key, shown, submit_body
 
 __all__ = ["submit"]
@@ -73,7 +73,7 @@ async def _ask_if_open(context: Context, reconciler: Reconciler, uploaded: Uploa
     """Its turn, the permit, the ledger's leave, and the request."""
     intake, attempt_id, options = context.intake, uploaded.attempt_id, canonical(uploaded.options)
     async with intake.asking("submit", options):
-        if refused := intake.refused_options.get(options):
+        if refused := context.refused(uploaded.options):
             intake.allowance.release(attempt_id)
             await context.ledger.leave_refused(attempt_id, refused)
             label = context.label(uploaded.root, uploaded.path)
@@ -189,11 +189,8 @@ async def _refused(context: Context, uploaded: Uploaded, error: PipelineError, n
         if not (is_alike or intake.is_first("filter", uploaded.recording_id)):
             await ledger.take_back([attempt_id], str(error))
             context.emit(events.Failed(recording=label, reason=str(error)))
-    elif isinstance(error, OptionsRefused) and context.has_own_options:
-        await ledger.record_refused(attempt_id, str(error))
-        options = canonical(uploaded.options)
-        await context.end_alike(Cause("submit", 400, "", options, str(error)), [attempt_id])
-        context.emit(events.Failed(recording=label, reason=str(error)))
+    elif isinstance(error, OptionsRefused):
+        await _models_refused(context, uploaded, error)
     elif isinstance(error, BatchError) and not is_of_key(error):
         await ledger.set_aside(attempt_id)
         intake.end(error)
@@ -202,6 +199,25 @@ async def _refused(context: Context, uploaded: Uploaded, error: PipelineError, n
         await ledger.record_refused(attempt_id, str(error))
         if not await _is_alike(context, uploaded, refusal, number):
             context.emit(events.Failed(recording=label, reason=str(error)))
+
+
+async def _models_refused(context: Context, uploaded: Uploaded, error: OptionsRefused) -> None:
+    """End all that asks for these models: the intake, or the recordings that do."""
+    models = asked_models(uploaded.options)
+    others = ", the `[[rules]]` or the `[[source]]` that set it" if context.has_own_options else ""
+    said = (
+        f"{error} Asked for were {', '.join(models)}: change `speech_models` in"
+        f" `[transcript]`{others}, or with `--set`"
+    )
+    if not context.asks_for_others(models):
+        await context.ledger.set_aside(uploaded.attempt_id)
+        context.intake.end(OptionsRefused(said))
+        return
+    await context.ledger.record_refused(uploaded.attempt_id, said)
+    cause = Cause("submit", 400, "", canonical_models(models), said)
+    await context.end_alike(cause, [uploaded.attempt_id])
+    label = context.label(uploaded.root, uploaded.path)
+    context.emit(events.Failed(recording=label, reason=said))
 
 
 async def _is_alike(

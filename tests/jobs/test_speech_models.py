@@ -196,3 +196,85 @@ async def test_a_name_that_is_going_is_told_once(
     for said, (name, state) in zip(warned, told.items(), strict=True):
         assert f"the speech model `{name}` is {state} since" in said
     assert outcome.summary.exit_code == ExitCode.DONE
+
+
+# --- names that are refused -----------------------------------------------------------------------
+
+LISTS = '"speech_models" must be a non-empty list containing one or more of: "stt-4", "universal-2"'
+
+
+def refuses(*lists: list[str], said: str = LISTS, status: int = 400) -> Fault:
+    """The service takes none of these lists any more."""
+    return Fault(
+        on="submit",
+        action="answer",
+        times=None,
+        status=status,
+        body=json.dumps({"error": said}),
+        match=lambda call: call.sent["speech_models"] in lists,
+    )
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"transcript": {"punctuate": False}},
+        {"rules": [{"match": "b/*", "punctuate": False}, {"match": "a*", "format_text": False}]},
+    ],
+)
+async def test_refused_models_are_one_cause(
+    archive: Archive, given: dict[str, Any], status: int
+) -> None:
+    """The first refusal ends the intake, whatever else differs; it says names and the setting."""
+    for number in range(20):
+        archive.add(f"b/{number}.wav", b"%d" % number)
+    refusal = refuses(list(DEFAULT_SPEECH_MODELS), status=status)
+    archive.service.faults.add(refusal)
+
+    outcome = await archive.run(uploads=1, concurrency=1, **given)
+
+    assert (outcome.summary.exit_code, outcome.summary.failed) == (ExitCode.USAGE, 0)
+    assert outcome.summary.reason is not None
+    assert LISTS in outcome.summary.reason
+    assert ", ".join(DEFAULT_SPEECH_MODELS) in outcome.summary.reason
+    assert "change `speech_models` in `[transcript]`" in outcome.summary.reason
+    assert refusal.met <= 2
+    assert archive.service.requests["upload"] < 8
+
+
+async def test_a_changed_setting_goes_on_where_models_were_refused(archive: Archive) -> None:
+    """Nothing is failed for the refusal: with names that are taken all is asked for, once."""
+    archive.service.faults.add(refuses(list(DEFAULT_SPEECH_MODELS)))
+    await archive.run()
+
+    outcome = await archive.run(transcript={"speech_models": ["universal-2"]})
+
+    assert (outcome.summary.written, outcome.summary.exit_code) == (2, ExitCode.DONE)
+    assert max(archive.service.billable.values()) == 1
+
+
+@pytest.mark.parametrize("both", [False, True])
+async def test_refused_models_of_some_end_what_asks_for_them(archive: Archive, both: bool) -> None:
+    """Recordings that ask for others go on, until nothing is left that could be taken."""
+    for number in range(6):
+        archive.add(f"b/{number}.wav", b"%d" % number)
+    archive.add("a2.wav", b"a2")
+    rules = [
+        {"match": "b/*", "speech_models": ["universal-2"]},
+        {"match": "b/[0-2].wav", "punctuate": False},
+    ]
+    refused = [["universal-2"], *([list(DEFAULT_SPEECH_MODELS)] if both else [])]
+    refusal = refuses(*refused)
+    archive.service.faults.add(refusal)
+
+    outcome = await archive.run(rules=rules, uploads=1, concurrency=1)
+
+    assert sorted(archive.results()) == ([] if both else ["a.wav.json", "a2.wav.json"])
+    assert outcome.summary.exit_code == (ExitCode.USAGE if both else ExitCode.PARTIAL)
+    assert refusal.met < 6
+    asked = {f"Asked for were {', '.join(models)}: change `speech_models`" for models in refused}
+    for reason in outcome.summary.reasons.get("failed", {}):
+        assert any(each in reason for each in asked)
+        assert "`[[rules]]`" in reason
