@@ -1,6 +1,7 @@
 """The vendor's models as the program knows them: one table, and what is said of it."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from pipeline.speech_models import (
 )
 from tests.support import service_options as scripted
 
+EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
 ON_THE_DAY = datetime(AS_OF.year, AS_OF.month, AS_OF.day, 23, 59, tzinfo=UTC)
 CURRENT = [name for name in SPEECH_MODELS if remark(name) is None]
 
@@ -34,6 +36,11 @@ def test_prices_are_those_of_the_table() -> None:
         "universal-3-5-pro": 0.21,
         "universal-3-pro": 0.21,
     }
+
+
+def test_the_example_is_of_the_same_day() -> None:
+    """The settings file that shows the prices says of which day they are."""
+    assert f"those of {AS_OF}." in EXAMPLE.read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,28 @@ async def test_a_new_default_pays_for_nothing_again(archive: Archive, is_finishe
     }
 
 
+@pytest.mark.parametrize(
+    ("given", "used_model"),
+    [
+        ({}, "universal-2"),
+        ({"transcript": {"speech_models": ["assemblyai-stt-3-7"]}}, None),
+    ],
+)
+async def test_nothing_falls_back_to_what_was_not_asked_for(
+    archive: Archive, given: dict[str, Any], used_model: str | None
+) -> None:
+    """A language that only the last of the default models knows is its own price, else an error."""
+    archive.service.language = "uk"
+
+    outcome = await archive.run(**given)
+
+    assert used(archive) == (dict.fromkeys(CONTENTS, used_model) if used_model else {})
+    assert outcome.summary.cost_usd == pytest.approx(1.5 * 0.15 if used_model else 0)
+    assert outcome.summary.failed == (0 if used_model else 2)
+    assert all("'uk'" in reason for reason in outcome.summary.reasons.get("failed", {}))
+    assert archive.service.billable.total() == (2 if used_model else 0)
+
+
 # --- a price that nobody knows --------------------------------------------------------------------
 
 
@@ -278,3 +300,40 @@ async def test_refused_models_of_some_end_what_asks_for_them(archive: Archive, b
     for reason in outcome.summary.reasons.get("failed", {}):
         assert any(each in reason for each in asked)
         assert "`[[rules]]`" in reason
+
+
+# --- what an older model wrote --------------------------------------------------------------------
+
+
+def line(archive: Archive, command: str, *more: str) -> list[str | Path]:
+    """A command line over the archive, quick about it."""
+    quick = ("--provider", archive.service.url, "--poll-interval", "50ms", "--settle", "1s")
+    return [command, "--output", archive.output, *quick, *more]
+
+
+async def test_reprocess_finds_what_an_older_model_wrote(archive: Archive) -> None:
+    """`--model` means what that model did by default; `--force` pays for it again, just once."""
+    old = did_the_work(OLD)
+    archive.service.faults.add(old)
+    await archive.run()
+    archive.service.faults.clear()
+    archive.add("new.wav", sound(60, "new"))
+    await archive.run()
+    reprocess = line(archive, "reprocess", "--model", OLD)
+
+    as_asked = await archive.command(*reprocess, "--dry-run", "--json")
+    told = await archive.command(*reprocess, "--dry-run")
+    first = await archive.command(*reprocess, "--force", "--yes", "--limit", "1")
+    rest = await archive.command(*reprocess, "--force", "--yes")
+    nothing = await archive.command(*reprocess, "--force", "--dry-run", "--json")
+    asked = archive.service.requests["submit"]
+    outcome = await archive.run()
+
+    assert (as_asked.summary["recordings"], as_asked.summary["left_out"]["as_asked"]) == (0, 2)
+    assert "`--force` asks for them again" in told.stdout.decode()
+    assert (first.exit_code, rest.exit_code) == (ExitCode.DONE, ExitCode.DONE)
+    assert used(archive) == dict.fromkeys([*CONTENTS, "new.wav"], DEFAULT_SPEECH_MODELS[0])
+    assert nothing.summary["recordings"] == sum(nothing.summary["left_out"].values()) == 0
+    assert [len(archive.service.accepted(content)) for content in CONTENTS.values()] == [2, 2]
+    assert len(archive.service.accepted(sound(60, "new"))) == 1
+    assert (outcome.summary.already_written, archive.service.requests["submit"]) == (3, asked)
