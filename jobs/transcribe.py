@@ -174,11 +174,10 @@ def _require_prices(settings: Settings, sources: Sequence[Source]) -> None:
     if settings.max_cost is None and settings.max_cost_month is None:
         return
     for source in sources:
-        asked = [source.settings.transcript, *(rule.options for rule in source.settings.rules)]
-        for options in asked:
-            if source.settings.highest_price(options) is None:
+        for model in chain.from_iterable(source.settings.asked_models):
+            if source.settings.cost_usd(model, 0.0) is None:
                 raise SettingsError(
-                    "a cap on cost needs prices, and one of the models asked for has none:"
+                    f"a cap on cost needs prices, and `{model}`, which is asked for, has none:"
                     " add it to `[prices]`"
                 )
 

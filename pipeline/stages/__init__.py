@@ -110,6 +110,8 @@ class Context:
     def refused(self, options: Mapping[str, Any]) -> str | None:
         """What the service says against these options, or their models; None as far as is known."""
         known = self.intake.refused_options
+        if not known:  # as ever: it is asked of each recording
+            return None
         return known.get(canonical(options)) or known.get(canonical_models(asked_models(options)))
 
     def asks_for_others(self, models: Sequence[str]) -> bool:

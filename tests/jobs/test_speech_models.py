@@ -183,7 +183,7 @@ async def test_a_cap_on_cost_needs_the_price_of_what_is_asked_for(
     archive: Archive, given: dict[str, Any], cap: str
 ) -> None:
     """A model without a price that is asked for is refused before anything is sent."""
-    with pytest.raises(SettingsError, match="prices") as refused:
+    with pytest.raises(SettingsError, match=r"`unheard-of`.* `\[prices\]`") as refused:
         await archive.run(**given, **{cap: 1})
 
     assert refused.value.exit_code == ExitCode.USAGE
