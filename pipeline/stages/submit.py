@@ -6,6 +6,9 @@ permit, `submitting` durable in the ledger, then the request at once. It is neve
 What certainly did not become a transcript is due again, what nobody knows is the reconciler's.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -176,6 +179,9 @@ async def _refused(context: Context, uploaded: Uploaded, error: PipelineError, n
     ledger, intake, attempt_id = context.ledger, context.intake, uploaded.attempt_id
     label = context.label(uploaded.root, uploaded.path)
     intake.allowance.release(attempt_id)
+    part = ""
+    if isinstance(error, OptionsRefused):
+        error, part = _of_models(context, uploaded.options, error)
     if isinstance(error, TransientError):
         await ledger.set_aside(attempt_id, _AGAIN_IN_S)
         if isinstance(error, ConnectionLost):
@@ -189,8 +195,10 @@ async def _refused(context: Context, uploaded: Uploaded, error: PipelineError, n
         if not (is_alike or intake.is_first("filter", uploaded.recording_id)):
             await ledger.take_back([attempt_id], str(error))
             context.emit(events.Failed(recording=label, reason=str(error)))
-    elif isinstance(error, OptionsRefused):
-        await _models_refused(context, uploaded, error)
+    elif part:
+        await ledger.record_refused(attempt_id, str(error))
+        await context.end_alike(Cause("submit", 400, "", part, str(error)), [attempt_id])
+        context.emit(events.Failed(recording=label, reason=str(error)))
     elif isinstance(error, BatchError) and not is_of_key(error):
         await ledger.set_aside(attempt_id)
         intake.end(error)
@@ -201,23 +209,27 @@ async def _refused(context: Context, uploaded: Uploaded, error: PipelineError, n
             context.emit(events.Failed(recording=label, reason=str(error)))
 
 
-async def _models_refused(context: Context, uploaded: Uploaded, error: OptionsRefused) -> None:
-    """End all that asks for these models: the intake, or the recordings that do."""
-    models = asked_models(uploaded.options)
+def _of_models(
+    context: Context, options: Mapping[str, Any], error: OptionsRefused
+) -> tuple[OptionsRefused, str]:
+    """What to say of a refusal of models, and what it ends: nothing named is all."""
+    models = asked_models(options)
+    if _speaks_of_another(str(error), options):
+        part = canonical(options) if context.has_own_options else ""
+    else:
+        part = canonical_models(models) if context.asks_for_others(models) else ""
     others = ", the `[[rules]]` or the `[[source]]` that set it" if context.has_own_options else ""
     said = (
         f"{error} Asked for were {', '.join(models)}: change `speech_models` in"
         f" `[transcript]`{others}, or with `--set`"
     )
-    if not context.asks_for_others(models):
-        await context.ledger.set_aside(uploaded.attempt_id)
-        context.intake.end(OptionsRefused(said))
-        return
-    await context.ledger.record_refused(uploaded.attempt_id, said)
-    cause = Cause("submit", 400, "", canonical_models(models), said)
-    await context.end_alike(cause, [uploaded.attempt_id])
-    label = context.label(uploaded.root, uploaded.path)
-    context.emit(events.Failed(recording=label, reason=said))
+    return OptionsRefused(said), part
+
+
+def _speaks_of_another(said: str, options: Mapping[str, Any]) -> bool:
+    """Whether a refusal of models may lie in one of the other options, a language say."""
+    words = {key.lstrip("+").partition("_")[0] for key in options} - {"speech"}
+    return any(word in said.lower() for word in words)
 
 
 async def _is_alike(

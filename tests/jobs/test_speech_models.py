@@ -277,6 +277,24 @@ async def test_a_changed_setting_goes_on_where_models_were_refused(archive: Arch
     assert max(archive.service.billable.values()) == 1
 
 
+async def test_models_that_are_refused_for_a_language_end_what_is_in_it(archive: Archive) -> None:
+    """A refusal that speaks of another option of the recording is not that of all who lack it."""
+    for number in range(6):
+        archive.add(f"uk/{number}.wav", b"%d" % number)
+    refusal = refuses(
+        list(DEFAULT_SPEECH_MODELS), said="None of the speech_models supports this language."
+    )
+    refusal.match = lambda call: call.sent.get("language_code") == "uk"
+    archive.service.faults.add(refusal)
+    rules = [{"match": "uk/*", "language_code": "uk"}, {"match": "b/*", "punctuate": False}]
+
+    outcome = await archive.run(rules=rules, uploads=1, concurrency=1)
+
+    assert sorted(archive.results()) == ["a.wav.json", "b/b.wav.json"]
+    assert (outcome.summary.failed, outcome.summary.exit_code) == (6, ExitCode.PARTIAL)
+    assert refusal.met < 6
+
+
 @pytest.mark.parametrize("both", [False, True])
 async def test_refused_models_of_some_end_what_asks_for_them(archive: Archive, both: bool) -> None:
     """Recordings that ask for others go on, until nothing is left that could be taken."""
