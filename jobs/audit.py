@@ -145,7 +145,7 @@ def _audit_listed(db: Reader, settings: Settings, tell: Tell) -> Audit:
 
 
 def _audit(db: Reader, settings: Settings, tell: Tell) -> Audit:
-    found = Audit(evidence.outcomes(db), evidence.spending(db, settings.dearest_usd))
+    found = Audit(evidence.outcomes(db), evidence.spending(db, settings.prices))
     for transcript_id, root, path, _, _ in evidence.orphans(db, replaced_ids(settings.state_dir)):
         found.findings["orphan"] += 1
         what = f"transcript {transcript_id} was paid for, and its result lies nowhere"

@@ -12,12 +12,14 @@ import sqlite3
 import ssl
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
+from itertools import chain
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -36,6 +38,7 @@ from pipeline.errors import (
 from pipeline.ledger.mounts import mount_table, remote_file_system
 from pipeline.lines import visible
 from pipeline.settings import Settings, exposed, key_fingerprint, require_key
+from pipeline.speech_models import AS_OF, SOURCE, outdated, remarks
 
 __all__ = ["Finding", "examine"]
 
@@ -63,11 +66,19 @@ class Finding:
 
 
 def examine(
-    settings: Settings, origins: Mapping[str, str], environ: Mapping[str, str]
+    settings: Settings,
+    origins: Mapping[str, str],
+    environ: Mapping[str, str],
+    clock: Callable[[], float] = time.time,
 ) -> Iterator[Finding]:
-    """Findings, quick ones first; the last asks the service, and waits as long as a run would."""
+    """
+    Findings, quick ones first; the last asks the service, and waits as long as a run would.
+
+    `clock` tells the time, Unix seconds.
+    """
     yield from _versions()
     yield from _settings(settings, origins)
+    yield from _models(settings, clock())
     yield from _places(settings)
     yield _engine(settings)
     yield from _network(settings)
@@ -99,6 +110,19 @@ def _settings(settings: Settings, origins: Mapping[str, str]) -> Iterator[Findin
         shown = str(value) if field.repr else "(not shown)"
         yield Finding("setting", f"{name} = {shown}, from {origin}")
     yield Finding("setting", "all others have their defaults, which `overnight init` writes down")
+
+
+def _models(settings: Settings, now: float) -> Iterator[Finding]:
+    """How old the names and prices are that a run goes by, and what it asks for that has aged."""
+    if settings.provider == "local":
+        return
+    if said := outdated(now):
+        yield Finding("models", said, is_warning=True)
+    else:
+        yield Finding("models", f"names and prices are of {AS_OF} ({SOURCE})")
+    sources = [settings.of_source(each) for each in settings.source] or [settings]
+    for said in remarks(chain.from_iterable(each.asked_models for each in sources)):
+        yield Finding("models", said, is_warning=True)
 
 
 def _places(settings: Settings) -> Iterator[Finding]:

@@ -222,7 +222,7 @@ async def session(
         spent = NOTHING
         if settings.max_hours_month is not None or settings.max_cost_month is not None:
             month_began = _month_began(clock(), settings)
-            spent = Amount(*await ledger.spent(month_began, settings.dearest_usd))
+            spent = Amount(*await ledger.spent(month_began, settings.prices))
         context = Context(
             settings=settings,
             ledger=ledger,

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from pipeline.models import Claim, Root
 from pipeline.notices import Notices
 from pipeline.promote import settle
 from pipeline.settings import Settings
+from pipeline.speech_models import remarks
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing, Scan
 from pipeline.stages.upload import UNKNOWN_RESULT, is_left
@@ -107,6 +109,10 @@ async def transcribe(
         for source in sources:
             if source.problem is not None:
                 run.totals(Warned(message=f"source {source.name}: {source.problem}"))
+        is_local = settings.provider == "local"  # whose model has a name of its own
+        lists = [] if is_local else [each.settings.asked_models for each in sources]
+        for said in remarks(chain.from_iterable(lists)):
+            run.totals(Warned(message=said))
         scans = [
             Scan(
                 source.settings,
@@ -169,11 +175,10 @@ def _require_prices(settings: Settings, sources: Sequence[Source]) -> None:
     if settings.max_cost is None and settings.max_cost_month is None:
         return
     for source in sources:
-        asked = [source.settings.transcript, *(rule.options for rule in source.settings.rules)]
-        for options in asked:
-            if source.settings.highest_price(options) is None:
+        for model in chain.from_iterable(source.settings.asked_models):
+            if source.settings.cost_usd(model, 0.0) is None:
                 raise SettingsError(
-                    "a cap on cost needs prices, and one of the models asked for has none:"
+                    f"a cap on cost needs prices, and `{model}`, which is asked for, has none:"
                     " add it to `[prices]`"
                 )
 

@@ -43,6 +43,7 @@ contracts in pyproject.toml hold that.
     logs         where log lines go
     lines        lines of text to a stream, from a thread, without secrets
     options      what may be asked of the service, checked before it is sent
+    speech_models  the service's models by name: price and state, on one day; pure
     events       what happened, as facts
     models       the things that flow, and the states that they are in
     parsing      the JSON of others: what of it is of use, and what is odd about it; pure

@@ -18,7 +18,7 @@ from pipeline.durations import Duration, duration_of
 from pipeline.errors import CapReached, RecordingTooCostly, SettingsError
 from pipeline.settings import Settings
 
-__all__ = ["NOTHING", "Allowance", "Amount", "amount_of", "expected", "priced"]
+__all__ = ["NOTHING", "Allowance", "Amount", "amount_of", "expected", "priced", "unpriced"]
 
 _TOLERANCE = 1e-9
 """What sums of floats may be off by: far below a cent, and a second."""
@@ -72,6 +72,17 @@ def priced(
     return Amount(seconds, None if price is None else price * seconds / 3600, is_probed)
 
 
+def unpriced(model: str | None, settings: Settings) -> str | None:
+    """What to say of a model that did the work and has no price; None where it has one."""
+    if model is None or settings.cost_usd(model, 0.0) is not None:
+        return None
+    return (
+        f"`{model}` did the work, and has no price here: what it costs is not known, and caps count"
+        f" it at ${settings.counted_usd(model, 3600):.2f} an hour, the dearest price; add it to"
+        " `[prices]`"
+    )
+
+
 @dataclass(slots=True)
 class _Cap:
     """One limit, and what counts against it."""
@@ -104,6 +115,7 @@ class Allowance:
             )
             if limit is not None
         ]
+        self._settings = settings
         self._ration_h = settings.backlog.hours_per_night
         self._backlog_h = 0.0
         self._reserved: dict[int, Amount] = {}
@@ -152,14 +164,28 @@ class Allowance:
         """Seconds of audio that are reserved for an attempt, 0 if none are."""
         return self._reserved.get(attempt_id, NOTHING).duration_s
 
-    def settle(self, attempt_id: int, duration_s: float | None, price_usd: float | None) -> None:
-        """What an attempt came to; what the service does not say is as it was expected."""
+    def settle(
+        self,
+        attempt_id: int,
+        duration_s: float | None,
+        price_usd: float | None,
+        model_used: str | None = None,
+    ) -> None:
+        """
+        What an attempt came to; what the service does not say is as it was expected.
+
+        A model that it names need not be one of those that were asked for, nor have a price.
+        """
         expected = self._reserved.pop(attempt_id, None)
         if expected is not None:
-            amount = Amount(
-                expected.duration_s if duration_s is None else duration_s,
-                expected.price_usd if price_usd is None else price_usd,
-            )
+            seconds = expected.duration_s if duration_s is None else duration_s
+            if price_usd is None:
+                price_usd = (
+                    expected.price_usd
+                    if model_used is None
+                    else self._settings.counted_usd(model_used, seconds)
+                )
+            amount = Amount(seconds, price_usd)
             for cap in self._caps:
                 cap.settled += cap.of(amount)
             self._change()

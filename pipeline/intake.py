@@ -55,7 +55,7 @@ class Intake:
         self._lost_in_a_row = 0
         self._reached_at = time.monotonic()
         self.refused_options: dict[str, str] = {}
-        """Canonical options that the service refuses, and what it said."""
+        """Canonical options, or lists of models, that the service refuses, and what it said."""
         self.breaker = Breaker()
         """Whose fault refusals are."""
         self._alone: set[str] = set()

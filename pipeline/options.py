@@ -17,28 +17,23 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
+from pipeline.speech_models import DEFAULT_SPEECH_MODELS
+
 __all__ = [
-    "DEFAULT_SPEECH_MODELS",
     "OptionError",
     "Problem",
+    "asked_models",
     "canonical",
     "check_options",
     "merge",
     "parse_assignment",
     "request_options",
 ]
-
-DEFAULT_SPEECH_MODELS: Final = ("universal-3-5-pro", "universal-2")
-"""Models in order of preference; the first that knows the language does the work.
-
-Always sent, since the service's own default changes with time, and the price with it.
-Source: https://www.assemblyai.com/docs/pre-recorded-audio/select-the-speech-model
-"""
 
 
 class Problem(NamedTuple):
@@ -83,9 +78,7 @@ def check_options(options: Mapping[str, object]) -> None:
         raise OptionError(*problems)
 
 
-def request_options(
-    options: Mapping[str, object], default_models: Sequence[str] = DEFAULT_SPEECH_MODELS
-) -> dict[str, object]:
+def request_options(options: Mapping[str, object]) -> dict[str, object]:
     """
     The request body that these options make, but for `audio_url`.
 
@@ -95,17 +88,22 @@ def request_options(
 
     Args:
         options: as they passed `check_options`.
-        default_models: in order of preference.
 
     Source: AssemblyAI openapi.yml, TranscriptParams; its default language has changed from
         `en_us` to detection, so none is relied upon.
     """
-    body = {"speech_models": list(default_models), **_without_plus(options)}
+    body = {"speech_models": list(DEFAULT_SPEECH_MODELS), **_without_plus(options)}
     if not body.keys() & {"language_code", "language_codes"}:
         body.setdefault("language_detection", True)
     elif body.get("language_detection") is False:
         del body["language_detection"]
     return body
+
+
+def asked_models(options: Mapping[str, object]) -> tuple[str, ...]:
+    """The names of the models that a request with these options asks for, by preference."""
+    asked = request_options(options)["speech_models"]
+    return tuple(map(str, asked)) if isinstance(asked, list | tuple) else (str(asked),)
 
 
 def canonical(options: Mapping[str, object]) -> str:

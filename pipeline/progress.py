@@ -62,8 +62,8 @@ class Tally:
         """Recordings by how they ended: `written skipped failed parked`."""
         self.audio_s = 0.0
         """Seconds of audio in what has completed."""
-        self.cost_usd = 0.0
-        """Estimated, of what has completed and has a price."""
+        self.cost_usd: float | None = 0.0
+        """Estimated, of what has completed; None when a model had no price."""
         self._found = 0
         self._started: datetime | None = None
         # Bounded by what settings let be under way at once, not by how much there is.
@@ -106,7 +106,10 @@ class Tally:
             case Completed():
                 self._under_way[event.recording] = "saving"
                 self.audio_s += event.audio_duration
-                self.cost_usd += event.cost_usd or 0.0
+                is_known = self.cost_usd is not None and event.cost_usd is not None
+                self.cost_usd = (
+                    (self.cost_usd or 0.0) + (event.cost_usd or 0.0) if is_known else None
+                )
             case Written() | Skipped() | Failed() | Parked():
                 self.ended[str(event.__struct_config__.tag)] += 1
                 self._under_way.pop(event.recording, None)
@@ -292,7 +295,7 @@ def _ends(counts: Summary | Standing) -> list[str]:
 
 
 def _about(cost_usd: float | None) -> str:
-    return "" if cost_usd is None else f", about ${cost_usd:,.2f}"
+    return ", at an unknown cost" if cost_usd is None else f", about ${cost_usd:,.2f}"
 
 
 def _count(number: int, noun: str) -> str:

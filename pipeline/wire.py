@@ -86,6 +86,7 @@ WEBHOOK_PATH = "/overnight"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SERVER_FAULT = re.compile(r"server error", re.IGNORECASE)
 _LOST_UPLOAD = re.compile(r"download error", re.IGNORECASE)
+_SPEECH_MODEL = re.compile(r"speech[\s_-]?model")
 _UPLOAD_URL = re.compile(r"[^\x00-\x20\x7f]{1,4096}")
 _ATTEMPT = re.compile(r"[0-9]{1,18}")
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
@@ -511,7 +512,7 @@ def error_from(call: str, status: int, headers: Mapping[str, str], body: bytes) 
         return UploadInaccessible(text, status)
     if status in (400, 404) and "transcript id not found" in lower:
         return TranscriptUnknown(text, status)
-    if status == 400 and call == "submit" and "speech_model" in lower:
+    if status in (400, 422) and call == "submit" and _SPEECH_MODEL.search(lower):
         return OptionsRefused(f"the service refuses `speech_models`: {said}")
     if status in (408, 409, 425, 429) or status < 400 or status >= 500:
         return ServiceUnavailable(text)

@@ -96,6 +96,30 @@ async def test_what_was_not_asked_for_is_given_back() -> None:
     assert allowance.duration_s(2) == HOUR_S
 
 
+@pytest.mark.parametrize("by_month", [False, True])
+@pytest.mark.parametrize(
+    ("model", "duration_s", "counted_usd"),
+    [
+        (None, HOUR_S, 0.15),
+        ("universal-2", None, 0.3),
+        ("unheard-of", HOUR_S, 0.5),
+        ("unheard-of", None, 1.0),
+    ],
+)
+async def test_a_model_without_a_price_counts_as_the_dearest(
+    model: str | None, duration_s: float | None, counted_usd: float, by_month: bool
+) -> None:
+    """What a named model comes to is at its own price or the dearest one; else as expected."""
+    cap = {"max_cost_month" if by_month else "max_cost": counted_usd + 1}
+    allowance = Allowance(Settings(prices={"dear": 0.5}, **cap))
+    await allowance.reserve(1, hours(2, 0.15))
+    allowance.settle(1, duration_s, None, model)
+
+    with pytest.raises(CapReached):
+        await allowance.reserve(2, hours(1, 1.001))
+    assert await allowance.reserve(3, hours(1, 0.999))
+
+
 async def test_the_backlog_has_a_ration() -> None:
     """The backlog goes on until its ration is reached; what is new does not count against it."""
     allowance = Allowance(Settings(backlog={"hours_per_night": 2}))
@@ -167,6 +191,8 @@ class TestExpected:
             ({"speech_models": ["universal-2"]}, 3, 0.15),
             ({"speech_models": ["universal-2", "universal-3-pro"]}, 3, 0.21),
             ({"speech_models": ["somebody's"]}, 3, None),
+            ({"+speech_models": ["universal-2"]}, 3, 0.15),
+            ({"+speech_models": "somebody's"}, 3, None),
         ],
     )
     async def test_seconds_are_whole_and_the_dearest_model_counts(

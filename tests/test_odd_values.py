@@ -211,6 +211,7 @@ async def test_no_setting_is_too_large(archive: Archive, name: str, value: Any) 
         *(("concurrency", HUGE), ("requests", f"{HUGE}/1s"), ("poll_interval", 1e-300)),
         *(("limit", -1), ("max_hours", math.nan), ("max_hours", -math.inf), ("settle", math.inf)),
         *(("bwlimit", "1e5"), ("max_size", math.inf), ("uploads", {"max": HUGE})),
+        *(("prices", {"a": math.inf}), ("prices", {"a": math.nan}), ("prices", {"a": -1})),
     ],
 )
 def test_what_no_run_could_work_with_is_refused(name: str, value: Any) -> None:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.options import (
-    DEFAULT_SPEECH_MODELS,
     OptionError,
     canonical,
     check_options,
@@ -19,6 +18,7 @@ from pipeline.options import (
     parse_assignment,
     request_options,
 )
+from pipeline.speech_models import DEFAULT_SPEECH_MODELS
 
 
 def _understood(task: str, request: Mapping[str, object]) -> dict[str, object]:
@@ -384,7 +384,7 @@ def test_what_is_set_is_sent_as_it_is() -> None:
     """Set models replace the default ones, a set language replaces detection."""
     options = {"speech_models": ["m"], "language_code": "de", "language_detection": False}
 
-    assert request_options(options, ("x",)) == {"speech_models": ["m"], "language_code": "de"}
+    assert request_options(options) == {"speech_models": ["m"], "language_code": "de"}
 
 
 @pytest.mark.parametrize("options", TAKEN, ids=lambda options: ",".join(options) or "none")

@@ -89,7 +89,11 @@ async def test_upload_over_the_limit_is_refused(service: ScriptedService, caller
         ({"format_text": "yes"}, "format_text must be a Boolean"),
         ({"speech_model": "best"}, "speech_model is deprecated"),
         ({"speech_models": []}, '"speech_models" must be a non-empty list'),
-        ({"speech_models": ["loud"]}, '"speech_models" must be a non-empty list'),
+        (
+            {"speech_models": ["loud"]},
+            'containing one or more of: "assemblyai-stt-3-7", "universal-3-5-pro", "universal-2"',
+        ),
+        ({"speech_models": ["universal-2", "universal-3-pro"]}, "have been deprecated"),
         ({"language_code": "en", "language_detection": True}, "language_detection"),
         ({"language_detection": False}, "language_detection"),
         ({"speaker_labels": True, "punctuate": False}, "punctuate"),
@@ -186,6 +190,42 @@ async def test_content_scripts_its_outcome(service: ScriptedService, caller: Cal
     assert (await caller.get(silent))["text"] == ""
     assert (await caller.get(slow))["status"] == "processing"
     assert service.billable.total() == 1
+
+
+@pytest.mark.parametrize(
+    ("models", "language", "used"),
+    [
+        (["assemblyai-stt-3-7", "universal-2"], "de", "assemblyai-stt-3-7"),
+        (["assemblyai-stt-3-7", "universal-2"], "uk", "universal-2"),
+        (["universal-2", "assemblyai-stt-3-7"], "de", "universal-2"),
+        (["assemblyai-stt-3-7"], "uk", None),
+    ],
+)
+async def test_the_first_model_that_knows_the_language_does_the_work(
+    service: ScriptedService, caller: Caller, models: list[str], language: str, used: str | None
+) -> None:
+    """What is spoken chooses of the models that were asked for; where none knows it, an error."""
+    content = b"LANGUAGE:%s\n" % language.encode()
+    asked = await caller.submit(content, speech_models=models)
+    service.advance(30)
+
+    body = await caller.get(asked)
+    assert body["speech_model_used"] == used
+    assert body["status"] == ("completed" if used else "error")
+    assert (language in (body.get("error") or "")) is (used is None)
+
+
+async def test_accounts_have_a_default_of_their_own(
+    service: ScriptedService, caller: Caller
+) -> None:
+    """An older account works with other models than a new one where a submit names none."""
+    service.default_models = ("universal-3-5-pro", "universal-2")
+    asked = await caller.submit(b"RIFF")
+    service.advance(30)
+
+    body = await caller.get(asked)
+    assert body["speech_models"] == ["universal-3-5-pro", "universal-2"]
+    assert body["speech_model_used"] == "universal-3-5-pro"
 
 
 async def test_content_fails_a_number_of_times(service: ScriptedService, caller: Caller) -> None:

@@ -144,7 +144,9 @@ async def test_accepted_transcript(server: Served, caller: Caller) -> None:
         ({"format_text": "yes"}, "format_text must be a Boolean"),
         ({"punctuate": 1}, "punctuate must be a Boolean"),
         ({"speech_model": "best"}, "speech_model is deprecated"),
-        ({"speech_models": []}, "must be a non-empty list"),
+        ({"speech_models": []}, 'must be a non-empty list containing one or more of: "assembly'),
+        ({"speech_models": ["loud"]}, '"assemblyai-stt-3-7", "universal-3-5-pro", "universal-2"'),
+        ({"speech_models": ["universal-2", "universal-3-pro"]}, "speech_models"),
         ({"language_code": "en", "language_detection": True}, "language_detection"),
         ({"audio_start_from": 2000, "audio_end_at": 1000}, "audio_"),
         ({"language_confidence_threshold": 2}, "language_confidence_threshold"),
@@ -169,6 +171,14 @@ async def test_submit_that_is_no_object(caller: Caller, body: bytes) -> None:
 
     assert status == 400
     assert isinstance(answer["error"], str)
+
+
+async def test_models_that_nobody_named(caller: Caller) -> None:
+    """A submit without `speech_models` is worked on with the account's default, and shows it."""
+    body = await caller.transcribed(recording())
+
+    assert body["speech_models"] == ["assemblyai-stt-3-7", "universal-2"]
+    assert body["speech_model_used"]
 
 
 async def test_equal_submits(server: Served, caller: Caller) -> None:

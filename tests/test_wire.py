@@ -344,11 +344,13 @@ def test_422_is_a_hiccup_of_an_upload_alone(call: str, expected: type[PipelineEr
         'speech_model is deprecated. Use "speech_models" instead.',
         '"speech_models" must be a non-empty list containing one or more of: "universal-2"',
         'The "universal-3-pro" speech model(s) have been deprecated. Use speech_models: [...]',
+        'Unknown speech model "loud". Supported models: "assemblyai-stt-3-7", "universal-2"',
     ],
 )
-def test_a_refused_speech_model_concerns_all(said: str) -> None:
-    """A 400 about `speech_models` would come for every recording: it is no recording's fault."""
-    error = wire.error_from("submit", 400, {}, json.dumps({"error": said}).encode())
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_refused_speech_model_concerns_all(said: str, status: int) -> None:
+    """A refusal of `speech_models` would come for every recording: it is no recording's fault."""
+    error = wire.error_from("submit", status, {}, json.dumps({"error": said}).encode())
 
     assert type(error) is OptionsRefused
 

@@ -25,7 +25,7 @@ def status(*, where: Where = WHERE, json: Annotated[bool, Switch] = False) -> in
     from pipeline.report import status_json, status_text
 
     settings = where.settings()
-    asked = settings.state_dir, settings.dearest_usd
+    asked = settings.state_dir, settings.prices
     say(dumps(status_json(*asked), ensure_ascii=False) if json else status_text(*asked))
     return ExitCode.DONE
 

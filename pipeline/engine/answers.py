@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.engine.listen import Heard
-from pipeline.engine.options import whisper_language
+from pipeline.engine.options import DEFAULT_SPEECH_MODELS, whisper_language
 from pipeline.engine.speech import Word
 from pipeline.engine.store import DELETED_URL, Row, Status, Transcript
 from pipeline.engine.wording import joined, turns
@@ -25,7 +25,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "language_detection_options": None,
     "language_confidence_threshold": None,
     "speech_model": None,
-    "speech_models": None,
+    "speech_models": [*DEFAULT_SPEECH_MODELS],
     "punctuate": True,
     "format_text": True,
     "disfluencies": False,

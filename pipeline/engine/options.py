@@ -15,7 +15,16 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-__all__ = ["Refused", "checked", "whisper_language"]
+__all__ = ["DEFAULT_SPEECH_MODELS", "Refused", "checked", "whisper_language"]
+
+_SPEECH_MODELS = ("assemblyai-stt-3-7", "universal-3-5-pro", "universal-2")
+"""Names that the service takes: what it refuses is refused here, where it costs nothing.
+
+Source: AssemblyAI, model versions and deprecations, November 2026.
+"""
+
+DEFAULT_SPEECH_MODELS = ("assemblyai-stt-3-7", "universal-2")
+"""What the service echoes where nothing is asked for. Source: the same."""
 
 
 class Refused(Exception):
@@ -31,13 +40,16 @@ def whisper_language(code: str) -> str:
     return code.partition("_")[0]
 
 
-def checked(body: object, languages: Collection[str]) -> tuple[str, dict[str, Any]]:
+def checked(
+    body: object, languages: Collection[str], models: Collection[str] = ()
+) -> tuple[str, dict[str, Any]]:
     """
     `audio_url` and options of a request that the engine can do; nulls are left out.
 
     Args:
         body: The request, from JSON.
         languages: What the recogniser knows.
+        models: What it is called itself, taken as well as the service's own names.
 
     Raises:
         Refused: It cannot be done, or is no valid request.
@@ -64,6 +76,8 @@ def checked(body: object, languages: Collection[str]) -> tuple[str, dict[str, An
         raise Refused('speech_model is deprecated. Use "speech_models" instead.')
     for name, value in options.items():
         _check_one(name, value)
+    if "speech_models" in options:
+        _check_models(options["speech_models"], models)
     _check_together(options)
     _check_languages(options, languages)
     return audio_url, options
@@ -89,6 +103,15 @@ def _is_empty(value: object) -> bool:
     if isinstance(value, Mapping):
         return all(_is_empty(inner) for inner in value.values())
     return value is None or value is False or value == "" or value == []
+
+
+def _check_models(asked: object, own: Collection[str]) -> None:
+    known = [*_SPEECH_MODELS, *own]
+    if not isinstance(asked, list) or not asked or not all(name in known for name in asked):
+        names = ", ".join(f'"{name}"' for name in _SPEECH_MODELS)
+        raise Refused(
+            f'"speech_models" must be a non-empty list containing one or more of: {names}'
+        )
 
 
 def _check_together(options: Mapping[str, Any]) -> None:
@@ -171,13 +194,6 @@ def _one_of(*allowed: str) -> _Check:
     return check
 
 
-def _speech_models(value: object) -> str | None:
-    # Which models there are changes with the months; the engine has one, whatever they are called.
-    if isinstance(value, list) and value and all(isinstance(name, str) and name for name in value):
-        return None
-    return "must be a non-empty list of names of speech models"
-
-
 def _custom_spelling(value: object) -> str | None:
     """Source: AssemblyAI, custom spelling: `to` is one word, `from` up to five."""
     wrong = "must be a list of objects with from (a list of strings) and to (one word)"
@@ -225,7 +241,7 @@ _DETECTION: Mapping[str, _Check] = {
 _DETECTION_REFUSED = frozenset({"code_switching", "localization"})
 
 _DONE: Mapping[str, _Check] = {
-    "speech_models": _speech_models,
+    "speech_models": _anything,  # see `_check_models`
     "speech_model": _anything,
     "language_code": _string,
     "language_detection": _boolean,

@@ -95,7 +95,7 @@ async def running(
         with first_failure():
             async with (
                 create_task_group() as group,
-                _listening(_app(store, runner, recognizer, keys), host, port) as url,
+                _listening(_app(store, runner, recognizer, model, keys), host, port) as url,
             ):
                 group.start_soon(runner.run)
                 try:
@@ -158,9 +158,9 @@ class _HangUp(asyncio.Protocol):
 
 
 def _app(
-    store: Store, runner: Runner, recognizer: Recognizer, keys: Sequence[str]
+    store: Store, runner: Runner, recognizer: Recognizer, model: str, keys: Sequence[str]
 ) -> web.Application:
-    service = _Service(store, runner, recognizer)
+    service = _Service(store, runner, recognizer, model)
     app = web.Application(middlewares=[_read_or_cut_off, _errors_as_json, _key_required(keys)])
     app.add_routes(
         [
@@ -229,10 +229,11 @@ def _key_required(keys: Sequence[str]) -> Middleware:
 class _Service:
     """The operations, one method each."""
 
-    def __init__(self, store: Store, runner: Runner, recognizer: Recognizer) -> None:
+    def __init__(self, store: Store, runner: Runner, recognizer: Recognizer, model: str) -> None:
         self._store = store
         self._runner = runner
         self._recognizer = recognizer
+        self._models = (model, recognizer.name)
 
     async def upload(self, request: web.Request) -> web.Response:
         if (request.content_length or 0) > UPLOAD_MAX_BYTES:
@@ -271,7 +272,7 @@ class _Service:
         # Nesting beyond the interpreter's depth is no ValueError.
         except (ValueError, RecursionError) as error:
             raise Refused("The request body must be JSON") from error
-        audio_url, options = checked(body, self._recognizer.languages)
+        audio_url, options = checked(body, self._recognizer.languages, self._models)
         transcript = await self._store.create(audio_url, options)
         self._runner.wake()
         return _json(answers.unfinished(transcript))

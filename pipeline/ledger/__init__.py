@@ -22,7 +22,7 @@ unique index `attempts_alive` lets one live.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.ledger.accounts import STANDING_OF_SEEN
 from pipeline.ledger.adoptions import Adoptions
@@ -240,13 +240,13 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         return counts
 
     @reading
-    def spent(self, since: float, dearest_usd: float) -> tuple[float, float]:
+    def spent(self, since: float, prices: Mapping[str, float]) -> tuple[float, float]:
         """
         Seconds of audio and USD that were asked for since a moment, Unix seconds, at the most.
 
-        Settled or not: see `pipeline.ledger.sums`.
+        Settled or not, at the prices of models, USD an hour: see `pipeline.ledger.sums`.
         """
-        spent = spent_since(self.ro, since, self.now(), dearest_usd)
+        spent = spent_since(self.ro, since, self.now(), prices)
         return spent.seconds, spent.usd
 
     @reading

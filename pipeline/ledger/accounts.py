@@ -3,7 +3,7 @@ What stands in a ledger, counted: in, a connection that only reads; out, rows an
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.ledger.sums import spent_between
@@ -58,17 +58,17 @@ LEFT JOIN transcripts t USING (request_key, generation) WHERE s.ended IS NULL
 """The same of those that this run found, and had or has work with."""
 
 
-def states(db: Reader, dearest_usd: float) -> dict[str, Any]:
+def states(db: Reader, prices: Mapping[str, float]) -> dict[str, Any]:
     """Recordings and transcripts by state, and `billed`."""
     return {
         "recordings": _counts(db, "SELECT state, count(*) FROM recordings GROUP BY 1 ORDER BY 1"),
         "transcripts": _counts(db, "SELECT state, count(*) FROM transcripts GROUP BY 1 ORDER BY 1"),
-    } | billed(db, dearest_usd)
+    } | billed(db, prices)
 
 
-def billed(db: Reader, dearest_usd: float) -> dict[str, float | None]:
+def billed(db: Reader, prices: Mapping[str, float]) -> dict[str, float | None]:
     """Hours of audio that were asked for, and their cost, USD: settled, and open at the most."""
-    spent = spent_between(db, dearest_usd=dearest_usd)
+    spent = spent_between(db, prices=prices)
     return {
         "billed_hours": spent.settled_s / 3600,
         "cost_usd": spent.settled_usd,

@@ -8,7 +8,7 @@ found elsewhere lies in temporary tables of this connection: memory does not gro
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
@@ -238,7 +238,7 @@ def outcomes(db: sqlite3.Connection) -> dict[str, int]:
     return dict(db.execute(query, {"run": ""}).fetchall())
 
 
-def spending(db: sqlite3.Connection, dearest_usd: float) -> dict[str, Any]:
+def spending(db: sqlite3.Connection, prices: Mapping[str, float]) -> dict[str, Any]:
     """What was asked for and what it came to, counted."""
     row = db.execute(
         """
@@ -271,7 +271,7 @@ def spending(db: sqlite3.Connection, dearest_usd: float) -> dict[str, Any]:
         "unknown": unknown,
         "unclaimed": unclaimed,
         "deletions": {"due": 0, "done": 0} | dict(deletions.fetchall()),
-    } | billed(db, dearest_usd)
+    } | billed(db, prices)
 
 
 # --- the account's list ---------------------------------------------------------------------------

@@ -6,6 +6,7 @@ that it has not, as it was expected, so that doubt counts as spent until it is r
 service failed at counts nothing, nor does what other programs asked for.
 """
 
+import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +18,21 @@ __all__ = ["Spent", "spent_between", "spent_since"]
 
 _ASKED_FOR = """
 SELECT recording_id, content, duration_s, price_usd, coalesce(duration_s, expected_s) AS long_s,
-  coalesce(price_usd, expected_usd, iif(base_url = 'local', 0.0, NULL)) AS usd
+  coalesce(price_usd, iif(base_url = 'local', 0.0, NULL),
+    iif(model_used IS NULL OR (SELECT json_extract(t.options, '$.multichannel') FROM transcripts t
+      WHERE (t.request_key, t.generation) = (attempts.request_key, attempts.generation)),
+      expected_usd, NULL)) AS usd,
+  coalesce((SELECT value FROM json_each(:prices) WHERE key = model_used), :dearest) AS rate_usd
 FROM attempts
 WHERE submitted_at IS NOT NULL AND state IN ('submitting', 'ambiguous', 'accepted')
   AND outcome IS NOT 'error'
 """
-"""What is paid, or may be."""
+"""
+What is paid, or may be.
+
+A model that was not asked for may have done the work; by the hour it comes to what is known of it.
+Of channels that the answer does not count what was expected holds.
+"""
 
 _SINCE = """
 AND (submitted_at BETWEEN :since AND :now
@@ -59,40 +69,45 @@ class Spent:
         return (self.settled_usd or 0.0) + self.open_usd
 
 
-def spent_since(db: sqlite3.Connection, since: float, now: float, dearest_usd: float) -> Spent:
+def spent_since(
+    db: sqlite3.Connection, since: float, now: float, prices: Mapping[str, float]
+) -> Spent:
     """
-    What was asked for since a moment, Unix seconds; what has no price at the `dearest_usd` an hour.
+    What was asked for since a moment, Unix seconds.
+
+    What has no price noted counts at that of its model in `prices`, USD an hour, or at the dearest.
 
     Clocks may have been wrong, but attempts are numbered in their order: what came after the last
     one that is known to be from before counts as well.
     """
-    return _spent(db, _SINCE, {"since": since, "now": now}, dearest_usd)
+    return _spent(db, _SINCE, {"since": since, "now": now}, prices)
 
 
 def spent_between(
-    db: sqlite3.Connection, since: float = -inf, until: float = inf, *, dearest_usd: float
+    db: sqlite3.Connection, since: float = -inf, until: float = inf, *, prices: Mapping[str, float]
 ) -> Spent:
     """What was asked for from one Unix time to before another, by the clock of then."""
-    return _spent(db, _BETWEEN, {"since": since, "until": until}, dearest_usd)
+    return _spent(db, _BETWEEN, {"since": since, "until": until}, prices)
 
 
 def _spent(
-    db: sqlite3.Connection, when: str, times: Mapping[str, float], dearest_usd: float
+    db: sqlite3.Connection, when: str, times: Mapping[str, float], prices: Mapping[str, float]
 ) -> Spent:
-    settled_s, settled_usd, open_s, open_usd, unpriced_s = db.execute(
+    known = {"prices": json.dumps(dict(prices)), "dearest": max(prices.values(), default=0.0)}
+    settled_s, settled_usd, open_s, open_usd = db.execute(
         "SELECT total(duration_s), sum(price_usd), total(iif(duration_s IS NULL, long_s, 0)),"
-        " total(iif(price_usd IS NULL, usd, 0)), total(iif(usd IS NULL, long_s, 0)) "
+        " total(iif(price_usd IS NULL, coalesce(usd, long_s * rate_usd / 3600), 0)) "
         f"FROM ({_ASKED_FOR} {when})",
-        times,
+        {**times, **known},
     ).fetchone()
     # What nobody noted the length of is counted by size.
-    for path, size, has_price in db.execute(
-        "SELECT r.path, iif(r.content IS a.content, r.size, 0), usd IS NOT NULL "
+    for path, size, rate_usd in db.execute(
+        "SELECT r.path, iif(r.content IS a.content, r.size, 0), iif(usd IS NULL, rate_usd, 0) "
         f"FROM ({_ASKED_FOR} {when}) a JOIN recordings r USING (recording_id)"
         " WHERE long_s IS NULL",
-        times,
+        {**times, **known},
     ):
         bound_s = by_size(path, size).seconds if size else LONGEST_S
         open_s += bound_s
-        unpriced_s += 0.0 if has_price else bound_s
-    return Spent(settled_s, settled_usd, open_s, open_usd + unpriced_s * dearest_usd / 3600)
+        open_usd += bound_s * rate_usd / 3600
+    return Spent(settled_s, settled_usd, open_s, open_usd)

@@ -6,6 +6,7 @@ those of a zone, whatever its clocks did in them; None is local time, as the mac
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta, tzinfo
 
 import msgspec
@@ -80,13 +81,13 @@ def last_nights(db: Reader, at: datetime, zone: tzinfo | None, number: int = 30)
     ]
 
 
-def month_of(db: Reader, at: datetime, zone: tzinfo | None, dearest_usd: float) -> Month:
-    """The calendar month of a moment; what has no price counts at the `dearest_usd` an hour."""
+def month_of(db: Reader, at: datetime, zone: tzinfo | None, prices: Mapping[str, float]) -> Month:
+    """The calendar month of a moment; what has no price counts by `prices`, USD an hour."""
     first = local(at, zone).date().replace(day=1)
     next_first = (first + timedelta(days=31)).replace(day=1)
     since, until = (datetime.combine(each, time(), zone) for each in (first, next_first))
     times = since.timestamp(), until.timestamp()
-    spent = spent_between(db, *times, dearest_usd=dearest_usd)
+    spent = spent_between(db, *times, prices=prices)
     return Month(
         f"{first:%Y-%m}",
         round(spent.settled_s / 3600, 6),

@@ -28,6 +28,7 @@ from pipeline.report.calendar import Night, last_nights, local, month_of
 from pipeline.report.course import ENDS, Causes, Course, Mention, Moment, Stage, cause, course
 from pipeline.report.looks import Result, Unread, look
 from pipeline.settings import Settings
+from pipeline.speech_models import outdated
 
 __all__ = ["Cause", "Morning", "morning"]
 
@@ -122,6 +123,8 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     `month_audio_hours` what caps count."""
     month_open_cost_usd: float
     """The same of what has no known price; with `month_cost_usd` what caps count."""
+    outdated: str | None
+    """What to know of the prices, where they were more than 180 days old when the run ended."""
 
     slowest: str | None
     """What took longest, one sentence."""
@@ -209,7 +212,7 @@ def morning(
             ends, counts, causes = _of_events(went)
         if summary is not None:
             ends, counts = _of_summary(summary)
-        month = month_of(db, ended_at, zone, settings.dearest_usd)
+        month = month_of(db, ended_at, zone, settings.prices)
         lately = last_nights(db, ended_at, zone)
         looks = look(db, run_id, output, folder)
     started_at = local(went.started_at or _begun(run_id), zone)
@@ -242,6 +245,7 @@ def morning(
         month_unpriced=month.unpriced,
         month_open_hours=month.open_hours,
         month_open_cost_usd=month.open_cost_usd,
+        outdated=None if settings.provider == "local" else outdated(ended_at.timestamp()),
         slowest=_slowest(stages),
         stages=stages,
         causes=list(_causes(counts, causes)),

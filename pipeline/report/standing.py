@@ -3,7 +3,7 @@ Ledger -> what stands in it, for people and for programs. Reads only, also besid
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -24,18 +24,18 @@ from pipeline.report.words import billed_lines
 __all__ = ["list_lines", "status_json", "status_text", "version_lines"]
 
 
-def status_json(state: Path, dearest_usd: float = 0.0) -> dict[str, Any]:
+def status_json(state: Path, prices: Mapping[str, float] = {}) -> dict[str, Any]:
     """
     How many recordings and transcripts are in each state, and how the last run ended.
 
-    What has no price counts at the `dearest_usd` an hour.
+    What has no price noted counts by `prices`, USD an hour.
 
     Raises:
         SettingsError: there is no ledger in that folder.
         LedgerUnusable: there is one that cannot be read.
     """
     with opened(state) as db:
-        counts = states(db, dearest_usd)
+        counts = states(db, prices)
     return {"type": "status", **counts, "last_run": _last_run(state / "runs")}
 
 
@@ -67,9 +67,9 @@ class _LastRun(msgspec.Struct):
     exit_code: int
 
 
-def status_text(state: Path, dearest_usd: float = 0.0) -> str:
+def status_text(state: Path, prices: Mapping[str, float] = {}) -> str:
     """The same as a few lines."""
-    status = status_json(state, dearest_usd)
+    status = status_json(state, prices)
     lines = [
         "recordings   " + _counted(status["recordings"]),
         "transcripts  " + _counted(status["transcripts"]),

@@ -28,13 +28,12 @@ from pipeline.settings.grammar import (
 )
 from pipeline.settings.hooks import HOOK_VARIABLES, Heartbeat, Hooks, is_url
 from pipeline.settings.key import exposed, key_fingerprint, read_api_key, require_key
-from pipeline.settings.model import FORMATS, PRICES, PROVIDERS, Rule, Settings, Timeouts, Uploads
+from pipeline.settings.model import FORMATS, PROVIDERS, Rule, Settings, Timeouts, Uploads
 from pipeline.settings.sources import load_settings, origins
 
 __all__ = [
     "FORMATS",
     "HOOK_VARIABLES",
-    "PRICES",
     "PROVIDERS",
     "Address",
     "Heartbeat",

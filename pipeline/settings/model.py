@@ -30,7 +30,7 @@ from pydantic import (
 
 from pipeline.addresses import PROVIDERS, canonical_base_url, is_url, provider_kind
 from pipeline.errors import SettingsError
-from pipeline.options import DEFAULT_SPEECH_MODELS, merge
+from pipeline.options import asked_models, merge
 from pipeline.settings.grammar import (
     Address,
     Rate,
@@ -45,10 +45,10 @@ from pipeline.settings.grammar import (
     parse_url,
 )
 from pipeline.settings.hooks import Hooks
+from pipeline.speech_models import PRICES
 
 __all__ = [
     "FORMATS",
-    "PRICES",
     "PROVIDERS",
     "Backlog",
     "Bytes",
@@ -65,10 +65,6 @@ __all__ = [
 
 FORMATS = ("json", "txt", "srt", "vtt", "md", "tsv")
 """What a result can be saved as; `json` always is."""
-
-PRICES = {"universal-3-5-pro": 0.21, "universal-3-pro": 0.21, "universal-2": 0.15}
-"""USD per hour of audio by `speech_model_used`. Source: AssemblyAI docs, "Models"."""
-
 
 _LEAST_SETTLE_S = 5.0
 """Where transcripts cost money, lists are given as long at the least to show one."""
@@ -450,10 +446,10 @@ class Settings(BaseModel):
     engine_model: str = "base"
     """Speech model of the embedded engine: a name or folder that faster-whisper knows."""
     prices: Annotated[
-        dict[str, Annotated[float, Field(ge=0)]],
-        AfterValidator(lambda given: PRICES | given),
+        dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
+        AfterValidator(lambda given: {**PRICES, **given}),
         BeforeValidator(_json_text),
-    ] = PRICES
+    ] = dict(PRICES)
     """USD per hour of audio by model, for estimates; what is named here adds to the defaults."""
 
     hooks: Annotated[Hooks, BeforeValidator(_on_failure), Field(repr=False)] = Hooks()
@@ -542,10 +538,10 @@ class Settings(BaseModel):
             return None
         return price * duration_s * channels / 3600
 
-    @property
-    def dearest_usd(self) -> float:
-        """The highest price of the table, USD per hour, which counts for what has none."""
-        return max(self.prices.values(), default=0.0)
+    def counted_usd(self, model: str, duration_s: float) -> float:
+        """What so much audio counts for under a cap, USD: without a price, at the dearest known."""
+        known = self.cost_usd(model, duration_s)
+        return max(self.prices.values()) * duration_s / 3600 if known is None else known
 
     @property
     def zone(self) -> ZoneInfo | None:
@@ -566,8 +562,7 @@ class Settings(BaseModel):
         """
         if self.provider == "local":
             return 0.0
-        models = options.get("speech_models", DEFAULT_SPEECH_MODELS)
-        prices = [self.prices.get(str(model)) for model in models]
+        prices = [self.prices.get(model) for model in asked_models(options)]
         known = [price for price in prices if price is not None]
         return max(known) if prices and len(known) == len(prices) else None
 
@@ -581,6 +576,12 @@ class Settings(BaseModel):
                 "rules": (*self.rules, *source.rules),
             }
         )
+
+    @property
+    def asked_models(self) -> tuple[tuple[str, ...], ...]:
+        """The lists of speech models that recordings may be asked for with, each once."""
+        ruled = (merge(self.transcript, rule.options) for rule in self.rules)
+        return tuple(dict.fromkeys(map(asked_models, [self.transcript, *ruled])))
 
     @property
     def ramps(self) -> bool:

@@ -14,9 +14,11 @@ stages share, a `Context`; never another stage. What has to be done again is a r
 that is due again: nothing is ever sent upstream.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from pipeline.breaker import Cause, shape
@@ -28,11 +30,11 @@ from pipeline.ledger import Ledger
 from pipeline.models import Claim, Copy, Root, Turn, Uploaded
 from pipeline.names import version
 from pipeline.notices import Notices
-from pipeline.options import canonical
+from pipeline.options import asked_models, canonical
 from pipeline.settings import Settings
 from pipeline.wire import Webhook
 
-__all__ = ["Context", "held_at", "kept_as"]
+__all__ = ["Context", "canonical_models", "held_at", "kept_as"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,19 @@ class Context:
             await self.end_alike(cause, alike)
         return bool(alike)
 
+    def refused(self, options: Mapping[str, Any]) -> str | None:
+        """What the service says against these options, or their models; None as far as is known."""
+        known = self.intake.refused_options
+        if not known:  # as ever: it is asked of each recording
+            return None
+        return known.get(canonical(options)) or known.get(canonical_models(asked_models(options)))
+
+    def asks_for_others(self, models: Sequence[str]) -> bool:
+        """Whether recordings may ask for other models than these, and than those refused before."""
+        lists = (each.asked_models for each in self.sources.values() or [self.settings])
+        gone = {canonical_models(models), *self.intake.refused_options}
+        return any(canonical_models(each) not in gone for each in chain.from_iterable(lists))
+
     async def end_alike(self, cause: Cause, attempt_ids: Sequence[int]) -> None:
         """Send nothing more of what is refused alike; these attempts' failures do not count."""
         if cause.options:
@@ -131,6 +146,11 @@ class Context:
     def where(self, root: str, path: bytes) -> bytes:
         """The absolute path of a recording; its root is one of this run."""
         return os.path.join(self.roots[root].folder, path)
+
+
+def canonical_models(models: Sequence[str]) -> str:
+    """One text for a list of models, which none of options is."""
+    return json.dumps(models)
 
 
 def kept_as(context: Context, place: bytes) -> Callable[[str], bytes]:

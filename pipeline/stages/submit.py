@@ -6,6 +6,9 @@ permit, `submitting` durable in the ledger, then the request at once. It is neve
 What certainly did not become a transcript is due again, what nobody knows is the reconciler's.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -25,9 +28,9 @@ from pipeline.errors import (
     UploadInaccessible,
 )
 from pipeline.models import Uploaded
-from pipeline.options import DEFAULT_SPEECH_MODELS, canonical, request_options
+from pipeline.options import asked_models, canonical, request_options
 from pipeline.reconcile import Reconciler
-from pipeline.stages import Context
+from pipeline.stages import Context, canonical_models
 from pipeline.wire import Accepted, Ambiguous, NotAccepted, is_of_key, shown, submit_body
 
 __all__ = ["submit"]
@@ -73,7 +76,7 @@ async def _ask_if_open(context: Context, reconciler: Reconciler, uploaded: Uploa
     """Its turn, the permit, the ledger's leave, and the request."""
     intake, attempt_id, options = context.intake, uploaded.attempt_id, canonical(uploaded.options)
     async with intake.asking("submit", options):
-        if refused := intake.refused_options.get(options):
+        if refused := context.refused(uploaded.options):
             intake.allowance.release(attempt_id)
             await context.ledger.leave_refused(attempt_id, refused)
             label = context.label(uploaded.root, uploaded.path)
@@ -95,7 +98,7 @@ async def _ask(
 ) -> bool:
     """Whether the service has accepted; the ledger knows in any case."""
     ledger, attempt_id = context.ledger, uploaded.attempt_id
-    options = request_options(uploaded.options, DEFAULT_SPEECH_MODELS)
+    options = request_options(uploaded.options)
     if context.webhook is not None:
         options |= context.webhook.options(attempt_id)
     body = submit_body(uploaded.upload_url, options)
@@ -176,6 +179,9 @@ async def _refused(context: Context, uploaded: Uploaded, error: PipelineError, n
     ledger, intake, attempt_id = context.ledger, context.intake, uploaded.attempt_id
     label = context.label(uploaded.root, uploaded.path)
     intake.allowance.release(attempt_id)
+    part = ""
+    if isinstance(error, OptionsRefused):
+        error, part = _of_models(context, uploaded.options, error)
     if isinstance(error, TransientError):
         await ledger.set_aside(attempt_id, _AGAIN_IN_S)
         if isinstance(error, ConnectionLost):
@@ -189,10 +195,9 @@ async def _refused(context: Context, uploaded: Uploaded, error: PipelineError, n
         if not (is_alike or intake.is_first("filter", uploaded.recording_id)):
             await ledger.take_back([attempt_id], str(error))
             context.emit(events.Failed(recording=label, reason=str(error)))
-    elif isinstance(error, OptionsRefused) and context.has_own_options:
+    elif part:
         await ledger.record_refused(attempt_id, str(error))
-        options = canonical(uploaded.options)
-        await context.end_alike(Cause("submit", 400, "", options, str(error)), [attempt_id])
+        await context.end_alike(Cause("submit", 400, "", part, str(error)), [attempt_id])
         context.emit(events.Failed(recording=label, reason=str(error)))
     elif isinstance(error, BatchError) and not is_of_key(error):
         await ledger.set_aside(attempt_id)
@@ -202,6 +207,29 @@ async def _refused(context: Context, uploaded: Uploaded, error: PipelineError, n
         await ledger.record_refused(attempt_id, str(error))
         if not await _is_alike(context, uploaded, refusal, number):
             context.emit(events.Failed(recording=label, reason=str(error)))
+
+
+def _of_models(
+    context: Context, options: Mapping[str, Any], error: OptionsRefused
+) -> tuple[OptionsRefused, str]:
+    """What to say of a refusal of models, and what it ends: nothing named is all."""
+    models = asked_models(options)
+    if _speaks_of_another(str(error), options):
+        part = canonical(options) if context.has_own_options else ""
+    else:
+        part = canonical_models(models) if context.asks_for_others(models) else ""
+    others = ", the `[[rules]]` or the `[[source]]` that set it" if context.has_own_options else ""
+    said = (
+        f"{error} Asked for were {', '.join(models)}: change `speech_models` in"
+        f" `[transcript]`{others}, or with `--set`"
+    )
+    return OptionsRefused(said), part
+
+
+def _speaks_of_another(said: str, options: Mapping[str, Any]) -> bool:
+    """Whether a refusal of models may lie in one of the other options, a language say."""
+    words = {key.lstrip("+").partition("_")[0] for key in options} - {"speech"}
+    return any(word in said.lower() for word in words)
 
 
 async def _is_alike(

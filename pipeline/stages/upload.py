@@ -38,7 +38,6 @@ from pipeline.errors import (
 from pipeline.files import in_thread, why_not
 from pipeline.ledger import Reading
 from pipeline.models import Claim, Turn, Uploaded, is_settled, signed
-from pipeline.options import canonical
 from pipeline.retry import retry
 from pipeline.spool import standing_head
 from pipeline.stages import Context
@@ -72,7 +71,7 @@ async def upload(
         async for claim in claims:
             uploaded = claim.uploaded
             with intake.uploading() as scope:
-                if refused := intake.refused_options.get(canonical(claim.options)):
+                if refused := context.refused(claim.options):
                     await ledger.leave_refused(claim.attempt_id, refused)
                     label = context.label(claim.root, claim.path)
                     context.emit(events.Failed(recording=label, reason=refused))

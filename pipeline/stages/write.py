@@ -20,6 +20,7 @@ from anyio import BrokenWorkerProcess, to_process
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from pipeline import events
+from pipeline.allowance import unpriced
 from pipeline.errors import (
     AnswerUnusable,
     AttemptsExhausted,
@@ -207,11 +208,16 @@ async def _tell_failed(context: Context, pending: Pending, reason: str) -> None:
 
 def _completion(context: Context, head: Head, options: Mapping[str, Any]) -> Completion:
     duration_s = head.audio_duration
-    channels = head.audio_channels if options.get("multichannel") else 1
+    channels = _channels(head, options)
     cost = context.settings.cost_usd(head.speech_model_used, duration_s, channels)
     return Completion(
         head.speech_model_used, duration_s, cost, head.confidence, head.language_code, head.odd
     )
+
+
+def _channels(head: Head, options: Mapping[str, Any]) -> int | None:
+    """How many channels were transcribed one by one; None where the answer does not say."""
+    return head.audio_channels if options.get("multichannel") else 1
 
 
 def _tell_completed(
@@ -277,7 +283,15 @@ async def _save(context: Context, pending: Pending, spool: Spool, head: Head) ->
     attempt_id = pending.attempt_id
     options = await context.ledger.asked_for(attempt_id)
     completion = _completion(context, head, options)
-    context.intake.allowance.settle(attempt_id, completion.duration_s, completion.price_usd)
+    context.intake.allowance.settle(
+        attempt_id,
+        completion.duration_s,
+        completion.price_usd,
+        # Of channels that it does not count what was expected holds, whatever its model costs.
+        None if _channels(head, options) is None else completion.model_used,
+    )
+    if said := unpriced(completion.model_used, context.settings):
+        context.warn_once(said, said)
     if suffix := redacted_suffix(options):
         if not await _save_with_audio(context, pending, spool, suffix, completion):
             return False

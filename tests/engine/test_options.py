@@ -24,7 +24,7 @@ def refusal(**options: Any) -> str:
 
 
 DONE: dict[str, list[Any]] = {
-    "speech_models": [["universal-3-5-pro", "universal-2"], ["anything"]],
+    "speech_models": [["assemblyai-stt-3-7", "universal-2"], ["universal-3-5-pro"]],
     "language_code": ["en", "en_us", "de_ch", "no"],
     "language_detection": [True],
     "language_confidence_threshold": [0, 0.4, 1],
@@ -56,7 +56,15 @@ def test_what_the_engine_does_is_accepted_as_it_is(name: str, value: object) -> 
 
 
 WRONG: dict[str, list[Any]] = {
-    "speech_models": [[], "universal-2", [""], [1]],
+    "speech_models": [
+        [],
+        "universal-2",
+        [""],
+        [1],
+        [[]],
+        ["loud"],
+        ["universal-2", "universal-3-pro"],
+    ],
     "language_code": [7, ["en"], "", "xx", "fallback"],
     "language_detection": ["true", 1],
     "language_confidence_threshold": [-0.1, 1.1, "0.4", True],
@@ -188,6 +196,24 @@ def test_deprecated_model_is_refused_in_the_services_words() -> None:
     assert refusal(speech_model="best").startswith(
         'speech_model is deprecated. Use "speech_models" instead.'
     )
+
+
+def test_refused_models_are_answered_with_those_that_are_taken() -> None:
+    """Names that the service refuses are refused in its words, which list those that it takes."""
+    assert refusal(speech_models=["universal-3-pro"]) == (
+        '"speech_models" must be a non-empty list containing one or more of: '
+        '"assemblyai-stt-3-7", "universal-3-5-pro", "universal-2"'
+    )
+
+
+def test_the_engines_own_model_may_be_asked_for() -> None:
+    """What the engine's own model is called is taken like the service's names, and no other."""
+    asked = {"audio_url": URL, "speech_models": ["tiny.en", "universal-2"]}
+
+    assert checked(asked, LANGUAGES, ("tiny.en", "whisper-tiny.en"))[1] == {
+        "speech_models": asked["speech_models"]
+    }
+    assert "speech_models" in refusal(speech_models=["tiny.en"])
 
 
 @pytest.mark.parametrize(

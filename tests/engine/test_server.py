@@ -194,6 +194,18 @@ async def test_accepted_transcript_has_every_key_and_no_result(
     assert body["language_model"] == body["acoustic_model"] == "assemblyai_default"
 
 
+@pytest.mark.parametrize(
+    ("name", "status"), [("tiny.en", 200), ("scripted", 200), ("universal-2", 200), ("base", 400)]
+)
+async def test_models_by_the_names_that_there_are(tmp_path: Path, name: str, status: int) -> None:
+    """What the engine was told to work with may be asked for by that name, and by its own."""
+    async with engine(tmp_path, ScriptedRecognizer(), model="tiny.en") as client:
+        request = {"audio_url": f"{client.url}/upload/0", "speech_models": [name]}
+        answer = await client.call("POST", "/v2/transcript", json=request)
+
+    assert answer[0] == status
+
+
 async def test_same_upload_submitted_twice_is_two_transcripts(
     client: Client, recognizer: ScriptedRecognizer, upload: Path
 ) -> None:

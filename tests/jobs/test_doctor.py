@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
 from jobs.doctor import Finding, examine
 from pipeline.errors import ExitCode
 from pipeline.settings import Settings, key_fingerprint, load_settings, origins
+from pipeline.speech_models import AS_OF, LASTS_DAYS, SOURCE
 
 KEY = "a-key-of-this-test"
 
@@ -208,3 +211,52 @@ def test_a_key_file_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
     assert [each.exit_code for each in found] == [ExitCode.DONE, ExitCode.DONE]
     assert "0644" in str(found[1])
     assert str(found[1]).startswith("!!")
+
+
+# --- speech models -------------------------------------------------------------------------------
+
+DAY_S = 86400.0
+ON_THE_DAY = datetime.combine(AS_OF, time(12), UTC).timestamp()
+
+
+@pytest.mark.parametrize(("days", "is_old"), [(0, False), (LASTS_DAYS, False), (181, True)])
+def test_an_old_table_of_models_is_told(days: int, is_old: bool) -> None:
+    """What names and prices a run goes by is said, and told to be old after half a year."""
+    settings, now = Settings(), ON_THE_DAY + days * DAY_S
+    found = [each for each in examine(settings, {}, {}, lambda: now) if each.subject == "models"]
+
+    (finding,) = found
+    assert (finding.exit_code, finding.is_warning) == (ExitCode.DONE, is_old)
+    assert str(AS_OF) in finding.text
+    assert SOURCE in finding.text
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, []),
+        ({"transcript": {"speech_models": ["universal-3-5-pro"]}}, ["universal-3-5-pro"]),
+        (
+            {"source": [{"folder": "/a", "transcript": {"speech_models": ["universal-3-pro"]}}]},
+            ["universal-3-pro"],
+        ),
+    ],
+)
+def test_models_that_are_going_are_told(given: dict[str, Any], told: list[str]) -> None:
+    """Deprecated and retired names that a run would ask for are found, those of sources as well."""
+    warned = [
+        each.text
+        for each in examine(Settings(**given), {}, {}, lambda: ON_THE_DAY)
+        if each.subject == "models" and each.is_warning
+    ]
+
+    assert len(warned) == len(told)
+    assert all(f"`{name}`" in text for name, text in zip(told, warned, strict=True))
+
+
+def test_the_engine_has_no_use_for_the_vendors_models() -> None:
+    """Of the embedded engine no names, prices or ages are told: it has its own model, for free."""
+    old = {"speech_models": ["universal-3-5-pro"]}
+    settings = Settings(provider="local", transcript=old)
+
+    assert not any(each.subject == "models" for each in examine(settings, {}, {}, lambda: 1e11))

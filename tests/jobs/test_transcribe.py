@@ -237,10 +237,10 @@ async def test_the_cap_of_a_month_holds_over_runs_and_ends_with_it(archive: Arch
 
 async def test_what_costs_less_than_expected_leaves_room(archive: Archive) -> None:
     """A cap counts what the service says it used, not what was expected, once that is known."""
-    prices = {"universal-3-pro": 1.0, "universal-2": 0.5}
+    prices = {"universal-3-5-pro": 1.0, "universal-2": 0.5}
     for number in range(4):
         add(archive, f"calls/{number}.wav", sound(HOUR_S, tone=number))
-    models = {"speech_models": ["universal-2", "universal-3-pro"]}
+    models = {"speech_models": ["universal-2", "universal-3-5-pro"]}
     archive.service.language = "uk"
     calls = source(archive, max_cost=2, prices=prices, transcript=models)
 

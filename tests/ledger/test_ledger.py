@@ -551,7 +551,7 @@ async def test_what_may_be_paid_counts_as_spent(tmp_path: Path, state: AttemptSt
         attempt_id = await Steps(ledger).reach(state)
         await ledger.expect(attempt_id, 60.0, 0.5)
 
-        assert await ledger.spent(0.0, 0.0) == (60.0, 0.5)
+        assert await ledger.spent(0.0, {}) == (60.0, 0.5)
 
 
 async def test_missing_is_asked_for_with_force_only(tmp_path: Path) -> None:
@@ -722,7 +722,7 @@ async def test_a_month_counts_what_a_wrong_clock_noted(tmp_path: Path, wrong_s: 
                 clock.now -= off_s
                 clock.now += 60
                 number += 1
-            counted.append((await ledger.spent(since, 0.0))[0])
+            counted.append((await ledger.spent(since, {}))[0])
         clock.now += month_s
 
     assert counted == [1.0, 3.0, 1.0, 1.0]

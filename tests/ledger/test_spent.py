@@ -18,6 +18,7 @@ pytestmark = pytest.mark.anyio
 
 LONG_S, COST_USD, DEAREST_USD = 1800.0, 0.25, 3.6
 NOW = datetime.fromtimestamp(Clock().now, UTC)
+PRICES = {"universal-2": 1.8, "dear": DEAREST_USD}
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
 
 async def spent(ledger: Ledger, since: float = 0.0) -> tuple[float, float]:
     """Seconds and USD, the latter without what sums of floats are off by."""
-    seconds, usd = await ledger.spent(since, DEAREST_USD)
+    seconds, usd = await ledger.spent(since, PRICES)
     return seconds, round(usd, 9)
 
 
@@ -82,20 +83,29 @@ async def test_what_is_missing_was_paid(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said_s", "said_usd", "counted"),
+    ("model", "said_s", "said_usd", "counted"),
     [
-        (60.0, 0.01, (60.0, 0.01)),
-        (None, None, (LONG_S, COST_USD)),
-        (60.0, None, (60.0, COST_USD)),
-        (0.0, 0.0, (0.0, 0.0)),
+        ("universal-2", 60.0, 0.01, (60.0, 0.01)),
+        ("universal-2", 0.0, 0.0, (0.0, 0.0)),
+        # Its price was not known then, and is now; its length is not.
+        ("universal-2", 60.0, None, (60.0, 0.03)),
+        ("universal-2", None, None, (LONG_S, 0.9)),
+        ("unheard-of", 60.0, None, (60.0, 0.06)),
+        ("unheard-of", None, None, (LONG_S, 1.8)),
+        (None, 60.0, None, (60.0, COST_USD)),
+        (None, None, None, (LONG_S, COST_USD)),
     ],
 )
 async def test_the_answer_replaces_the_expectation(
-    ledger: Ledger, said_s: float | None, said_usd: float | None, counted: tuple[float, float]
+    ledger: Ledger,
+    model: str | None,
+    said_s: float | None,
+    said_usd: float | None,
+    counted: tuple[float, float],
 ) -> None:
-    """What the service says of a transcript counts; what it does not say is as expected."""
+    """What the service says counts, a model without a price as the dearest; else as expected."""
     attempt_id = await asked(ledger, AttemptState.ACCEPTED)
-    await ledger.record_completed(attempt_id, Completion("universal-2", said_s, said_usd))
+    await ledger.record_completed(attempt_id, Completion(model, said_s, said_usd))
 
     assert await spent(ledger) == counted
 
@@ -149,8 +159,8 @@ async def test_what_is_told_adds_up_to_what_caps_count(
         await ledger.record_completed(attempt_id, Completion("universal-2", *said))
     seconds, usd = await spent(ledger)
 
-    told = await to_thread.run_sync(billed, ledger.ro, DEAREST_USD)
-    month = await to_thread.run_sync(month_of, ledger.ro, NOW, None, DEAREST_USD)
+    told = await to_thread.run_sync(billed, ledger.ro, PRICES)
+    month = await to_thread.run_sync(month_of, ledger.ro, NOW, None, PRICES)
 
     assert told["billed_hours"] + told["open_hours"] == pytest.approx(seconds / 3600)
     assert (told["cost_usd"] or 0) + told["open_cost_usd"] == pytest.approx(usd)
@@ -164,7 +174,7 @@ async def test_what_is_missing_is_told_as_it_was_settled(ledger: Ledger) -> None
     await ledger.record_completed(attempt_id, Completion("universal-2", 60.0, 0.01))
     await ledger.record_missing(attempt_id, "gone")
 
-    told = await to_thread.run_sync(billed, ledger.ro, DEAREST_USD)
+    told = await to_thread.run_sync(billed, ledger.ro, PRICES)
 
     assert (told["billed_hours"], told["open_hours"]) == (60 / 3600, 0)
     assert await spent(ledger) == (60.0, 0.01)

@@ -63,6 +63,7 @@ def made(
         "month_unpriced": 1,
         "month_open_hours": 0.5,
         "month_open_cost_usd": 0.125,
+        "outdated": text,
         "slowest": text,
         "stages": [Stage("save", "saving", 1, 1.0, 1.0)],
         "causes": [

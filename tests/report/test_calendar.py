@@ -91,7 +91,7 @@ async def test_a_month_begins_at_its_first_midnight(tmp_path: Path) -> None:
     times = [first - timedelta(seconds=1), first, datetime(2026, 11, 30, 23, 59, tzinfo=BERLIN)]
 
     def read(db: Reader) -> Month:
-        return month_of(db, datetime(2026, 11, 5, tzinfo=BERLIN), BERLIN, 3.5)
+        return month_of(db, datetime(2026, 11, 5, tzinfo=BERLIN), BERLIN, {"any": 3.5})
 
     assert await accepted(tmp_path, times, read) == Month("2026-11", 2.0, 1.0, 0, 0.0, 0.0)
     (tmp_path / "x").mkdir()
@@ -103,7 +103,7 @@ async def test_december_is_followed_by_january(tmp_path: Path) -> None:
     """The last month of a year ends with it."""
     times = [datetime(2026, 12, 31, 23, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)]
 
-    month = await accepted(tmp_path, times, lambda db: month_of(db, times[0], UTC, 0.0))
+    month = await accepted(tmp_path, times, lambda db: month_of(db, times[0], UTC, {}))
 
     assert (month.month, month.audio_hours) == ("2026-12", 1.0)
 

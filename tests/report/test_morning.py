@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,6 +18,7 @@ from pipeline.report.course import Mention
 from pipeline.report.morning import Morning, morning
 from pipeline.report.page import as_html, as_line
 from pipeline.settings import Settings
+from pipeline.speech_models import AS_OF, LASTS_DAYS
 from tests.report.mornings import facts_of
 from tests.support.runs import Archive, opened
 from tests.support.service import Fault
@@ -210,10 +211,29 @@ async def test_what_of_a_month_is_in_doubt(archive: Archive) -> None:
     facts = await facts_of(archive)
 
     assert (facts.month_audio_hours, facts.month_open_hours) == (1.0, 0.5)
-    dearest_usd = archive.settings().dearest_usd
+    dearest_usd = max(archive.settings().prices.values())
     assert facts.month_open_cost_usd == pytest.approx(dearest_usd / 2)
     assert f"at the most ${dearest_usd / 2:.2f} not settled" in as_line(facts)
     assert "0.50 h" in await to_thread.run_sync(as_html, facts)
+
+
+@pytest.mark.parametrize(
+    ("days", "provider", "is_told"),
+    [(0, None, False), (LASTS_DAYS, None, False), (181, None, True), (181, "local", False)],
+)
+async def test_old_prices_are_told(
+    archive: Archive, days: int, provider: str | None, is_told: bool
+) -> None:
+    """A run that ended half a year after the prices were noted has that in its report."""
+    archive.add("a.wav", HOUR)
+    ended_at = datetime.combine(AS_OF, time(12), UTC).timestamp() + days * 86400
+    await archive.run(ahead_s=ended_at - datetime.now(UTC).timestamp())
+
+    facts = await facts_of(archive, **({"provider": provider} if provider else {}))
+
+    page = await to_thread.run_sync(as_html, facts)
+    assert (facts.outdated is not None) is is_told
+    assert (f"{AS_OF}, {days} days old" in page) is is_told
 
 
 async def test_stages_and_moments_are_those_of_the_run(archive: Archive) -> None:

@@ -73,12 +73,12 @@ async def test_status_tells_what_is_in_doubt(archive: Archive) -> None:
     )
     await archive.run(settle="100ms", min_size="1k")
 
-    dearest_usd = archive.settings().dearest_usd
-    status = await to_thread.run_sync(status_json, archive.state, dearest_usd)
-    text = await to_thread.run_sync(status_text, archive.state, dearest_usd)
+    prices = archive.settings().prices
+    status = await to_thread.run_sync(status_json, archive.state, prices)
+    text = await to_thread.run_sync(status_text, archive.state, prices)
 
     assert (status["billed_hours"], status["open_hours"]) == (1.0, 0.5)
-    assert status["open_cost_usd"] == pytest.approx(dearest_usd / 2)
+    assert status["open_cost_usd"] == pytest.approx(max(prices.values()) / 2)
     assert "1.00 h" in text
     assert "0.50 h of audio at the most" in text
 

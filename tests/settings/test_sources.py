@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ExitCode, SettingsError
-from pipeline.settings import PRICES, Hooks, Settings, Timeouts, load_settings, origins
+from pipeline.settings import Hooks, Settings, Timeouts, load_settings, origins
+from pipeline.speech_models import PRICES
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 
@@ -97,7 +98,7 @@ def test_tables_merge_key_by_key(folder: Path) -> None:
     )
 
     assert Timeouts(connect=1, stall=3, answer=120) == settings.timeouts
-    assert settings.prices == PRICES | {"mine": 1, "yours": 2}
+    assert settings.prices == {**PRICES, "mine": 1, "yours": 2}
     assert settings.transcript == {
         "punctuate": True,
         "speaker_labels": True,

@@ -323,7 +323,7 @@ async def test_cost_is_told(archive: Archive) -> None:
     """Hours and dollars of what completed are in the events and in the summary."""
     archive.add("a.wav", b"SECONDS:7200\none")
 
-    outcome = await archive.run(prices={"universal-3-5-pro": 0.5, "universal-3-pro": 0.5})
+    outcome = await archive.run(prices={"assemblyai-stt-3-7": 0.5})
 
     (completed,) = outcome.of(Completed)
     assert completed.audio_duration == 7200

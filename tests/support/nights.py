@@ -47,7 +47,7 @@ __all__ = ["PRICES", "ZONE", "Night", "Nights", "Told", "at", "micro_usd", "nigh
 
 ZONE = ZoneInfo("Europe/Berlin")
 
-PRICES = {"universal-3-5-pro": 0.36, "universal-3-pro": 0.36, "universal-2": 0.18}
+PRICES = {"assemblyai-stt-3-7": 0.36, "universal-3-5-pro": 0.36, "universal-2": 0.18}
 """USD per hour: whole micro-dollars a second, so that sums of them are exact."""
 
 _LONGEST_S = 12 * 3600.0

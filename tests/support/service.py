@@ -11,9 +11,9 @@ the program or its engine. In a test's own event loop:
 
 Settings are the fields of `Account` (`tests.support.service_account`): `keys`,
 `transcript_seconds`, `concurrency`, `first_status`, `list_lag_s`, `upload_limit_bytes`,
-`upload_life_s`, `requests_limit`, `requests_window_s`, `retry_after`, `webhook_every_s`,
-`is_clock_manual`; all but the last may be changed while it runs. `service.key` is accepted,
-`service.foreign_key` is a key of another project.
+`upload_life_s`, `requests_limit`, `requests_window_s`, `default_models`, `language`,
+`retry_after`, `webhook_every_s`, `is_clock_manual`; all but the last may be changed while it runs.
+`service.key` is accepted, `service.foreign_key` is a key of another project.
 
 **Time.** Transcripts are processed for `transcript_seconds`, first in, first out, at most
 `concurrency` at once. With `is_clock_manual=True` only `service.advance(seconds)` moves the clock;
@@ -22,9 +22,9 @@ a transcript.
 
 **Outcome.** A content may begin with lines that script it:
 `b"ERROR:Audio duration is too short.\n"`, `b"SECONDS:5400\n"` (audio_duration), `b"WORDS:0\n"`
-(silence), `b"TAKES:30\n"` (processing). Also `service.fail_content(content, sentence, times=1)`.
-What is said depends only on the content's sha256. `service.add_foreign(n)` puts transcripts of
-another program into the list.
+(silence), `b"TAKES:30\n"` (processing), `b"LANGUAGE:uk\n"` (what is spoken). Also
+`service.fail_content(content, sentence, times=1)`. What is said depends only on the content's
+sha256. `service.add_foreign(n)` puts transcripts of another program into the list.
 
 **Faults**: `service.faults.add(Fault(on=KIND, action=ACTION, times=1, skip=0, match=None, ...))`.
 KIND is `upload submit list get delete export` or `*`; `times=None` is for ever; `match` is a text

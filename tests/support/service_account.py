@@ -64,6 +64,8 @@ class Script:
     """`WORDS:n`: how many words are said in it; 0 is a silent recording."""
     transcript_seconds: float | None = None
     """`TAKES:seconds`: how long it is processed; else the account's `transcript_seconds`."""
+    language: str = ""
+    """`LANGUAGE:code`: what is spoken in it; else the account's `language`."""
 
     @classmethod
     def read(cls, beginning: bytes) -> Script:
@@ -87,6 +89,8 @@ class Script:
                 script.words = int(value)
             elif key == "TAKES":
                 script.transcript_seconds = float(value)
+            elif key == "LANGUAGE":
+                script.language = value
             else:
                 break
         return script
@@ -121,6 +125,8 @@ class Transcript:
     audio_duration: int
     created: float
     listed_from: float
+    language: str = "en"
+    """What was asked for, else what is spoken."""
     status: str = "queued"
     error: str = ""
     throttled: bool | None = None
@@ -130,6 +136,11 @@ class Transcript:
     is_deleted: bool = False
     webhook_status_code: int | None = None
     """What a notification of it was answered with last."""
+
+    @property
+    def model_used(self) -> str | None:
+        """The first of its models that knows its language."""
+        return service_options.model_for(self.options["speech_models"], self.language)
 
     @property
     def is_over(self) -> bool:
@@ -163,6 +174,11 @@ class Account:
     requests_limit: int | None = None
     """Requests within `requests_window_s` for the whole account; above it 429."""
     requests_window_s: float = 300.0
+    default_models: tuple[str, ...] = service_options.DEFAULT_SPEECH_MODELS
+    """For submits that name none. Until 8 December 2026 accounts made before 17 November have
+    `universal-3-5-pro` before `universal-2`."""
+    language: str = "en"
+    """What is spoken in recordings that say nothing of it."""
     retry_after: str = "seconds"
     """The form of Retry-After on a 429: `seconds`, `date` or `none`."""
     is_clock_manual: bool = False
@@ -314,6 +330,7 @@ class Account:
             raise Refused(403, "Cannot access uploaded file")
         self.settle()
         options = {name: value for name, value in body.items() if name != "audio_url"}
+        options.setdefault("speech_models", [*self.default_models])
         transcript = self._new(project, audio_url, options, upload)
         self._waiting.append(transcript)
         self._open += 1
@@ -442,6 +459,7 @@ class Account:
             audio_duration=seconds if script.audio_seconds is None else script.audio_seconds,
             created=now,
             listed_from=now + self.list_lag_s,
+            language=options.get("language_code") or script.language or self.language,
         )
         self._rows.append(transcript)
         self.transcripts[transcript.id] = transcript
@@ -469,6 +487,9 @@ class Account:
         self._open -= 1
         failing = self._failing.get(transcript.content)
         transcript.error = failing.popleft() if failing else transcript.script.error
+        if not transcript.error and transcript.model_used is None:
+            # The sentence is ours; that there is no silent fallback is the vendor's.
+            transcript.error = f"None of the speech_models supports '{transcript.language}'."
         transcript.ends_at = math.inf
         transcript.throttled = False if transcript.throttled is not None else None
         if transcript.error:

@@ -17,7 +17,19 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-SPEECH_MODELS = ("universal-3-5-pro", "universal-3-pro", "universal-2")
+_PUBLISHED = frozenset(_names("en es pt fr de it"))
+SPEECH_MODELS: dict[str, frozenset[str] | None] = {
+    "assemblyai-stt-3-7": _PUBLISHED,
+    "universal-3-5-pro": _PUBLISHED,
+    "universal-2": None,
+}
+"""What is accepted since 17 November 2026, and the languages it knows, None for all that there are.
+
+Which 32 and 18 the first two know is not published: here it is those that all their kind know.
+"""
+RETIRED = ("universal-3-pro",)
+DEFAULT_SPEECH_MODELS = ("assemblyai-stt-3-7", "universal-2")
+"""What accounts made since then get where nothing is asked for."""
 
 _BOOLEANS = _names(
     "auto_chapters auto_highlights content_safety custom_topics disfluencies entity_detection "
@@ -62,6 +74,20 @@ def refusal(body: dict[str, Any]) -> str | None:
     return None
 
 
+def model_for(models: list[str], language: str) -> str | None:
+    """The first of these models that knows a language; None if none does: there is no other."""
+    return next((model for model in models if _knows(model, language)), None)
+
+
+def _knows(model: str, language: str) -> bool:
+    known = SPEECH_MODELS[model]
+    return known is None or language.partition("_")[0] in known
+
+
+def _is_known(model: object) -> bool:
+    return isinstance(model, str) and model in SPEECH_MODELS
+
+
 def _audio_url(body: dict[str, Any]) -> str | None:
     audio_url = body.get("audio_url")
     if not isinstance(audio_url, str) or not audio_url:
@@ -77,7 +103,14 @@ def _speech_models(body: dict[str, Any]) -> str | None:
     if "speech_models" not in body:
         return None
     wanted = body["speech_models"]
-    if not isinstance(wanted, list) or not wanted or any(m not in SPEECH_MODELS for m in wanted):
+    advised = ", ".join(f'"{model}"' for model in DEFAULT_SPEECH_MODELS)
+    for model in RETIRED:
+        if isinstance(wanted, list) and model in wanted:
+            return (
+                f'The "{model}" speech model(s) have been deprecated. '
+                f"Use speech_models: [{advised}] instead."
+            )
+    if not isinstance(wanted, list) or not wanted or not all(map(_is_known, wanted)):
         known = ", ".join(f'"{model}"' for model in SPEECH_MODELS)
         return f'"speech_models" must be a non-empty list containing one or more of: {known}'
     return None

@@ -57,7 +57,6 @@ _ECHO_DEFAULTS: Json = {
     "sentiment_analysis": False,
     "language_detection": False,
     "redact_pii_audio": False,
-    "speech_models": ["universal-3-5-pro", "universal-2"],
 }
 _RESULTS = _names(
     "text words utterances confidence audio_duration language_confidence speech_model_used "
@@ -228,7 +227,6 @@ def _results(transcript: Transcript) -> Json:
     words = words_of(transcript)
     options = transcript.options
     is_detected = not options.get("language_code")
-    models = options.get("speech_models") or _ECHO_DEFAULTS["speech_models"]
     unavailable = {"status": "unavailable", "results": [], "summary": {}}
     has_turns = options.get("speaker_labels") or options.get("multichannel")
     turns = [_stretch(spoken) | _voice(spoken[0]) for spoken in _sentences(transcript)]
@@ -239,9 +237,9 @@ def _results(transcript: Transcript) -> Json:
         "confidence": _mean(words),
         "audio_duration": transcript.audio_duration,
         "audio_channels": 2 if options.get("multichannel") else 1,
-        "language_code": options.get("language_code") or "en",
+        "language_code": transcript.language,
         "language_confidence": 0.98 if is_detected else None,
-        "speech_model_used": models[0],
+        "speech_model_used": transcript.model_used,
         "content_safety_labels": unavailable,
         "iab_categories_result": unavailable,
     }

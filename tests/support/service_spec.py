@@ -68,7 +68,7 @@ def _join_request(schemas: Json) -> None:
     schemas["TranscriptParams"]["properties"]["speech_models"] = {
         "type": "array",
         "minItems": 1,
-        "items": {"enum": ["universal-3-5-pro", "universal-2"]},
+        "items": {"enum": ["assemblyai-stt-3-7", "universal-3-5-pro", "universal-2"]},
     }
 
 
