@@ -7,7 +7,7 @@ In go flags, variables and TOML files; out comes one frozen `Settings`, or one `
 that names everything wrong with them.
 
     grammar   how values are written: durations, sizes, rates, limits by the hour, addresses, globs,
-              names of speakers; the name that was meant
+              names of speakers; the name that was meant; how texts are coded
     hooks     Hooks: whom a run tells of its start and end
     model     Settings: every key with its unit, default, range and reason
     sources   load_settings(flags, config=, environ=)  ->  Settings
@@ -25,6 +25,7 @@ from pipeline.settings.grammar import (
     parse_duration,
     parse_names,
     parse_size,
+    plain_text,
 )
 from pipeline.settings.hooks import HOOK_VARIABLES, Heartbeat, Hooks, is_url
 from pipeline.settings.key import exposed, key_fingerprint, read_api_key, require_key
@@ -56,6 +57,7 @@ __all__ = [
     "parse_duration",
     "parse_names",
     "parse_size",
+    "plain_text",
     "read_api_key",
     "require_key",
 ]

@@ -1,11 +1,12 @@
 """
 How values are written: durations, sizes, rates, times of a day, addresses, URLs, globs, lists of
-texts, names of speakers; what name was meant.
+texts, names of speakers; what name was meant; how texts are coded.
 
 In goes text from a flag, variable or file (or a number that TOML has already read), out comes the
 quantity in its unit, or a `ValueError` with words for the user. Nothing here knows of a setting.
 """
 
+import codecs
 import difflib
 import json
 import math
@@ -32,6 +33,7 @@ __all__ = [
     "parse_size",
     "parse_texts",
     "parse_url",
+    "plain_text",
 ]
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -320,6 +322,20 @@ def parse_url(text: str) -> SplitResult:
     if not is_one or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("not a URL that begins with http:// or https://")
     return url
+
+
+def plain_text(data: bytes) -> bytes:
+    """
+    The bytes of a file of text without the mark that editors of other systems put before it.
+
+    Raises:
+        ValueError: it is UTF-16, which is nothing like ASCII.
+    """
+    line_ends = (b"\r\0\n\0", b"\0\r\0\n")  # where there is no mark
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    if data.startswith(marks) or any(end in data for end in line_ends):
+        raise ValueError("it is UTF-16; save it as UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:

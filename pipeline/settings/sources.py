@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import SettingsError
 from pipeline.options import OptionError, Problem, check_options, merge, parse_assignment
-from pipeline.settings.grammar import nearest, parse_names
+from pipeline.settings.grammar import nearest, parse_names, plain_text
 from pipeline.settings.hooks import HOOK_VARIABLES, Hooks
 from pipeline.settings.model import Backlog, Settings, Timeouts, Uploads
 
@@ -203,7 +203,7 @@ def _layers(
         if path is None or not (must_exist or path.is_file()):
             continue
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(plain_text(path.read_bytes()).decode())
         except OSError as error:
             problems.append(f"{path} cannot be read: {error.strerror}")
         except ValueError as error:  # not TOML, or not UTF-8

@@ -326,3 +326,29 @@ def test_example_as_it_is_changes_nothing(folder: Path) -> None:
     settings = load_settings({}, config=EXAMPLE, environ={}, cwd=folder)
 
     assert Settings() == settings
+
+
+# ---------------------------------------------------------------- files of other systems
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "bom"])
+def test_a_settings_file_made_on_windows(folder: Path, mark: str, line_end: str) -> None:
+    """A byte order mark and CRLF are no part of a settings file, here or in the user's own."""
+    text = line_end.join([f"{mark}limit = 7", "[timeouts]", 'stall = "9s"', ""])
+    (folder / "overnight.toml").write_bytes(text.encode())
+    environ = user_config(folder, f'{mark}poll_interval = "5s"\n')
+
+    settings = load_settings({}, environ=environ, cwd=folder)
+
+    assert (settings.limit, settings.timeouts.stall, settings.poll_interval) == (7, 9, 5)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["no bom", "bom"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_settings_file_in_utf_16_is_named(folder: Path, encoding: str, mark: str) -> None:
+    """UTF-16 is said to be what it is."""
+    (folder / "other.toml").write_bytes(f"{mark}limit = 7\r\nforce = 1\r\n".encode(encoding))
+
+    with pytest.raises(SettingsError, match=r"other\.toml .*UTF-16"):
+        load_settings({}, config=folder / "other.toml", environ={}, cwd=folder)
