@@ -19,10 +19,10 @@ from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from jobs.budget import Budgets
 from jobs.leaving import run_stoppable
+from pipeline.client import system_proxy
 from pipeline.engine import DEFAULT_MODEL, EngineUnavailable
 from pipeline.engine.weights import packaged
 from pipeline.errors import (
@@ -31,10 +31,17 @@ from pipeline.errors import (
     LedgerUnusable,
     OutputNotWritable,
     PipelineError,
+    SettingsError,
 )
 from pipeline.ledger.mounts import mount_table, remote_file_system
 from pipeline.lines import visible
-from pipeline.settings import Settings, exposed, key_fingerprint, require_key
+from pipeline.settings import (
+    Settings,
+    exposed,
+    key_fingerprint,
+    odd_variables,
+    require_key,
+)
 
 __all__ = ["Finding", "examine"]
 
@@ -67,6 +74,8 @@ def examine(
     """Findings, quick ones first; the last asks the service, and waits as long as a run would."""
     yield from _versions()
     yield from _settings(settings, origins)
+    for oddity in odd_variables(environ):
+        yield Finding("variable", oddity, is_warning=True)
     yield from _places(settings)
     yield _engine(settings)
     yield from _network(settings)
@@ -154,8 +163,14 @@ def _engine(settings: Settings) -> Finding:
 
 
 def _network(settings: Settings) -> Iterator[Finding]:
-    base_url = urlsplit(settings.base_url or "")
-    proxy = urlsplit(getproxies().get(base_url.scheme, ""))
+    if settings.base_url is None:
+        return
+    base_url = urlsplit(settings.base_url)
+    try:
+        proxy = urlsplit(system_proxy(settings.base_url) or "")
+    except SettingsError as error:
+        yield Finding("proxy", str(error), error.exit_code)
+        return
     if proxy.hostname:
         # Without the user and password that the variable may hold.
         yield Finding("proxy", f"{proxy.scheme}://{proxy.hostname}:{proxy.port or ''}".rstrip(":"))

@@ -12,6 +12,7 @@ that names everything wrong with them.
     model     Settings: every key with its unit, default, range and reason
     sources   load_settings(flags, config=, environ=)  ->  Settings
               origins(flags, config=, environ=)        ->  {"poll_interval": "./overnight.toml", …}
+    surroundings  what a machine or cluster has put around the program
     key       require_key(settings, environ)           ->  the API key, or KeyRefused
 """
 
@@ -20,6 +21,7 @@ from pipeline.settings.grammar import (
     Rate,
     Timetable,
     Window,
+    address_in,
     glob_pattern,
     nearest,
     parse_duration,
@@ -31,6 +33,7 @@ from pipeline.settings.hooks import HOOK_VARIABLES, Heartbeat, Hooks, is_url
 from pipeline.settings.key import exposed, key_fingerprint, read_api_key, require_key
 from pipeline.settings.model import FORMATS, PRICES, PROVIDERS, Rule, Settings, Timeouts, Uploads
 from pipeline.settings.sources import load_settings, origins
+from pipeline.settings.surroundings import home_of, odd_variables
 
 __all__ = [
     "FORMATS",
@@ -47,12 +50,15 @@ __all__ = [
     "Timetable",
     "Uploads",
     "Window",
+    "address_in",
     "exposed",
     "glob_pattern",
+    "home_of",
     "is_url",
     "key_fingerprint",
     "load_settings",
     "nearest",
+    "odd_variables",
     "origins",
     "parse_duration",
     "parse_names",

@@ -10,6 +10,7 @@ import codecs
 import difflib
 import json
 import math
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,7 @@ __all__ = [
     "Rate",
     "Timetable",
     "Window",
+    "address_in",
     "glob_pattern",
     "nearest",
     "parse_duration",
@@ -322,6 +324,12 @@ def parse_url(text: str) -> SplitResult:
     if not is_one or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("not a URL that begins with http:// or https://")
     return url
+
+
+def address_in(path: str) -> str | None:
+    """The address that a path is meant as, `s3://bucket/calls`; None for one of this machine."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)", path, re.DOTALL)  # a `Path` keeps one `/`
+    return None if not found or os.path.lexists(found[1]) else f"{found[1]}//{found[2]}"
 
 
 def plain_text(data: bytes) -> bytes:

@@ -36,6 +36,7 @@ from pipeline.settings.grammar import (
     Rate,
     Timetable,
     Window,
+    address_in,
     glob_pattern,
     nearest,
     parse_duration,
@@ -168,9 +169,22 @@ def _globs(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _here(value: Path) -> Path:
+    """A path on this machine, though it begins with `~`."""
+    if address := address_in(str(value)):
+        raise ValueError(f"`{address}`: addresses are not supported yet; name a folder or file")
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"`{value.parts[0]}` stands for no home that is known here; set `HOME`, or write the"
+            " whole path"
+        ) from None
+
+
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Bytes = Annotated[int, BeforeValidator(parse_size)]
-HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+HomePath = Annotated[Path, AfterValidator(_here)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(parse_texts)]
 Globs = Annotated[Texts, AfterValidator(_globs)]
 
@@ -258,7 +272,7 @@ class Source(BaseModel):
     name: Annotated[str, Field(min_length=1)] | None = None
     """What the ledger and reports call it; the name of the folder if not set. A source that moves
     keeps its name."""
-    output: Path | None = None
+    output: HomePath | None = None
     """Folder for its results, in the output folder; its name if not set."""
     formats: Annotated[Texts, AfterValidator(_formats)] | None = None
     """As in the settings, instead of what stands there."""

@@ -25,6 +25,7 @@ from pipeline.options import OptionError, Problem, check_options, merge, parse_a
 from pipeline.settings.grammar import nearest, parse_names, plain_text
 from pipeline.settings.hooks import HOOK_VARIABLES, Hooks
 from pipeline.settings.model import Backlog, Settings, Timeouts, Uploads
+from pipeline.settings.surroundings import is_injected
 
 __all__ = ["load_settings", "origins"]
 
@@ -211,6 +212,7 @@ def _layers(
         else:
             layers.append(_Layer(values, partial(_in_file, path)))
 
+    environ = {name: text for name, text in environ.items() if not is_injected(name)}
     layers.append(_Layer(_variables(environ), _as_variable))
     for name in sorted(environ):
         key = name.upper().removeprefix(_PREFIX).partition("__")[0].lower()

@@ -33,7 +33,7 @@ from pipeline.models import (
 )
 from pipeline.names import derived, is_temporary, result_name
 from pipeline.options import canonical
-from pipeline.settings import Settings, glob_pattern
+from pipeline.settings import Settings, address_in, glob_pattern
 
 __all__ = ["MEDIA_SUFFIXES", "Listing", "Root", "Scan", "find_roots"]
 
@@ -89,6 +89,10 @@ def find_roots(folders: Sequence[str]) -> list[Root]:
             else:
                 raise SettingsError(f"`{given}` is neither a folder nor a regular file")
         except OSError as error:
+            if address := address_in(given):
+                raise SettingsError(
+                    f"`{address}`: addresses are not supported yet; name a folder of this machine"
+                ) from None
             raise SettingsError(f"cannot read `{given}`: {error.strerror}") from error
     folder_of: dict[str, str] = {}
     for (folder, _), name in found.items():
