@@ -444,9 +444,10 @@ class Settings(BaseModel):
     dry_run: bool = False
     """Say what would be done, send nothing."""
     force: bool = False
-    """Ask for every recording anew, also for those written: pays again."""
+    """Ask for every recording anew, also for those written: pays again. A flag only."""
     redo_changed: bool = False
-    """Ask anew for what was written with other options or by another provider: pays again."""
+    """Ask anew for what was written with other options or by another provider: pays again. A flag
+    only."""
     retry_failed: bool | Annotated[int, Field(ge=1)] = False
     """Try again what failed in earlier runs; nothing of it was paid. A number is for how many
     nights, dates of `time_zone`, it may fail and still be tried; 3 in `nightly` if not set."""

@@ -48,6 +48,9 @@ _MODELS: Mapping[str, type[BaseModel]] = {
 }
 """Tables whose keys are known."""
 
+_FLAGS_ONLY = ("force", "redo_changed")
+"""Consent to pay once more, which is given each time."""
+
 _SHORT_FOR = {"uploads": "max", "hooks": "on_failure"}
 """The key that is meant where a table is given one value."""
 
@@ -184,6 +187,12 @@ def _gather(
         for key, value in layer.values.items():
             if key not in Settings.model_fields:
                 problems.append(_unknown(key, layer.spelled(key), Settings.model_fields))
+                continue
+            if key in _FLAGS_ONLY and layer.spelled(key) != _as_flag(key):
+                problems.append(
+                    f"`{key}` from {layer.spelled(key)} would pay again in every run:"
+                    f" say `{_as_flag(key)}` on the command line instead"
+                )
                 continue
             if key == "speaker_names":
                 with suppress(ValueError):  # which the model then says

@@ -12,6 +12,7 @@ from pipeline.errors import ExitCode, SettingsError
 from pipeline.settings import PRICES, Hooks, Settings, Timeouts, load_settings, origins
 from pipeline.settings.model import Source
 
+FLAGS_ONLY = {"force", "redo_changed"}
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 
 
@@ -365,6 +366,24 @@ def test_sources_that_are_none(folder: Path) -> None:
     assert "`exclud` from OVERNIGHT_SOURCE, source" in refusal(folder, environ=variable)
 
 
+@pytest.mark.parametrize("key", sorted(FLAGS_ONLY))
+def test_what_pays_again_is_a_flag(folder: Path, key: str) -> None:
+    """Consent to pay again is given by a flag; a file or variable would give it every night."""
+    flag = f"--{key.replace('_', '-')}"
+    variable = f"OVERNIGHT_{key.upper()}"
+    (folder / "other.toml").write_text(f"{key} = true\n")
+
+    assert getattr(load_settings({key: True}, environ={}, cwd=folder), key) is True
+    for said in (
+        refusal(folder, f"{key} = true\n"),
+        refusal(folder, f"{key} = true\n", flags={key: True}),
+        refusal(folder, environ={variable: "1"}),
+        refusal(folder, environ=user_config(folder, f"{key} = true\n")),
+    ):
+        assert f"`{key}` from " in said
+        assert f"say `{flag}` on the command line" in said
+
+
 # ---------------------------------------------------------------- the example
 
 
@@ -375,7 +394,7 @@ def test_example_shows_every_key_with_its_default() -> None:
     example = tomllib.loads(keys)
     defaults = Settings()
 
-    assert set(Settings.model_fields) == set(example)
+    assert set(Settings.model_fields) - FLAGS_ONLY == set(example)
     assert set(Timeouts.model_fields) == set(example["timeouts"])
     assert set(Hooks.model_fields) == set(example["hooks"])
     # Examples of what has no default.
