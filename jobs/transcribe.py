@@ -26,6 +26,7 @@ from pipeline.allowance import expected
 from pipeline.batch import run_batch
 from pipeline.errors import BatchError, ExitCode, SettingsError
 from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode
+from pipeline.exclusions import passed_over
 from pipeline.files import abandon, regular
 from pipeline.ledger import BACKLOG, Redo
 from pipeline.lines import hide
@@ -348,7 +349,7 @@ async def _summary(
         **_outcomes(counts),
         kept_hours=round(kept_hours, 4),
         kept_cost_usd=None if price is None else round(kept_hours * price, 2),
-        ignored=sum(scan.ignored for scan in scans),
+        **passed_over((scan.passed, scan.exclusions) for scan in scans),
         collected=await ledger.collected(),
         transcripts=totals.transcripts,
         deleted=totals.deleted,

@@ -351,13 +351,15 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
     What matches, whole, a path relative to its root with `/` between its parts.
 
     `*`, `?`, `[abc]` and `[!abc]` stay within one part, `**` is any number of parts. A glob
-    without `/` is for the name alone, in whatever folder it lies.
+    without `/` is for the name alone, in whatever folder it lies; one with a `/` before it begins
+    at the root.
 
     Raises:
         ValueError: a range in brackets runs backwards.
     """
     made = ""
-    *folders, name = glob.split("/") if "/" in glob else ("**", glob)
+    parts = glob.removeprefix("/").split("/")
+    *folders, name = parts if "/" in glob else ("**", glob)
     for folder in folders:
         made += "(?:[^/]+/)*" if folder == "**" else _part_pattern(folder) + "/"
     made += ".+" if name == "**" else _part_pattern(name)

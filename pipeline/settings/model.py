@@ -360,7 +360,7 @@ class Settings(BaseModel):
     include: Globs = ()
     """Globs of files to take besides those with a media suffix."""
     exclude: Globs = ()
-    """Globs of files to leave out; wins over `include`."""
+    """Globs of files and folders to leave out; wins over `include`."""
     files_from: str | None = None
     """File that lists the recordings to take, `-` for stdin; separated by newline or NUL."""
     follow_links: bool = False

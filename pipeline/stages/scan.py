@@ -19,6 +19,7 @@ from anyio import CancelScope
 
 from pipeline.errors import SettingsError
 from pipeline.events import Emit, RecordingFound, Skipped, Warned, printable
+from pipeline.exclusions import Exclusions, PassedOver
 from pipeline.files import in_thread
 from pipeline.ledger import Ledger
 from pipeline.models import (
@@ -198,12 +199,12 @@ class Scan:
         self._leave_out = list(leave_out)
         self._listed = None if listed is None else list(listed)
         self._include = [glob_pattern(glob) for glob in settings.include]
-        self._exclude = [glob_pattern(glob) for glob in settings.exclude]
+        self.exclusions = Exclusions(settings.exclude)
         self._common = None if settings.rules else canonical(settings.transcript)
         self._now = time.time() if now is None else now
         self._fresh_since = self._now - settings.backlog.older_than if by_age else -math.inf
-        self.ignored = 0
-        """Files and links that are no recordings."""
+        self.passed = PassedOver()
+        """What lies there and is not taken."""
         self.warnings: list[str] = []
         """What could not be looked at; cleared as it is told."""
         self.incomplete = False
@@ -288,16 +289,40 @@ class Scan:
                 if entry.is_dir(follow_symlinks=follow):
                     # Without links no folder is met twice: only those from before count.
                     identity = _identity(entry.stat(follow_symlinks=follow))
-                    if identity not in entered:
-                        below.append(folder + name + b"/")
-                        if follow:
-                            entered.add(identity)
-                elif entry.is_file(follow_symlinks=follow) and self._is_recording(folder, name):
-                    yield name, entry.stat(follow_symlinks=follow)
+                    if identity in entered:
+                        continue
+                    if self._is_excluded(folder + name, is_folder=True):
+                        self._pass_over(root, folder + name + b"/", entered)
+                        continue
+                    below.append(folder + name + b"/")
+                    if follow:
+                        entered.add(identity)
+                elif entry.is_file(follow_symlinks=follow):
+                    if self._is_taken(folder, name):
+                        yield name, entry.stat(follow_symlinks=follow)
                 else:
-                    self.ignored += 1
+                    self.passed.ignored += 1
             except OSError as error:
                 self._warn(f"cannot look at {printable(folder + name)}", error)
+
+    def _pass_over(self, root: Root, excluded: bytes, entered: set[tuple[int, int]]) -> None:
+        """Count the recordings in an excluded folder, as far as it can be read."""
+        count, waiting = 0, [excluded]
+        while waiting:
+            folder = waiting.pop()
+            with suppress(OSError), os.scandir(os.path.join(root.folder, folder)) as entries:
+                for entry in entries:
+                    path = folder + entry.name
+                    if entry.name.startswith(b"."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        self._is_excluded(path, is_folder=True)
+                        if _identity(entry.stat(follow_symlinks=False)) not in entered:
+                            waiting.append(path + b"/")
+                    elif entry.is_file(follow_symlinks=False):
+                        self._is_excluded(path)
+                        count += self._is_recording(folder, entry.name)
+        self.passed.exclude(printable(root.prefix + excluded), count)
 
     def _entries(self, root: Root, folder: bytes) -> Iterator["os.DirEntry[bytes]"]:
         """What is in a folder, by name: all of it, or part by part where it is very much."""
@@ -329,7 +354,7 @@ class Scan:
             if stat.S_ISREG(found.st_mode):
                 yield name, found
             else:
-                self.ignored += 1
+                self.passed.ignored += 1
 
     def _warn_of_outsiders(self) -> None:
         inside = tuple(os.path.join(root.folder, b"") for root in self._roots)
@@ -338,16 +363,28 @@ class Scan:
                 self.incomplete = True
                 self.warnings.append(f"{printable(path)} is listed, and in none of the folders")
 
+    def _is_taken(self, folder: bytes, name: bytes) -> bool:
+        """Whether a file is a recording that is not left out; what is passed over is counted."""
+        is_recording = self._is_recording(folder, name)
+        is_excluded = self._is_excluded(folder + name)
+        if not is_recording:
+            self.passed.ignore(printable(_suffix(name)))
+        self.passed.excluded += is_recording and is_excluded
+        return is_recording and not is_excluded
+
+    def _is_excluded(self, path: bytes, *, is_folder: bool = False) -> bool:
+        return bool(self.exclusions) and self.exclusions.match(
+            os.fsdecode(path), is_folder=is_folder
+        )
+
     def _is_recording(self, folder: bytes, name: bytes) -> bool:
         is_media = _suffix(name) in MEDIA_SUFFIXES
         if not (is_media or self._include) or (name.endswith(_OURS) and _is_redacted(name)):
             return False
-        if not (self._include or self._exclude):
+        if is_media:
             return True
         text = os.fsdecode(folder + name)
-        if any(pattern.fullmatch(text) for pattern in self._exclude):
-            return False
-        return is_media or any(pattern.fullmatch(text) for pattern in self._include)
+        return any(pattern.fullmatch(text) for pattern in self._include)
 
     def _entry(self, root: Root, path: bytes, found: os.stat_result) -> Entry:
         options = self._common or canonical(self._settings.options_for(os.fsdecode(path)))
