@@ -11,6 +11,7 @@ import math
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
@@ -45,9 +46,13 @@ MEDIA_SUFFIXES = frozenset(
         b" mogg opus qcp tta voc wav wma wv webm mts m2ts ts mov mp2 mp4 m4v mxf"
         # Usual relatives; the service goes by content, not by name.
         b" 3gp 3g2 aifc asf avi caf gsm m2t mka mkv mpe mpeg mpg ogv ra rm snd spx vob w64 wmv"
+        b" qta wave bwf rf64 awb ogx mp4a"
     ).split()
 )
 """Suffixes, in lower case, of what is taken for a recording."""
+
+_LATER_SUFFIXES = frozenset(b"qta wave bwf rf64 awb ogx mp4a".split())
+"""Those of them that the first versions of this program did not take."""
 
 _CHUNK = 1000
 """Recordings looked up at a time."""
@@ -218,10 +223,15 @@ class Scan:
         formats, size_of = self._settings.formats[1:], self._listing.size_of
         for root in self._roots:
             ended, walk = list[tuple[int, str]](), self._chunks(root)
+            later = None
+            if root.only is None and self._listed is None and await ledger.has_found(root.name):
+                later = _Later(root.name)
             try:
                 while entries := await _next(walk):
                     known = await ledger.look_up(root.name, entries, size_of, formats)
                     ended += known.ended
+                    if later is not None:
+                        await later.note(ledger, known.others)
                     for others in _parts(known.others):
                         found = await ledger.record_found(root.name, others, size_of, formats)
                         for path, size in found.work:
@@ -236,6 +246,8 @@ class Scan:
             finally:  # a stop must not keep what was seen from being accounted for
                 with CancelScope(shield=True):
                     await ledger.record_ended(ended)
+            if later is not None and later.taken:
+                emit(Warned(message=later.message))
             while self.warnings:
                 emit(Warned(message=self.warnings.pop(0)))
 
@@ -434,6 +446,36 @@ class Scan:
     def _warn(self, what: str, error: OSError) -> None:
         self.incomplete = True
         self.warnings.append(f"{what}: {error.strerror}")
+
+
+class _Later:
+    """What this run takes of an archive that older versions of this program passed over."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._is_new = dict[bytes, bool]()
+        self.taken = Counter[bytes]()
+        """How many recordings, by suffix."""
+
+    async def note(self, ledger: Ledger, entries: Iterable[Entry]) -> None:
+        """Look at entries of which the ledger has not been told yet."""
+        for entry in entries:
+            suffix = _suffix(entry.path[entry.path.rfind(b"/") + 1 :])
+            if suffix not in _LATER_SUFFIXES or entry.skip:
+                continue
+            if suffix not in self._is_new:
+                self._is_new[suffix] = not await ledger.has_found(self._root, b"." + suffix)
+            if self._is_new[suffix]:
+                self.taken[suffix] += 1
+
+    @property
+    def message(self) -> str:
+        taken = {suffix.decode(): count for suffix, count in self.taken.most_common()}
+        named = ", ".join(f".{suffix} {count:,}" for suffix, count in taken.items())
+        return (
+            f"{self._root}: taken by their names for the first time, and paid for: {named};"
+            f" `--exclude '*.{next(iter(taken))}'` leaves them out"
+        )
 
 
 def _is_redacted(name: bytes) -> bool:

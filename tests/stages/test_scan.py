@@ -103,8 +103,39 @@ async def test_media_suffixes_in_any_case(eye: Eye) -> None:
 async def test_suffixes_of_the_service_are_taken(eye: Eye) -> None:
     """Containers that the service lists, and their usual relatives, need no `--include`."""
     usual = b"wav mp3 m4a flac ogg opus webm mp4 mov wma aac aiff amr mkv avi 3gp"
+    later = b"qta wave bwf rf64 awb ogx mp4a"
 
-    assert set(usual.split()) <= MEDIA_SUFFIXES
+    assert {*usual.split(), *later.split()} <= MEDIA_SUFFIXES
+
+
+@pytest.mark.parametrize("suffix", ["qta", "wave", "BWF", "rf64", "awb", "ogx", "Mp4a"])
+async def test_a_suffix_that_is_new_to_an_archive(eye: Eye, suffix: str) -> None:
+    """In an archive of before it is named once, as what is paid for; a new one has no before."""
+    eye.add("a.wav")
+    before = await eye.look()
+    for name in ("b", "sub/c"):
+        eye.add(f"{name}.{suffix}")
+    eye.add(f"empty.{suffix}", b"")
+    first, second = await eye.look(), await eye.look()
+    eye.add(f"d.{suffix}")
+    third = await eye.look()
+
+    assert len(first.found) == 3
+    (message,) = first.warned
+    assert f"paid for: .{suffix.lower()} 2;" in message
+    assert f"--exclude '*.{suffix.lower()}'" in message
+    assert before.warned == second.warned == third.warned == []
+
+
+async def test_a_new_archive_has_no_new_suffixes(eye: Eye) -> None:
+    """Nothing is named where nothing was taken before, nor what is named by the user."""
+    eye.add("a.wave")
+    eye.add("b.wav")
+    fresh = await eye.look()
+    eye.add("c.qta")
+    listed = await eye.look(listed=[eye.root / "in/c.qta"])
+
+    assert fresh.warned == listed.warned == []
 
 
 async def test_hidden_things_are_not_recordings(eye: Eye) -> None:
