@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
-from jobs.transcribe import Source, transcribe
+from jobs.transcribe import named_sources, transcribe
 from pipeline.errors import SettingsError
 from pipeline.events import Emit, Summary
 from pipeline.files import read_whole
@@ -53,7 +53,7 @@ async def run_folder(
     if not given and listed is None:
         raise SettingsError("which recordings? Name a folder, or `--sample`")
     roots = await to_thread.run_sync(find_roots, [str(folder) for folder in given or [Path()]])
-    sources = [Source(root.name, [root], settings) for root in roots]
+    sources = named_sources(roots, settings)
     return await transcribe(
         settings, sources, listed=listed, emit=emit, environ=environ, clock=clock
     )

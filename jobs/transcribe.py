@@ -39,7 +39,7 @@ from pipeline.stages.scan import Listing, Scan
 from pipeline.stages.write import render_lacking
 from pipeline.wire import Webhook
 
-__all__ = ["Source", "transcribe", "with_model"]
+__all__ = ["Source", "named_sources", "transcribe", "with_model"]
 
 _PAGE = 1000
 _PATIENCE_S = 0.2  # of what was cancelled, until a thread that does not return is left to itself
@@ -54,6 +54,12 @@ class Source:
     settings: Settings
     problem: str | None = None
     """Why there are no roots, where it is not there."""
+
+
+def named_sources(roots: Sequence[Root], settings: Settings) -> list[Source]:
+    """A source for each name of these roots: a folder, and files in it, may be named beside it."""
+    names = dict.fromkeys(root.name for root in roots)
+    return [Source(name, [r for r in roots if r.name == name], settings) for name in names]
 
 
 async def transcribe(
@@ -364,8 +370,8 @@ async def _summary(
 def _standing(source: Source, by_root: Mapping[str, Counter[str]]) -> Standing:
     """What became of the recordings of one source."""
     counts: Counter[str] = Counter()
-    for root in source.roots:
-        counts += by_root.get(root.name, Counter())
+    for name in {root.name for root in source.roots}:
+        counts += by_root.get(name, Counter())
     return Standing(
         name=source.name, found=counts.total(), reason=source.problem, **_outcomes(counts)
     )

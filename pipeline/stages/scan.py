@@ -76,22 +76,25 @@ _OURS = (b".redacted.mp3", b".redacted.wav")  # written beside the results, perh
 
 def find_roots(folders: Sequence[str]) -> list[Root]:
     """
-    The roots that folders or files on the command line stand for.
+    The roots that folders or files on the command line stand for: one for each folder, and one for
+    all files of a folder.
 
     Raises:
         SettingsError: one does not exist or cannot be read, or two have one name.
     """
-    found: dict[tuple[str, bytes | None], str] = {}
+    found: dict[tuple[str, bool], str] = {}
+    files: dict[str, set[bytes]] = {}
     for given in folders:
         path = os.path.realpath(given)
         try:
             mode = os.stat(path).st_mode
             if stat.S_ISDIR(mode):
                 os.scandir(path).close()
-                found[path, None] = os.path.basename(path) or "root"
+                found[path, False] = os.path.basename(path) or "root"
             elif stat.S_ISREG(mode):
                 folder, name = os.path.split(path)
-                found[folder, os.fsencode(name)] = os.path.basename(folder) or "root"
+                found[folder, True] = os.path.basename(folder) or "root"
+                files.setdefault(folder, set()).add(os.fsencode(name))
             else:
                 raise SettingsError(f"`{given}` is neither a folder nor a regular file")
         except OSError as error:
@@ -112,9 +115,9 @@ def find_roots(folders: Sequence[str]) -> list[Root]:
             name=printable(os.fsencode(name)),
             folder=os.fsencode(folder),
             prefix=os.fsencode(name) + b"/" if len(folder_of) > 1 else b"",
-            only=only,
+            only=tuple(sorted(files[folder])) if is_of_files else None,
         )
-        for (folder, only), name in found.items()
+        for (folder, is_of_files), name in found.items()
     ]
 
 
@@ -254,7 +257,7 @@ class Scan:
     def _chunks(self, root: Root) -> Iterator[list[Entry]]:
         entries: list[Entry] = []
         if root.only is not None:
-            folders = iter([(b"", self._named(root, b"", [root.only]))])
+            folders = iter([(b"", self._named(root, b"", root.only))])
         elif self._listed is not None:
             folders = self._listed_folders(root)
         else:
@@ -354,7 +357,7 @@ class Scan:
         for folder, paths in groupby(below, key=lambda path: path[: path.rfind(b"/") + 1]):
             yield folder, self._named(root, folder, [path[len(folder) :] for path in paths])
 
-    def _named(self, root: Root, folder: bytes, names: list[bytes]) -> Iterator[_Found]:
+    def _named(self, root: Root, folder: bytes, names: Iterable[bytes]) -> Iterator[_Found]:
         """Those of the named files that are there, whatever they are called."""
         for name in names:
             where = os.path.join(root.folder, folder, name)
