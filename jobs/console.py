@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "agreed",
     "aside",
+    "is_attended",
     "logs",
     "repair_listeners",
     "run_listeners",
@@ -117,9 +118,14 @@ def raw(stream: TextIO) -> Any:
     return getattr(stream.buffer, "raw", stream.buffer)
 
 
+def is_attended() -> bool:
+    """Whether there is a terminal, and so somebody who can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def agreed(question: str) -> bool:
     """Whether somebody at the terminal says yes; False where there is none."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not is_attended():
         return False
     sys.stderr.write(f"{plain(question)} [y/N] ")
     sys.stderr.flush()

@@ -21,10 +21,10 @@ from importlib import metadata
 from importlib.util import find_spec
 from itertools import chain
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from jobs.budget import Budgets
 from jobs.leaving import run_stoppable
+from pipeline.client import system_proxy
 from pipeline.engine import DEFAULT_MODEL, INSTALL, EngineUnavailable
 from pipeline.engine.weights import packaged
 from pipeline.errors import (
@@ -33,11 +33,18 @@ from pipeline.errors import (
     LedgerUnusable,
     OutputNotWritable,
     PipelineError,
+    SettingsError,
     trouble,
 )
 from pipeline.ledger.mounts import mount_table, remote_file_system
 from pipeline.lines import visible
-from pipeline.settings import Settings, exposed, key_fingerprint, require_key
+from pipeline.settings import (
+    Settings,
+    exposed,
+    key_fingerprint,
+    odd_variables,
+    require_key,
+)
 from pipeline.speech_models import AS_OF, SOURCE, outdated, remarks
 
 __all__ = ["Finding", "examine"]
@@ -79,6 +86,8 @@ def examine(
     yield from _versions()
     yield from _settings(settings, origins)
     yield from _models(settings, clock())
+    for oddity in odd_variables(environ):
+        yield Finding("variable", oddity, is_warning=True)
     yield from _places(settings)
     yield _engine(settings)
     yield from _network(settings)
@@ -177,8 +186,14 @@ def _engine(settings: Settings) -> Finding:
 
 
 def _network(settings: Settings) -> Iterator[Finding]:
-    base_url = urlsplit(settings.base_url or "")
-    proxy = urlsplit(getproxies().get(base_url.scheme, ""))
+    if settings.base_url is None:
+        return
+    base_url = urlsplit(settings.base_url)
+    try:
+        proxy = urlsplit(system_proxy(settings.base_url) or "")
+    except SettingsError as error:
+        yield Finding("proxy", str(error), error.exit_code)
+        return
     if proxy.hostname:
         # Without the user and password that the variable may hold.
         yield Finding("proxy", f"{proxy.scheme}://{proxy.hostname}:{proxy.port or ''}".rstrip(":"))

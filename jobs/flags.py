@@ -174,7 +174,7 @@ class Flags(Work):
     include: Annotated[list[str] | None, Text, Parameter(group=_WHAT)] = None
     """Glob of files to take besides media files; repeatable."""
     exclude: Annotated[list[str] | None, Text, Parameter(group=_WHAT)] = None
-    """Glob of files to leave out; repeatable."""
+    """Glob of files or folders to leave out; repeatable."""
     files_from: Annotated[str | None, Text, Parameter(group=_WHAT)] = None
     """File that lists the recordings to take; - is stdin."""
     follow_links: Annotated[bool | None, Switch, Parameter(group=_WHAT)] = None

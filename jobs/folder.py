@@ -15,11 +15,11 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
-from jobs.transcribe import Source, transcribe
+from jobs.transcribe import named_sources, transcribe
 from pipeline.errors import SettingsError
 from pipeline.events import Emit, Summary
 from pipeline.files import read_whole
-from pipeline.settings import Settings
+from pipeline.settings import Settings, plain_text
 from pipeline.stages.scan import find_roots
 
 __all__ = ["run_folder", "sample_folder"]
@@ -53,7 +53,7 @@ async def run_folder(
     if not given and listed is None:
         raise SettingsError("which recordings? Name a folder, or `--sample`")
     roots = await to_thread.run_sync(find_roots, [str(folder) for folder in given or [Path()]])
-    sources = [Source(root.name, [root], settings) for root in roots]
+    sources = named_sources(roots, settings)
     return await transcribe(
         settings, sources, listed=listed, emit=emit, environ=environ, clock=clock
     )
@@ -64,7 +64,7 @@ async def _listed(files_from: str | None) -> list[bytes] | None:
     The absolute paths that a list names, which are separated by NUL or newline.
 
     Raises:
-        SettingsError: the list cannot be read.
+        SettingsError: the list cannot be read, or is UTF-16.
     """
     if files_from is None:
         return None
@@ -72,7 +72,10 @@ async def _listed(files_from: str | None) -> list[bytes] | None:
         text = await (_stdin() if files_from == "-" else read_whole(os.fsencode(files_from)))
     except OSError as error:
         raise SettingsError(f"cannot read the list {files_from}: {error.strerror}") from error
-    return await to_thread.run_sync(_absolute, text)
+    try:
+        return await to_thread.run_sync(_absolute, text)
+    except ValueError as error:
+        raise SettingsError(f"cannot read the list {files_from}: {error}") from None
 
 
 async def _stdin() -> bytes:
@@ -86,7 +89,15 @@ async def _stdin() -> bytes:
 
 
 def _absolute(text: bytes) -> list[bytes]:
-    names = text.split(b"\0" if b"\0" in text else b"\n")
+    lines = plain_text(text)
+    names = text.split(b"\0") if b"\0" in text else map(_of_line, lines.split(b"\n"))
     parts = [os.path.split(name) for name in names if name]
     # As the roots are: whatever links lead there. The last part may be a link that is not followed.
     return [os.path.join(os.path.realpath(folder or b"."), name) for folder, name in parts]
+
+
+def _of_line(line: bytes) -> bytes:
+    """The name that a line is, perhaps one of Windows; none of a blank one or a comment."""
+    if not line.strip() or line.startswith(b"#"):
+        return b""
+    return line if os.path.lexists(line) else line.removesuffix(b"\r")

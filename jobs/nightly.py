@@ -19,7 +19,7 @@ from anyio import to_thread
 
 from jobs.leaving import LAST_S, leaving_at_a_signal, left_s
 from jobs.notify import Moment, moment_of, notify
-from jobs.transcribe import Source, transcribe
+from jobs.transcribe import Source, named_sources, transcribe
 from pipeline.errors import BatchError, ExitCode, Locked, SettingsError
 from pipeline.events import Emit, Event, RunStarted, Summary, Warned, encode
 from pipeline.report.morning import morning
@@ -145,8 +145,7 @@ def _sources(folders: Sequence[Path], settings: Settings) -> list[Source]:
             raise SettingsError(
                 "which recordings? Name their folder, or give the settings a `[[source]]`"
             )
-        roots = find_roots([str(folder) for folder in folders])
-        return [Source(root.name, [root], settings) for root in roots]
+        return named_sources(find_roots([str(folder) for folder in folders]), settings)
     found, problems = [], []
     for source in settings.source:
         own = settings.of_source(source)

@@ -30,7 +30,7 @@ from anyio.abc import Process
 
 from jobs.leaving import at_last
 from pipeline.client import once, system_proxy
-from pipeline.errors import ExitCode
+from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import Emit, Warned
 from pipeline.lines import masked
 from pipeline.settings import HOOK_VARIABLES, Hooks, is_url
@@ -144,7 +144,7 @@ async def _ask(hook: _Hook, summary: bytes) -> str | None:
         await anyio.sleep(pause_s)
         try:
             status = await _status(hook, summary)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, SettingsError, ValueError) as error:
             trouble = _unanswered(error)
         else:
             trouble = _unwelcome(status)
@@ -184,6 +184,8 @@ def _unwelcome(status: int) -> str | None:
 
 def _unanswered(error: Exception) -> str:
     """What kept an answer from coming. The errors' own words may repeat the URL."""
+    if isinstance(error, SettingsError):
+        return f"was not asked: {error}"
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"was not reached: the proxy answered {error.status}; see `HTTPS_PROXY`"
     if isinstance(error, aiohttp.ClientProxyConnectionError):

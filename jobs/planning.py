@@ -22,6 +22,7 @@ import msgspec
 from jobs.shelf import whole
 from jobs.transcribe import with_model
 from pipeline.durations import by_header, by_size
+from pipeline.errors import SettingsError
 from pipeline.events import label
 from pipeline.files import regular
 from pipeline.ledger import evidence
@@ -34,6 +35,7 @@ from pipeline.ledger.archive import (
     known_state,
     roots,
     select,
+    unknown_paths,
     unsettled,
 )
 from pipeline.ledger.books import Promote
@@ -200,10 +202,15 @@ def plan(
     recordings, as long as they are among them. `only` are absolute paths.
 
     Raises:
-        SettingsError: nothing was ever run there.
+        SettingsError: nothing was ever run there, or a path names none of what was.
         LedgerUnusable: the ledger cannot be read.
     """
     with evidence.opened(settings.state_dir) as db:
+        if only is None and (unknown := unknown_paths(db, selection)):
+            raise SettingsError(
+                *(f"`{said}` matches no recording that is known here" for said in unknown),
+                "hint: `overnight list` names them; a new one is for `overnight run`",
+            )
         chosen = None if only is None else frozenset(only)
         planning = _Planning(settings, db, promote, sample, seed)
         for each in select(db, selection, planning.told):

@@ -206,11 +206,12 @@ async def _place(ledger: Ledger, path: str) -> tuple[Root, bytes]:
     (alone,) = await to_thread.run_sync(find_roots, [path])
     if alone.only is None:
         raise SettingsError(f"`{path}` is a folder: name a recording")
-    where = os.path.join(alone.folder, alone.only)
-    for name, folder in await ledger.roots():
+    (name,) = alone.only
+    where = os.path.join(alone.folder, name)
+    for root, folder in await ledger.roots():
         if where.startswith(os.path.join(folder, b"")):
-            return Root(name, folder, b""), where.removeprefix(os.path.join(folder, b""))
-    return alone, alone.only
+            return Root(root, folder, b""), where.removeprefix(os.path.join(folder, b""))
+    return alone, name
 
 
 async def _until_settled(settings: Settings, emit: Emit) -> None:

@@ -46,7 +46,13 @@ from pipeline.lines import hide
 from pipeline.models import Root
 from pipeline.progress import EventFile
 from pipeline.promote import Settled, settle
-from pipeline.settings import Settings, exposed, key_fingerprint, require_key
+from pipeline.settings import (
+    Settings,
+    exposed,
+    key_fingerprint,
+    odd_variables,
+    require_key,
+)
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing
 
@@ -209,6 +215,8 @@ async def session(
         totals(started)
         if key and (warning := await to_thread.run_sync(exposed, settings)):
             totals(Warned(message=warning))
+        for oddity in await to_thread.run_sync(list, odd_variables(environ)):
+            totals(Warned(message=oddity))
         for address, count in () if is_offline else await ledger.elsewhere():
             what = f"{count} transcripts are open or to be deleted at {address}, and stay there"
             totals(Warned(message=what))

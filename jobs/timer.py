@@ -36,7 +36,7 @@ from jobs.units import (
 )
 from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import moment
-from pipeline.settings import Settings, read_api_key, require_key
+from pipeline.settings import Settings, home_of, read_api_key, require_key
 
 __all__ = [
     "Kind",
@@ -89,7 +89,7 @@ class Places:
     @classmethod
     def of(cls, name: str, environ: Mapping[str, str]) -> "Places":
         """Those of the user that the variables are of. Source: XDG Base Directory Specification."""
-        home = Path(environ.get("HOME") or Path.home())
+        home = home_of(environ)
         config = _base(environ, "XDG_CONFIG_HOME", home / ".config")
         state = _base(environ, "XDG_STATE_HOME", home / ".local" / "state")
         units = config / "systemd" / "user"

@@ -27,6 +27,7 @@ from pipeline.allowance import expected
 from pipeline.batch import run_batch
 from pipeline.errors import BatchError, ExitCode, SettingsError
 from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode
+from pipeline.exclusions import passed_over
 from pipeline.files import abandon, regular
 from pipeline.ledger import BACKLOG, Redo
 from pipeline.lines import hide
@@ -41,7 +42,7 @@ from pipeline.stages.upload import UNKNOWN_RESULT, is_left
 from pipeline.stages.write import render_lacking
 from pipeline.wire import Webhook
 
-__all__ = ["Source", "transcribe", "with_model"]
+__all__ = ["Source", "named_sources", "transcribe", "with_model"]
 
 _PAGE = 1000
 _PATIENCE_S = 0.2  # of what was cancelled, until a thread that does not return is left to itself
@@ -56,6 +57,12 @@ class Source:
     settings: Settings
     problem: str | None = None
     """Why there are no roots, where it is not there."""
+
+
+def named_sources(roots: Sequence[Root], settings: Settings) -> list[Source]:
+    """A source for each name of these roots: a folder, and files in it, may be named beside it."""
+    names = dict.fromkeys(root.name for root in roots)
+    return [Source(name, [r for r in roots if r.name == name], settings) for name in names]
 
 
 async def transcribe(
@@ -368,7 +375,7 @@ async def _summary(
         **_outcomes(counts),
         kept_hours=round(kept_hours, 4),
         kept_cost_usd=None if price is None else round(kept_hours * price, 2),
-        ignored=sum(scan.ignored for scan in scans),
+        **passed_over((scan.passed, scan.exclusions) for scan in scans),
         collected=await ledger.collected(),
         transcripts=totals.transcripts,
         deleted=totals.deleted,
@@ -383,8 +390,8 @@ async def _summary(
 def _standing(source: Source, by_root: Mapping[str, Counter[str]]) -> Standing:
     """What became of the recordings of one source."""
     counts: Counter[str] = Counter()
-    for root in source.roots:
-        counts += by_root.get(root.name, Counter())
+    for name in {root.name for root in source.roots}:
+        counts += by_root.get(name, Counter())
     return Standing(
         name=source.name, found=counts.total(), reason=source.problem, **_outcomes(counts)
     )

@@ -37,6 +37,7 @@ contracts in pyproject.toml hold that.
     allowance    what may still be asked for: hours and cost, reserved and settled
     breaker      whose fault refusals are: the recordings', or that of all; pure
     durations    how long a recording is, with nothing decoded
+    exclusions   what a scan leaves out, and counts
     places       how many transcripts at the service are worth having
     files        files that are whole or absent
     settings     every setting: unit, default, reason, and where its value comes from

@@ -558,13 +558,25 @@ def system_proxy(base_url: str) -> str | None:
 
     Looked up once: aiohttp's own `trust_env` reads the environment and ~/.netrc for each request,
     and lets the latter replace the key.
+
+    Raises:
+        SettingsError: it speaks no HTTP.
     """
     parts = urlsplit(base_url)
     host = parts.hostname or ""
     if _is_this_machine(host) or proxy_bypass(host):
         return None
-    proxy = getproxies().get(parts.scheme)
-    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or "://" not in proxy:
+        return proxy and f"http://{proxy}"
+    if (scheme := urlsplit(proxy).scheme) not in ("http", "https"):
+        raise SettingsError(
+            f"the variable of a proxy names one that speaks {scheme.upper()}, which is not"
+            f" supported: name an HTTP proxy in `{parts.scheme.upper()}_PROXY`, or {host} in"
+            " `NO_PROXY`"
+        )
+    return proxy
 
 
 def _is_this_machine(host: str) -> bool:

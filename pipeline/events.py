@@ -210,6 +210,16 @@ class Summary(Event, tag="summary"):
     parked: int = 0
     ignored: int = 0
     """What else lies in the folders: never listed, never sent."""
+    ignored_suffixes: dict[str, int] = msgspec.field(default_factory=dict)
+    """How many ignored files have which suffix, in lower case without its dot; the first hundred of
+    them."""
+    excluded: int = 0
+    """Recordings that `exclude` leaves out."""
+    excluded_folders: dict[str, int] = msgspec.field(default_factory=dict)
+    """How many of them lie in which folder that is excluded as a whole; the first hundred of
+    them."""
+    unmatched: list[str] = []
+    """Globs of `exclude` that matched nothing in any source."""
     collected: int = 0
     """Results of earlier runs, written for recordings that were not asked for this time."""
     deleted: int = 0

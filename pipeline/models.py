@@ -164,15 +164,15 @@ def signed(number: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A folder that the user named, or one file in it."""
+    """A folder that the user named, or files in it."""
 
     name: str
     folder: bytes
     """Absolute."""
     prefix: bytes
     """What its results' paths begin with: nothing, or the name and `/`."""
-    only: bytes | None = None
-    """The one file to take, if a file was named."""
+    only: tuple[bytes, ...] | None = None
+    """The files to take, if files were named."""
 
 
 class Entry(msgspec.Struct, frozen=True):

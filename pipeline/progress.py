@@ -14,7 +14,7 @@ recording: `Tally` holds counts, and the phase of what is under way.
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -233,6 +233,8 @@ def render_summary(summary: Summary) -> str:
     return "\n".join(map(visible, _summary_lines(summary)))
 
 
+_NAMED = 8
+
 _ENDS = (
     ("written", "written"),
     ("already_written", "already written"),
@@ -265,10 +267,13 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
     for count, noun, words in (
         (summary.collected, "result", "collected for recordings that were not asked for this time"),
         (summary.rendered, "file", "rendered from results that were there"),
-        (summary.ignored, "file", "ignored: no recording by its name"),
+        (summary.ignored, "file", f"ignored: {_named(summary.ignored_suffixes, '.')}"),
+        (summary.excluded, "recording", f"excluded{_in_folders(summary.excluded_folders)}"),
     ):
         if count:
             yield f"{_count(count, noun)} {words}"
+    for glob in summary.unmatched:
+        yield f"`--exclude {glob}` matched nothing"
     requests = sum(summary.requests.values())
     yield f"{_count(requests, 'request')} in {_span(summary.elapsed_s)}, run {summary.run_id}"
     if summary.reason:
@@ -284,6 +289,17 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
         yield "hint: `--retry-failed` tries again what failed and has cost nothing"
     if summary.parked and not summary.dry_run:
         yield "hint: the same command again goes on with what is left"
+
+
+def _named(counts: Mapping[str, int], before: str = "") -> str:
+    """The first names with their counts: `.vox 3, .qta 2, and others`."""
+    first = [f"{before + name if name else 'no suffix'} {counts[name]:,}" for name in counts]
+    others = ["and others"] if len(first) > _NAMED else []
+    return ", ".join([*first[:_NAMED], *others]) or "no recording by its name"
+
+
+def _in_folders(counts: Mapping[str, int]) -> str:
+    return f": {_named(counts)}" if counts else ""
 
 
 def _ends(counts: Summary | Standing) -> list[str]:

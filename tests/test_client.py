@@ -1268,6 +1268,29 @@ async def test_the_systems_proxy_is_used(proxy_variables: pytest.MonkeyPatch, sc
     assert proxy.requests[0].startswith(b"GET http://service.invalid/v2/transcript?limit=200 ")
 
 
+async def test_the_proxy_for_all_is_used(proxy_variables: pytest.MonkeyPatch) -> None:
+    """`ALL_PROXY` counts where the scheme has no proxy of its own, as curl has it."""
+    async with answering(http(EMPTY_PAGE)) as proxy:
+        proxy_variables.setenv("ALL_PROXY", proxy.url)
+        async with a_client("http://service.invalid") as client:
+            assert await client.list() == []
+
+    assert len(proxy.requests) == 1
+
+
+@pytest.mark.parametrize("scheme", ["socks", "socks4", "socks4a", "socks5", "SOCKS5h", "ftp"])
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+async def test_a_proxy_that_speaks_no_http_is_refused(
+    proxy_variables: pytest.MonkeyPatch, variable: str, scheme: str
+) -> None:
+    """A SOCKS proxy is an error of the settings with a word, and its password is not said."""
+    proxy_variables.setenv(variable, f"{scheme}://me:hunter22@127.0.0.1:9")
+    with pytest.raises(SettingsError, match=f"{scheme.upper()}, which is not supported") as raised:
+        async with a_client("http://service.invalid"):
+            pass
+    assert "hunter22" not in str(raised.value)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_no_proxy_is_used_for_this_machine(
     proxy_variables: pytest.MonkeyPatch, service: ScriptedService, host: str

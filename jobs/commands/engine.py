@@ -92,5 +92,7 @@ async def _serve(folder: Path, host: str, port: int, key: str | None, model: str
 
 def _engine_state(environ: Mapping[str, str]) -> Path:
     """Where the engine keeps what it has. Source: XDG Base Directory Specification."""
+    from pipeline.settings import home_of
+
     base = environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "overnight" / "engine"
+    return (Path(base) if base else home_of(environ) / ".local" / "state") / "overnight" / "engine"

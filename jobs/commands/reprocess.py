@@ -3,6 +3,7 @@
 """
 
 import os
+import re
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -256,15 +257,14 @@ def _selection(paths: tuple[str, ...], which: Which, zone: tzinfo | None) -> "Se
     from pipeline.ledger.accounts import OUTCOMES
     from pipeline.ledger.archive import Selection
     from pipeline.options import parse_assignment
-    from pipeline.settings import glob_pattern, parse_duration
+    from pipeline.settings import parse_duration
 
     if which.only not in (None, *OUTCOMES):
         raise SettingsError(f"`{which.only}` is no state: they are {', '.join(OUTCOMES)}")
-    globs = [glob for path in paths for glob in (path.rstrip("/"), f"{path.rstrip('/')}/**")]
     longer, shorter = which.longer_than, which.shorter_than
     try:
         return Selection(
-            paths=tuple(map(glob_pattern, globs)),
+            paths={path: _below(path.rstrip("/")) for path in paths},
             state=which.only,
             since=_when(which.since, zone),
             until=_when(which.until, zone),
@@ -279,6 +279,15 @@ def _selection(paths: tuple[str, ...], which: Which, zone: tzinfo | None) -> "Se
         )
     except ValueError as error:
         raise SettingsError(str(error)) from error
+
+
+def _below(glob: str) -> re.Pattern[str]:
+    """What matches the recordings of a glob, and those in folders of it."""
+    from pipeline.settings import glob_pattern
+
+    return re.compile(
+        f"{glob_pattern(glob).pattern}|{glob_pattern(f'{glob}/**').pattern}", re.DOTALL
+    )
 
 
 def _when(text: str | None, zone: tzinfo | None) -> float | None:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from jobs.console import run_listeners, say
+from cyclopts import Parameter
+
+from jobs.console import agreed, is_attended, run_listeners, say, tell
 from jobs.flags import FLAGS, Flags, Switch
 from jobs.leaving import run_stoppable
-from pipeline.errors import SettingsError
+from pipeline.errors import ExitCode, SettingsError
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-def run(*folders: Path, sample: Annotated[bool, Switch] = False, flags: Flags = FLAGS) -> int:
+def run(
+    *folders: Path,
+    sample: Annotated[bool, Switch] = False,
+    yes: Annotated[bool, Switch, Parameter(name=("--yes", "-y"))] = False,
+    flags: Flags = FLAGS,
+) -> int:
     """
     Transcribe every recording under the folders, each once.
 
@@ -28,6 +35,8 @@ def run(*folders: Path, sample: Annotated[bool, Switch] = False, flags: Flags = 
         Folders of recordings, or single recordings.
     sample
         Transcribe the recordings that come with the program, on this machine.
+    yes
+        Do not ask before --force pays again.
     """
     if sample and folders:
         raise SettingsError("`--sample` takes no folder: its recordings are in the program")
@@ -42,7 +51,27 @@ def run(*folders: Path, sample: Annotated[bool, Switch] = False, flags: Flags = 
         if not sample:
             raise SettingsError("where should results go? Name a folder with `--output`")
         settings = settings.model_copy(update={"output": Path("transcripts")})
+    asks = settings.force and not (settings.dry_run or yes) and is_attended()
+    if asks and not _agreed(folders, settings, sample=sample):
+        tell("nothing was sent\nhint: `--yes` agrees to it, `--dry-run` only says what it would be")
+        return ExitCode.USAGE
     return _run(folders, settings, sample=sample)
+
+
+def _agreed(folders: Sequence[Path], settings: "Settings", *, sample: bool) -> bool:
+    """Whether somebody at the terminal agrees to what `--force` comes to, if to anything."""
+    from functools import partial
+
+    from jobs.folder import run_folder
+    from pipeline.report.words import count, hours, usd
+
+    dry = settings.model_copy(update={"dry_run": True})
+    would = run_stoppable(partial(run_folder, folders, dry, sample=sample, emit=lambda _: None))
+    cost = (
+        "at an unknown cost" if would.due_cost_usd is None else f"about {usd(would.due_cost_usd)}"
+    )
+    anew = f"Transcribe {count(would.parked, 'recording')} anew, {hours(would.due_hours)}, {cost}?"
+    return not would.parked or agreed(anew)
 
 
 def _run(folders: Sequence[Path], settings: "Settings", *, sample: bool) -> int:

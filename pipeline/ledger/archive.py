@@ -9,7 +9,7 @@ those recordings only that nothing else has ruled out.
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ __all__ = [
     "known_state",
     "roots",
     "select",
+    "unknown_paths",
     "unsettled",
     "versions",
 ]
@@ -39,8 +40,9 @@ _PAGE = 500
 class Selection:
     """What is to hold of a recording, all of it; None and nothing are for every one."""
 
-    paths: tuple[re.Pattern[str], ...] = ()
-    """One of them matches its path, whole, or that with the name of its root before it."""
+    paths: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+    """What was said, with its pattern: one of them matches its path, whole, or that with the name
+    of its root before it."""
     state: str | None = None
     """As `overnight list` has it: `written kept failed skipped parked`."""
     since: float | None = None
@@ -149,11 +151,8 @@ def _holding(
     each: Selected, selection: Selection, told: Callable[[Selected], Told | None]
 ) -> Selected | None:
     """The recording if the rest of the selection holds of it, the cheapest looked at first."""
-    if selection.paths:
-        path = printable(each.path)
-        names = path, f"{each.root}/{path}"
-        if not any(pattern.fullmatch(name) for pattern in selection.paths for name in names):
-            return None
+    if selection.paths and not any(_names(each, selection.paths)):
+        return None
     if selection.options and not _made_with(each, selection.options):
         return None
     asked = selection.model, selection.language, selection.confidence_below
@@ -176,6 +175,25 @@ def _holding(
     if below is not None and (each.confidence is None or each.confidence >= below):
         return None
     return each
+
+
+def _names(each: Selected, paths: Mapping[str, re.Pattern[str]]) -> Iterator[str]:
+    """What was said that names this recording."""
+    path = printable(each.path)
+    for said, pattern in paths.items():
+        if pattern.fullmatch(path) or pattern.fullmatch(f"{each.root}/{path}"):
+            yield said
+
+
+def unknown_paths(db: Reader, selection: Selection) -> list[str]:
+    """What was said that names no recording which the ledger knows, whatever else is to hold."""
+    left = dict(selection.paths)
+    for each in select(db, Selection(), lambda _: None) if left else ():
+        for said in [*_names(each, left)]:
+            del left[said]
+        if not left:
+            break
+    return list(left)
 
 
 def _made_with(each: Selected, options: Iterable[tuple[str, object]]) -> bool:

@@ -84,6 +84,16 @@ class Recordings(Books):
             "INSERT INTO seen VALUES (?,?) ON CONFLICT DO UPDATE SET ended = excluded.ended", seen
         )
 
+    @reading
+    def has_found(self, root: str, suffix: bytes = b"") -> bool:
+        """Whether any recording of a root is known whose name ends so, in any case."""
+        row = self.ro.execute(
+            "SELECT 1 FROM recordings WHERE root = ?"
+            " AND lower(CAST(substr(path, -max(?, 1)) AS TEXT)) LIKE ? LIMIT 1",
+            (root, len(suffix), f"%{suffix.decode()}"),
+        ).fetchone()
+        return row is not None
+
     @transition
     def record_found(
         self,

@@ -7,11 +7,12 @@ In go flags, variables and TOML files; out comes one frozen `Settings`, or one `
 that names everything wrong with them.
 
     grammar   how values are written: durations, sizes, rates, limits by the hour, addresses, globs,
-              names of speakers; the name that was meant
+              names of speakers; the name that was meant; how texts are coded
     hooks     Hooks: whom a run tells of its start and end
     model     Settings: every key with its unit, default, range and reason
     sources   load_settings(flags, config=, environ=)  ->  Settings
               origins(flags, config=, environ=)        ->  {"poll_interval": "./overnight.toml", …}
+    surroundings  what a machine or cluster has put around the program
     key       require_key(settings, environ)           ->  the API key, or KeyRefused
 """
 
@@ -20,16 +21,19 @@ from pipeline.settings.grammar import (
     Rate,
     Timetable,
     Window,
+    address_in,
     glob_pattern,
     nearest,
     parse_duration,
     parse_names,
     parse_size,
+    plain_text,
 )
 from pipeline.settings.hooks import HOOK_VARIABLES, Heartbeat, Hooks, is_url
 from pipeline.settings.key import exposed, key_fingerprint, read_api_key, require_key
 from pipeline.settings.model import FORMATS, PROVIDERS, Rule, Settings, Timeouts, Uploads
 from pipeline.settings.sources import load_settings, origins
+from pipeline.settings.surroundings import home_of, odd_variables
 
 __all__ = [
     "FORMATS",
@@ -45,16 +49,20 @@ __all__ = [
     "Timetable",
     "Uploads",
     "Window",
+    "address_in",
     "exposed",
     "glob_pattern",
+    "home_of",
     "is_url",
     "key_fingerprint",
     "load_settings",
     "nearest",
+    "odd_variables",
     "origins",
     "parse_duration",
     "parse_names",
     "parse_size",
+    "plain_text",
     "read_api_key",
     "require_key",
 ]

@@ -1,14 +1,16 @@
 """
 How values are written: durations, sizes, rates, times of a day, addresses, URLs, globs, lists of
-texts, names of speakers; what name was meant.
+texts, names of speakers; what name was meant; how texts are coded.
 
 In goes text from a flag, variable or file (or a number that TOML has already read), out comes the
 quantity in its unit, or a `ValueError` with words for the user. Nothing here knows of a setting.
 """
 
+import codecs
 import difflib
 import json
 import math
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
@@ -25,6 +27,7 @@ __all__ = [
     "Rate",
     "Timetable",
     "Window",
+    "address_in",
     "glob_pattern",
     "nearest",
     "parse_duration",
@@ -32,6 +35,7 @@ __all__ = [
     "parse_size",
     "parse_texts",
     "parse_url",
+    "plain_text",
 ]
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -322,18 +326,40 @@ def parse_url(text: str) -> SplitResult:
     return url
 
 
+def address_in(path: str) -> str | None:
+    """The address that a path is meant as, `s3://bucket/calls`; None for one of this machine."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)", path, re.DOTALL)  # a `Path` keeps one `/`
+    return None if not found or os.path.lexists(found[1]) else f"{found[1]}//{found[2]}"
+
+
+def plain_text(data: bytes) -> bytes:
+    """
+    The bytes of a file of text without the mark that editors of other systems put before it.
+
+    Raises:
+        ValueError: it is UTF-16, which is nothing like ASCII.
+    """
+    line_ends = (b"\r\0\n\0", b"\0\r\0\n")  # where there is no mark
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    if data.startswith(marks) or any(end in data for end in line_ends):
+        raise ValueError("it is UTF-16; save it as UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
 def glob_pattern(glob: str) -> re.Pattern[str]:
     """
     What matches, whole, a path relative to its root with `/` between its parts.
 
     `*`, `?`, `[abc]` and `[!abc]` stay within one part, `**` is any number of parts. A glob
-    without `/` is for the name alone, in whatever folder it lies.
+    without `/` is for the name alone, in whatever folder it lies; one with a `/` before it begins
+    at the root.
 
     Raises:
         ValueError: a range in brackets runs backwards.
     """
     made = ""
-    *folders, name = glob.split("/") if "/" in glob else ("**", glob)
+    parts = glob.removeprefix("/").split("/")
+    *folders, name = parts if "/" in glob else ("**", glob)
     for folder in folders:
         made += "(?:[^/]+/)*" if folder == "**" else _part_pattern(folder) + "/"
     made += ".+" if name == "**" else _part_pattern(name)

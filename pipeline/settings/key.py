@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 
 from pipeline.errors import KeyRefused, SettingsError
+from pipeline.settings.grammar import plain_text
 from pipeline.settings.model import Settings
 
 __all__ = [
@@ -39,11 +40,13 @@ def read_api_key(settings: Settings, environ: Mapping[str, str]) -> str | None:
     if settings.api_key_file is not None:
         source = f"`api_key_file` {settings.api_key_file}"
         try:
-            text = settings.api_key_file.read_text(encoding="utf-8")
+            text = plain_text(settings.api_key_file.read_bytes()).decode()
         except OSError as error:
             raise SettingsError(f"{source} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError:
             raise SettingsError(f"{source} is not text") from None
+        except ValueError as error:
+            raise SettingsError(f"{source} cannot be read: {error}") from None
     elif settings.api_key_command is not None:
         source = "`api_key_command`"
         text = _output_of(settings.api_key_command, environ)
@@ -52,7 +55,7 @@ def read_api_key(settings: Settings, environ: Mapping[str, str]) -> str | None:
         text = environ.get("ASSEMBLYAI_API_KEY", "")
         if not text.strip():
             return None
-    key = text.strip()
+    key = text.strip().removeprefix("\ufeff").strip()
     # What a header cannot carry would fail much later, with the key in the message.
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise SettingsError(f"{source} gives {'no key' if not key else 'more than one key'}")
@@ -71,7 +74,7 @@ def _output_of(command: str, environ: Mapping[str, str]) -> str:
             timeout=API_KEY_COMMAND_TIMEOUT_S,
             check=False,
         )
-        text = done.stdout.decode("ascii")
+        text = done.stdout.decode()
     except subprocess.TimeoutExpired:
         raise SettingsError(
             f"`api_key_command` said nothing for {API_KEY_COMMAND_TIMEOUT_S:g} s"

@@ -36,6 +36,7 @@ from pipeline.settings.grammar import (
     Rate,
     Timetable,
     Window,
+    address_in,
     glob_pattern,
     nearest,
     parse_duration,
@@ -164,9 +165,22 @@ def _globs(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _here(value: Path) -> Path:
+    """A path on this machine, though it begins with `~`."""
+    if address := address_in(str(value)):
+        raise ValueError(f"`{address}`: addresses are not supported yet; name a folder or file")
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"`{value.parts[0]}` stands for no home that is known here; set `HOME`, or write the"
+            " whole path"
+        ) from None
+
+
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Bytes = Annotated[int, BeforeValidator(parse_size)]
-HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+HomePath = Annotated[Path, AfterValidator(_here)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(parse_texts)]
 Globs = Annotated[Texts, AfterValidator(_globs)]
 
@@ -254,7 +268,7 @@ class Source(BaseModel):
     name: Annotated[str, Field(min_length=1)] | None = None
     """What the ledger and reports call it; the name of the folder if not set. A source that moves
     keeps its name."""
-    output: Path | None = None
+    output: HomePath | None = None
     """Folder for its results, in the output folder; its name if not set."""
     formats: Annotated[Texts, AfterValidator(_formats)] | None = None
     """As in the settings, instead of what stands there."""
@@ -342,7 +356,7 @@ class Settings(BaseModel):
     include: Globs = ()
     """Globs of files to take besides those with a media suffix."""
     exclude: Globs = ()
-    """Globs of files to leave out; wins over `include`."""
+    """Globs of files and folders to leave out; wins over `include`."""
     files_from: str | None = None
     """File that lists the recordings to take, `-` for stdin; separated by newline or NUL."""
     follow_links: bool = False
@@ -427,9 +441,10 @@ class Settings(BaseModel):
     dry_run: bool = False
     """Say what would be done, send nothing."""
     force: bool = False
-    """Ask for every recording anew, also for those written: pays again."""
+    """Ask for every recording anew, also for those written: pays again. A flag only."""
     redo_changed: bool = False
-    """Ask anew for what was written with other options or by another provider: pays again."""
+    """Ask anew for what was written with other options or by another provider: pays again. A flag
+    only."""
     retry_failed: bool | Annotated[int, Field(ge=1)] = False
     """Try again what failed in earlier runs; nothing of it was paid. A number is for how many
     nights, dates of `time_zone`, it may fail and still be tried; 3 in `nightly` if not set."""

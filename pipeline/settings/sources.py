@@ -16,15 +16,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import SettingsError
 from pipeline.options import OptionError, Problem, check_options, merge, parse_assignment
-from pipeline.settings.grammar import nearest, parse_names
+from pipeline.settings.grammar import nearest, parse_names, plain_text
 from pipeline.settings.hooks import HOOK_VARIABLES, Hooks
-from pipeline.settings.model import Backlog, Settings, Timeouts, Uploads
+from pipeline.settings.model import Backlog, Settings, Source, Timeouts, Uploads
+from pipeline.settings.surroundings import is_injected
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = ["load_settings", "origins"]
 
@@ -43,6 +47,9 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "hooks": Hooks,
 }
 """Tables whose keys are known."""
+
+_FLAGS_ONLY = ("force", "redo_changed")
+"""Consent to pay once more, which is given each time."""
 
 _SHORT_FOR = {"uploads": "max", "hooks": "on_failure"}
 """The key that is meant where a table is given one value."""
@@ -80,10 +87,7 @@ def load_settings(
         settings = Settings(**{**(defaults or {}), **values})
     except ValidationError as error:
         for found in error.errors(include_url=False, include_input=False, include_context=False):
-            key = ".".join(str(part) for part in found["loc"][:2])
-            origin = origin_of.get(key) or origin_of.get(key.partition(".")[0])
-            where = f"`{key}` from {origin}: " if origin else f"`{key}`: " if key else ""
-            problems.append(where + found["msg"].removeprefix("Value error, "))
+            problems.append(_said(found, values, origin_of))
     if settings is not None:
         problems += _unfit_options(settings, origin_of)
     if settings is None or problems:
@@ -91,6 +95,26 @@ def load_settings(
         several = (f"{len(problems)} settings are wrong", *below)
         raise SettingsError(*(problems if len(problems) == 1 else several))
     return settings
+
+
+def _said(found: "ErrorDetails", values: Mapping[str, Any], origin_of: Mapping[str, str]) -> str:
+    """What is wrong with a value, with its key and the place that it came from."""
+    table, *within = found["loc"] or ("",)
+    words = found["msg"].removeprefix("Value error, ")
+    if table == "source" and within:
+        at, *own = within
+        several = values["source"]  # or the text of a variable
+        given = several[int(at)] if isinstance(several, list | tuple) else None
+        name = isinstance(given, dict) and (given.get("name") or given.get("folder"))
+        of = f"{origin_of['source']}, source {f'`{name}`' if name else int(at) + 1}"
+        if found["type"] == "extra_forbidden":
+            hint = _belongs(f"source.{own[0]}") or nearest(str(own[0]), Source.model_fields)
+            return f"`{own[0]}` from {of}, is not a setting{hint}"
+        return f"`{own[0]}` from {of}: {words}" if own else f"{of}: {words}"
+    key = ".".join(str(part) for part in (table, *within[:1]))
+    origin = origin_of.get(key) or origin_of.get(str(table))
+    where = f"`{key}` from {origin}: " if origin else f"`{key}`: " if key else ""
+    return where + words + _belongs(key)
 
 
 def origins(
@@ -110,21 +134,26 @@ def _unfit_options(settings: Settings, origin_of: Mapping[str, str]) -> list[str
     problems = []
     for problem in _option_problems(settings.transcript):
         origin = origin_of.get(f"transcript.{problem.key.partition('.')[0]}", "")
-        problems.append(f"{problem.message}{origin and f' (from {origin})'}")
+        belongs = _belongs(f"transcript.{problem.key}")
+        problems.append(f"{problem.message}{origin and f' (from {origin})'}{belongs}")
     known = _option_problems(settings.transcript)
     problems += _unfit_rules(settings, known, "in the rule for `{}`")
     for source in settings.source:
         own = settings.of_source(source)
         where = f"in the source `{source.root_name}`"
         unfit = _option_problems(own.transcript)
-        problems += [f"{each.message} ({where})" for each in unfit if each not in known]
+        problems += [
+            f"{each.message} ({where}){_belongs(f'source.transcript.{each.key}')}"
+            for each in unfit
+            if each not in known
+        ]
         problems += _unfit_rules(own, [*known, *unfit], f"{where}, rule for `{{}}`")
     return problems
 
 
 def _unfit_rules(settings: Settings, known: Sequence[Problem], where: str) -> list[str]:
     return [
-        f"{problem.message} ({where.format(rule.match)})"
+        f"{problem.message} ({where.format(rule.match)}){_belongs(f'rules.{problem.key}')}"
         for rule in settings.rules
         for problem in _option_problems(merge(settings.transcript, rule.options))
         if problem not in known
@@ -159,6 +188,12 @@ def _gather(
             if key not in Settings.model_fields:
                 problems.append(_unknown(key, layer.spelled(key), Settings.model_fields))
                 continue
+            if key in _FLAGS_ONLY and layer.spelled(key) != _as_flag(key):
+                problems.append(
+                    f"`{key}` from {layer.spelled(key)} would pay again in every run:"
+                    f" say `{_as_flag(key)}` on the command line instead"
+                )
+                continue
             if key == "speaker_names":
                 with suppress(ValueError):  # which the model then says
                     value = parse_names(value)
@@ -186,7 +221,17 @@ def _gather(
 
 
 def _unknown(key: str, origin: str, known: Iterable[str]) -> str:
-    return f"`{key}` from {origin} is not a setting{nearest(key, known)}"
+    homes = [f"{table}.{key}" for table, model in _MODELS.items() if key in model.model_fields]
+    hint = f"; did you mean `{homes[0]}`?" if homes else _belongs(key) or nearest(key, known)
+    return f"`{key}` from {origin} is not a setting{hint}"
+
+
+def _belongs(key: str) -> str:
+    """Where a key belongs that stands in a table, and is a setting by itself."""
+    table, _, name = key.rpartition(".")
+    if not table or name not in Settings.model_fields:
+        return ""
+    return f"; it stands in the table `[{table}]`: the setting `{name}` belongs above all tables"
 
 
 def _layers(
@@ -203,7 +248,7 @@ def _layers(
         if path is None or not (must_exist or path.is_file()):
             continue
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(plain_text(path.read_bytes()).decode())
         except OSError as error:
             problems.append(f"{path} cannot be read: {error.strerror}")
         except ValueError as error:  # not TOML, or not UTF-8
@@ -211,6 +256,7 @@ def _layers(
         else:
             layers.append(_Layer(values, partial(_in_file, path)))
 
+    environ = {name: text for name, text in environ.items() if not is_injected(name)}
     layers.append(_Layer(_variables(environ), _as_variable))
     for name in sorted(environ):
         key = name.upper().removeprefix(_PREFIX).partition("__")[0].lower()

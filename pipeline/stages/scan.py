@@ -11,6 +11,7 @@ import math
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
@@ -19,6 +20,7 @@ from anyio import CancelScope
 
 from pipeline.errors import SettingsError
 from pipeline.events import Emit, RecordingFound, Skipped, Warned, printable
+from pipeline.exclusions import Exclusions, PassedOver
 from pipeline.files import in_thread
 from pipeline.ledger import Ledger
 from pipeline.models import (
@@ -33,7 +35,7 @@ from pipeline.models import (
 )
 from pipeline.names import derived, is_temporary, result_name
 from pipeline.options import canonical
-from pipeline.settings import Settings, glob_pattern
+from pipeline.settings import Settings, address_in, glob_pattern
 
 __all__ = ["MEDIA_SUFFIXES", "Listing", "Root", "Scan", "find_roots"]
 
@@ -44,9 +46,13 @@ MEDIA_SUFFIXES = frozenset(
         b" mogg opus qcp tta voc wav wma wv webm mts m2ts ts mov mp2 mp4 m4v mxf"
         # Usual relatives; the service goes by content, not by name.
         b" 3gp 3g2 aifc asf avi caf gsm m2t mka mkv mpe mpeg mpg ogv ra rm snd spx vob w64 wmv"
+        b" qta wave bwf rf64 awb ogx mp4a"
     ).split()
 )
 """Suffixes, in lower case, of what is taken for a recording."""
+
+_LATER_SUFFIXES = frozenset(b"qta wave bwf rf64 awb ogx mp4a".split())
+"""Those of them that the first versions of this program did not take."""
 
 _CHUNK = 1000
 """Recordings looked up at a time."""
@@ -70,25 +76,32 @@ _OURS = (b".redacted.mp3", b".redacted.wav")  # written beside the results, perh
 
 def find_roots(folders: Sequence[str]) -> list[Root]:
     """
-    The roots that folders or files on the command line stand for.
+    The roots that folders or files on the command line stand for: one for each folder, and one for
+    all files of a folder.
 
     Raises:
         SettingsError: one does not exist or cannot be read, or two have one name.
     """
-    found: dict[tuple[str, bytes | None], str] = {}
+    found: dict[tuple[str, bool], str] = {}
+    files: dict[str, set[bytes]] = {}
     for given in folders:
         path = os.path.realpath(given)
         try:
             mode = os.stat(path).st_mode
             if stat.S_ISDIR(mode):
                 os.scandir(path).close()
-                found[path, None] = os.path.basename(path) or "root"
+                found[path, False] = os.path.basename(path) or "root"
             elif stat.S_ISREG(mode):
                 folder, name = os.path.split(path)
-                found[folder, os.fsencode(name)] = os.path.basename(folder) or "root"
+                found[folder, True] = os.path.basename(folder) or "root"
+                files.setdefault(folder, set()).add(os.fsencode(name))
             else:
                 raise SettingsError(f"`{given}` is neither a folder nor a regular file")
         except OSError as error:
+            if address := address_in(given):
+                raise SettingsError(
+                    f"`{address}`: addresses are not supported yet; name a folder of this machine"
+                ) from None
             raise SettingsError(f"cannot read `{given}`: {error.strerror}") from error
     folder_of: dict[str, str] = {}
     for (folder, _), name in found.items():
@@ -102,9 +115,9 @@ def find_roots(folders: Sequence[str]) -> list[Root]:
             name=printable(os.fsencode(name)),
             folder=os.fsencode(folder),
             prefix=os.fsencode(name) + b"/" if len(folder_of) > 1 else b"",
-            only=only,
+            only=tuple(sorted(files[folder])) if is_of_files else None,
         )
-        for (folder, only), name in found.items()
+        for (folder, is_of_files), name in found.items()
     ]
 
 
@@ -194,12 +207,12 @@ class Scan:
         self._leave_out = list(leave_out)
         self._listed = None if listed is None else list(listed)
         self._include = [glob_pattern(glob) for glob in settings.include]
-        self._exclude = [glob_pattern(glob) for glob in settings.exclude]
+        self.exclusions = Exclusions(settings.exclude)
         self._common = None if settings.rules else canonical(settings.transcript)
         self._now = time.time() if now is None else now
         self._fresh_since = self._now - settings.backlog.older_than if by_age else -math.inf
-        self.ignored = 0
-        """Files and links that are no recordings."""
+        self.passed = PassedOver()
+        """What lies there and is not taken."""
         self.warnings: list[str] = []
         """What could not be looked at; cleared as it is told."""
         self.incomplete = False
@@ -213,10 +226,15 @@ class Scan:
         formats, size_of = self._settings.formats[1:], self._listing.size_of
         for root in self._roots:
             ended, walk = list[tuple[int, str]](), self._chunks(root)
+            later = None
+            if root.only is None and self._listed is None and await ledger.has_found(root.name):
+                later = _Later(root.name)
             try:
                 while entries := await _next(walk):
                     known = await ledger.look_up(root.name, entries, size_of, formats)
                     ended += known.ended
+                    if later is not None:
+                        await later.note(ledger, known.others)
                     for others in _parts(known.others):
                         found = await ledger.record_found(root.name, others, size_of, formats)
                         for path, size in found.work:
@@ -231,13 +249,15 @@ class Scan:
             finally:  # a stop must not keep what was seen from being accounted for
                 with CancelScope(shield=True):
                     await ledger.record_ended(ended)
+            if later is not None and later.taken:
+                emit(Warned(message=later.message))
             while self.warnings:
                 emit(Warned(message=self.warnings.pop(0)))
 
     def _chunks(self, root: Root) -> Iterator[list[Entry]]:
         entries: list[Entry] = []
         if root.only is not None:
-            folders = iter([(b"", self._named(root, b"", [root.only]))])
+            folders = iter([(b"", self._named(root, b"", root.only))])
         elif self._listed is not None:
             folders = self._listed_folders(root)
         else:
@@ -284,16 +304,40 @@ class Scan:
                 if entry.is_dir(follow_symlinks=follow):
                     # Without links no folder is met twice: only those from before count.
                     identity = _identity(entry.stat(follow_symlinks=follow))
-                    if identity not in entered:
-                        below.append(folder + name + b"/")
-                        if follow:
-                            entered.add(identity)
-                elif entry.is_file(follow_symlinks=follow) and self._is_recording(folder, name):
-                    yield name, entry.stat(follow_symlinks=follow)
+                    if identity in entered:
+                        continue
+                    if self._is_excluded(folder + name, is_folder=True):
+                        self._pass_over(root, folder + name + b"/", entered)
+                        continue
+                    below.append(folder + name + b"/")
+                    if follow:
+                        entered.add(identity)
+                elif entry.is_file(follow_symlinks=follow):
+                    if self._is_taken(folder, name):
+                        yield name, entry.stat(follow_symlinks=follow)
                 else:
-                    self.ignored += 1
+                    self.passed.ignored += 1
             except OSError as error:
                 self._warn(f"cannot look at {printable(folder + name)}", error)
+
+    def _pass_over(self, root: Root, excluded: bytes, entered: set[tuple[int, int]]) -> None:
+        """Count the recordings in an excluded folder, as far as it can be read."""
+        count, waiting = 0, [excluded]
+        while waiting:
+            folder = waiting.pop()
+            with suppress(OSError), os.scandir(os.path.join(root.folder, folder)) as entries:
+                for entry in entries:
+                    path = folder + entry.name
+                    if entry.name.startswith(b"."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        self._is_excluded(path, is_folder=True)
+                        if _identity(entry.stat(follow_symlinks=False)) not in entered:
+                            waiting.append(path + b"/")
+                    elif entry.is_file(follow_symlinks=False):
+                        self._is_excluded(path)
+                        count += self._is_recording(folder, entry.name)
+        self.passed.exclude(printable(root.prefix + excluded), count)
 
     def _entries(self, root: Root, folder: bytes) -> Iterator["os.DirEntry[bytes]"]:
         """What is in a folder, by name: all of it, or part by part where it is very much."""
@@ -313,7 +357,7 @@ class Scan:
         for folder, paths in groupby(below, key=lambda path: path[: path.rfind(b"/") + 1]):
             yield folder, self._named(root, folder, [path[len(folder) :] for path in paths])
 
-    def _named(self, root: Root, folder: bytes, names: list[bytes]) -> Iterator[_Found]:
+    def _named(self, root: Root, folder: bytes, names: Iterable[bytes]) -> Iterator[_Found]:
         """Those of the named files that are there, whatever they are called."""
         for name in names:
             where = os.path.join(root.folder, folder, name)
@@ -325,7 +369,7 @@ class Scan:
             if stat.S_ISREG(found.st_mode):
                 yield name, found
             else:
-                self.ignored += 1
+                self.passed.ignored += 1
 
     def _warn_of_outsiders(self) -> None:
         inside = tuple(os.path.join(root.folder, b"") for root in self._roots)
@@ -334,16 +378,28 @@ class Scan:
                 self.incomplete = True
                 self.warnings.append(f"{printable(path)} is listed, and in none of the folders")
 
+    def _is_taken(self, folder: bytes, name: bytes) -> bool:
+        """Whether a file is a recording that is not left out; what is passed over is counted."""
+        is_recording = self._is_recording(folder, name)
+        is_excluded = self._is_excluded(folder + name)
+        if not is_recording:
+            self.passed.ignore(printable(_suffix(name)))
+        self.passed.excluded += is_recording and is_excluded
+        return is_recording and not is_excluded
+
+    def _is_excluded(self, path: bytes, *, is_folder: bool = False) -> bool:
+        return bool(self.exclusions) and self.exclusions.match(
+            os.fsdecode(path), is_folder=is_folder
+        )
+
     def _is_recording(self, folder: bytes, name: bytes) -> bool:
         is_media = _suffix(name) in MEDIA_SUFFIXES
         if not (is_media or self._include) or (name.endswith(_OURS) and _is_redacted(name)):
             return False
-        if not (self._include or self._exclude):
+        if is_media:
             return True
         text = os.fsdecode(folder + name)
-        if any(pattern.fullmatch(text) for pattern in self._exclude):
-            return False
-        return is_media or any(pattern.fullmatch(text) for pattern in self._include)
+        return any(pattern.fullmatch(text) for pattern in self._include)
 
     def _entry(self, root: Root, path: bytes, found: os.stat_result) -> Entry:
         options = self._common or canonical(self._settings.options_for(os.fsdecode(path)))
@@ -393,6 +449,36 @@ class Scan:
     def _warn(self, what: str, error: OSError) -> None:
         self.incomplete = True
         self.warnings.append(f"{what}: {error.strerror}")
+
+
+class _Later:
+    """What this run takes of an archive that older versions of this program passed over."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._is_new = dict[bytes, bool]()
+        self.taken = Counter[bytes]()
+        """How many recordings, by suffix."""
+
+    async def note(self, ledger: Ledger, entries: Iterable[Entry]) -> None:
+        """Look at entries of which the ledger has not been told yet."""
+        for entry in entries:
+            suffix = _suffix(entry.path[entry.path.rfind(b"/") + 1 :])
+            if suffix not in _LATER_SUFFIXES or entry.skip:
+                continue
+            if suffix not in self._is_new:
+                self._is_new[suffix] = not await ledger.has_found(self._root, b"." + suffix)
+            if self._is_new[suffix]:
+                self.taken[suffix] += 1
+
+    @property
+    def message(self) -> str:
+        taken = {suffix.decode(): count for suffix, count in self.taken.most_common()}
+        named = ", ".join(f".{suffix} {count:,}" for suffix, count in taken.items())
+        return (
+            f"{self._root}: taken by their names for the first time, and paid for: {named};"
+            f" `--exclude '*.{next(iter(taken))}'` leaves them out"
+        )
 
 
 def _is_redacted(name: bytes) -> bool:

@@ -173,6 +173,17 @@ def test_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> No
     assert "hunter22" not in str(found)
 
 
+def test_what_a_run_would_warn_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SOCKS proxy is told with the exit code of a run, odd variables as warnings."""
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
+    settings = Settings(provider="http://service.invalid")
+    found = findings(settings, SSL_CERT_FILE="/nowhere/ca", OVERNIGHT_PORT="tcp://10.0.0.7:80")
+
+    assert found["proxy"][0].exit_code is ExitCode.USAGE
+    assert "SOCKS5" in found["proxy"][0].text
+    assert [each.is_warning for each in found["variable"]] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("folder", "ledger", "told"),
     [

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import RecordingFound, Summary, Uploaded, Written
+from pipeline.progress import render_summary
 from tests.support.runs import Archive, Outcome, opened, recording, watched
 from tests.support.service import Fault
 
@@ -218,6 +219,35 @@ async def test_a_single_file_is_a_folder(archive: Archive) -> None:
 
     assert accounts(outcome.summary) == {"written": 1}
     assert sorted(archive.results()) == ["b.wav.json"]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["a.wav", "b.wav", "b.wav"], {"recordings": 2}),
+        (["", "a.wav", "talk.bin"], {"recordings": 4}),
+        (["a.wav", "b.wav", "sub/c.wav"], {"recordings": 2, "sub": 1}),
+        (["sub/c.wav", "b.wav", "a.wav", "sub"], {"sub": 1, "recordings": 2}),
+        (["", "sub"], {"recordings": 2, "sub": 1}),
+    ],
+)
+async def test_files_stand_in_their_folders_line(
+    archive: Archive, given: list[str], found: dict[str, int]
+) -> None:
+    """However files and folders are named, each root has one line, and the lines add up."""
+    for name in ("a.wav", "b.wav", "sub/c.wav", "talk.bin"):
+        archive.add(name, name.encode())
+
+    outcome = await archive.run(*(archive.recordings / name for name in given))
+
+    summary = outcome.summary
+    assert accounts(summary) == {"written": sum(found.values())}
+    told = [(each.name, each.found, each.written) for each in summary.sources]
+    several = [(name, count, count) for name, count in found.items()]
+    assert told == (several if len(found) > 1 else [])
+    assert [line for line in render_summary(summary).splitlines() if line.startswith("  ")] == [
+        f"  {each.name}: {each.written} written" for each in summary.sources
+    ]
 
 
 async def test_output_inside_input_is_not_scanned(archive: Archive) -> None:

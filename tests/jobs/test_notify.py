@@ -507,6 +507,17 @@ async def test_the_proxy_of_the_system_is_asked(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
+async def test_a_proxy_that_speaks_no_http_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SOCKS proxy keeps a hook from being asked, and is a warning like other trouble."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("https_proxy", f"socks5://me:{SECRET}@127.0.0.1:9")
+    (message,) = await moved(on_failure=f"https://hooks.example/{SECRET}")
+
+    assert "SOCKS5, which is not supported" in message
+    assert SECRET not in message
+
+
 async def test_trouble_with_the_proxy_is_told_from_that_of_the_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

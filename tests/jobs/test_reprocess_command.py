@@ -334,7 +334,7 @@ async def test_a_killed_rollback_is_finished(archive: Archive) -> None:
 
 async def test_a_selection_of_nothing_says_so(archive: Archive) -> None:
     """Where no recording is meant, that is said, with what shows those that there are."""
-    ended = await archive.command(*line(archive, "elsewhere/**", *OTHER, "--yes"))
+    ended = await archive.command(*line(archive, "b/**", "--longer-than", "9h", *OTHER, "--yes"))
 
     assert ended.exit_code == ExitCode.DONE
     assert "no recording is meant" in ended.stderr

@@ -110,8 +110,8 @@ async def chosen(folder: Path, told: Callable[[Selected], Told | None] = nothing
     return await anyio.to_thread.run_sync(look)
 
 
-def globs(*texts: str) -> tuple[Any, ...]:
-    return tuple(map(glob_pattern, texts))
+def globs(*texts: str) -> dict[str, Any]:
+    return {text: glob_pattern(text) for text in texts}
 
 
 A, B, C = "calls/a", "calls/late/b", "c"

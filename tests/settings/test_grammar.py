@@ -106,6 +106,8 @@ def test_rates_are_read_as_they_are_shown(count: int, window_s: int) -> None:
         ("[!]", ["[!]"], ["!", "a"]),
         ("a[", ["a["], ["a"]),
         ("x/a.b+(c)", ["x/a.b+(c)"], ["x/aXb+(c)", "x/a.bb(c)"]),
+        ("/a", ["a"], ["x/a", "/a"]),
+        ("/x/*.wav", ["x/a.wav"], ["z/x/a.wav"]),
         ("two\nlines*", ["two\nlines\nthree"], ["two lines"]),
     ],
 )

@@ -21,6 +21,27 @@ def test_key_is_read_from_the_file_before_the_variable(tmp_path: Path) -> None:
     assert read_api_key(Settings(), {"ASSEMBLYAI_API_KEY": " "}) is None
 
 
+@pytest.mark.parametrize("text", ["\ufeffmine", "\ufeff mine\r\n", "mine\r\n"], ids=ascii)
+def test_a_key_that_was_written_on_windows(tmp_path: Path, text: str) -> None:
+    """A byte order mark and CRLF are no part of a key, wherever it comes from."""
+    (tmp_path / "key").write_bytes(text.encode())
+    by_command = Settings(api_key_command=f"cat '{tmp_path / 'key'}'")
+
+    assert read_api_key(Settings(api_key_file=tmp_path / "key"), {}) == "mine"
+    assert read_api_key(by_command, os.environ) == "mine"
+    assert read_api_key(Settings(), {"ASSEMBLYAI_API_KEY": text}) == "mine"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_key_file_in_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
+    """UTF-16 is said to be what it is, and the key is not said."""
+    (tmp_path / "key").write_bytes("hunter22\r\n".encode(encoding))
+
+    with pytest.raises(SettingsError, match="UTF-16") as raised:
+        read_api_key(Settings(api_key_file=tmp_path / "key"), {})
+    assert "hunter" not in str(raised.value)
+
+
 def test_key_command_runs_without_a_shell_and_without_the_key(tmp_path: Path) -> None:
     """The command gets its words as they are, and not the key that it does not need."""
     script = tmp_path / "print key"

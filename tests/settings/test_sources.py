@@ -10,8 +10,10 @@ import pytest
 
 from pipeline.errors import ExitCode, SettingsError
 from pipeline.settings import Hooks, Settings, Timeouts, load_settings, origins
+from pipeline.settings.model import Source
 from pipeline.speech_models import PRICES
 
+FLAGS_ONLY = {"force", "redo_changed"}
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 
 
@@ -299,17 +301,101 @@ def test_values_are_not_repeated_in_errors(folder: Path) -> None:
     assert "hunter22" not in said
 
 
+# ---------------------------------------------------------------- where a wrong key stands
+
+TABLES = ["timeouts", "uploads", "backlog", "hooks", "prices", "transcript"]
+
+
+@pytest.mark.parametrize("key", ["output", "limit", "max_cost", "order", "source"])
+@pytest.mark.parametrize("table", TABLES)
+def test_a_setting_in_a_table_is_said_to_stand_there(folder: Path, table: str, key: str) -> None:
+    """A setting that was added below a table is named with the table, and where it belongs."""
+    said = refusal(folder, f"[{table}]\n{key} = 'x'\n")
+
+    assert f"it stands in the table `[{table}]`" in said
+    assert f"the setting `{key}` belongs above all tables" in said
+    assert "did you mean" not in said
+
+
+@pytest.mark.parametrize("key", ["output", "limit", "state"])
+def test_a_setting_in_a_rule_or_source_is_said_to_stand_there(folder: Path, key: str) -> None:
+    """So it is in what is open at the end of a file by its nature."""
+    rule = refusal(folder, f"[[rules]]\nmatch = '*'\n{key} = 'x'\n")
+    option = refusal(folder, f"[[source]]\nfolder = '/a'\n[source.transcript]\n{key} = 'x'\n")
+
+    assert f"the setting `{key}` belongs above all tables" in rule
+    assert f"the setting `{key}` belongs above all tables" in option
+
+
+def test_a_key_of_a_table_above_all_tables(folder: Path) -> None:
+    """The key of a table that stands outside of it is told with its table."""
+    for table, key in (("timeouts", "stall"), ("uploads", "min"), ("hooks", "on_finish")):
+        assert f"did you mean `{table}.{key}`?" in refusal(folder, f"{key} = 1\n")
+
+
+OF_A_SOURCE = sorted({*Source.model_fields} - {"folder"})
+
+
+@pytest.mark.parametrize("key", OF_A_SOURCE)
+def test_a_wrong_value_of_a_source_is_named(folder: Path, key: str) -> None:
+    """What is wrong with one of several sources is told by its key and the source."""
+    wrong = '""' if key == "name" else "[3]" if key != "transcript" else "3"
+    text = f"[[source]]\nfolder = '/a'\n[[source]]\nfolder = '/b/calls'\n{key} = {wrong}\n"
+    said = refusal(folder, text)
+    (folder / "overnight.toml").write_text(text)
+
+    assert f"`{key}` from {folder / 'overnight.toml'}, source `/b/calls`: " in said
+
+
+@pytest.mark.parametrize("key", OF_A_SOURCE)
+def test_a_misspelled_key_of_a_source_is_named(folder: Path, key: str) -> None:
+    """A key that no source has is told by its name, with the one that was meant."""
+    text = f"[[source]]\nfolder = '/a'\nname = 'calls'\n{key}x = 1\n"
+
+    assert f"`{key}x` from {folder / 'overnight.toml'}, source `calls`, is not" in (
+        said := refusal(folder, text)
+    )
+    assert f"did you mean `{key}`?" in said
+
+
+def test_sources_that_are_none(folder: Path) -> None:
+    """A source without its folder is told by its number, and a setting in one by its place."""
+    assert ", source 2: " in refusal(folder, "[[source]]\nfolder = '/a'\n[[source]]\n")
+    assert "belongs above all tables" in refusal(folder, "[[source]]\nfolder = '/a'\nlimit = 1\n")
+    assert "`source` from " in refusal(folder, "source = 3\n")
+    variable = {"OVERNIGHT_SOURCE": '[{"folder": "/a", "exclud": 1}]'}
+    assert "`exclud` from OVERNIGHT_SOURCE, source" in refusal(folder, environ=variable)
+
+
+@pytest.mark.parametrize("key", sorted(FLAGS_ONLY))
+def test_what_pays_again_is_a_flag(folder: Path, key: str) -> None:
+    """Consent to pay again is given by a flag; a file or variable would give it every night."""
+    flag = f"--{key.replace('_', '-')}"
+    variable = f"OVERNIGHT_{key.upper()}"
+    (folder / "other.toml").write_text(f"{key} = true\n")
+
+    assert getattr(load_settings({key: True}, environ={}, cwd=folder), key) is True
+    for said in (
+        refusal(folder, f"{key} = true\n"),
+        refusal(folder, f"{key} = true\n", flags={key: True}),
+        refusal(folder, environ={variable: "1"}),
+        refusal(folder, environ=user_config(folder, f"{key} = true\n")),
+    ):
+        assert f"`{key}` from " in said
+        assert f"say `{flag}` on the command line" in said
+
+
 # ---------------------------------------------------------------- the example
 
 
 def test_example_shows_every_key_with_its_default() -> None:
     """`config.example.toml` has all keys, and what is commented out there is the default."""
     text = EXAMPLE.read_text()
-    keys = re.sub(r"(?m)^# (?=[a-z0-9_-]+ = |\[\[)", "", text)
+    keys = re.sub(r"(?m)^# (?=[a-z0-9_.-]+ = |\[\[)", "", text)
     example = tomllib.loads(keys)
     defaults = Settings()
 
-    assert set(Settings.model_fields) == set(example)
+    assert set(Settings.model_fields) - FLAGS_ONLY == set(example)
     assert set(Timeouts.model_fields) == set(example["timeouts"])
     assert set(Hooks.model_fields) == set(example["hooks"])
     # Examples of what has no default.
@@ -322,8 +408,55 @@ def test_example_shows_every_key_with_its_default() -> None:
     Settings(**example)
 
 
+SHOWN = re.findall(r"(?m)^# ([a-z0-9_.-]+) = (.+)$", EXAMPLE.read_text().partition("# [[")[0])
+
+
+@pytest.mark.parametrize(("key", "value"), SHOWN, ids=[key for key, _ in SHOWN])
+def test_what_is_added_at_the_end_of_the_example_counts(folder: Path, key: str, value: str) -> None:
+    """Each line of the file that `init` writes may stand at its end, or be taken up where it is."""
+    pairs = {
+        "webhook_url": '\nwebhook_listen = "127.0.0.1:8787"',
+        "webhook_listen": '\nwebhook_url = "https://calls.example.org/"',
+    }
+    line = f"{key} = {value}{pairs.get(key, '')}"
+    example = EXAMPLE.read_text()
+    alone = tomllib.loads(line)
+
+    for text in (f"{example}{line}\n", example.replace(f"# {key} = {value}", line, 1)):
+        (folder / "overnight.toml").write_text(text)
+
+        assert tomllib.loads(text) == alone
+        load_settings({}, environ={}, cwd=folder)
+
+
 def test_example_as_it_is_changes_nothing(folder: Path) -> None:
     """The file that `overnight init` writes leaves all defaults in force."""
     settings = load_settings({}, config=EXAMPLE, environ={}, cwd=folder)
 
     assert Settings() == settings
+
+
+# ---------------------------------------------------------------- files of other systems
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "bom"])
+def test_a_settings_file_made_on_windows(folder: Path, mark: str, line_end: str) -> None:
+    """A byte order mark and CRLF are no part of a settings file, here or in the user's own."""
+    text = line_end.join([f"{mark}limit = 7", "[timeouts]", 'stall = "9s"', ""])
+    (folder / "overnight.toml").write_bytes(text.encode())
+    environ = user_config(folder, f'{mark}poll_interval = "5s"\n')
+
+    settings = load_settings({}, environ=environ, cwd=folder)
+
+    assert (settings.limit, settings.timeouts.stall, settings.poll_interval) == (7, 9, 5)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["no bom", "bom"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_settings_file_in_utf_16_is_named(folder: Path, encoding: str, mark: str) -> None:
+    """UTF-16 is said to be what it is."""
+    (folder / "other.toml").write_bytes(f"{mark}limit = 7\r\nforce = 1\r\n".encode(encoding))
+
+    with pytest.raises(SettingsError, match=r"other\.toml .*UTF-16"):
+        load_settings({}, config=folder / "other.toml", environ={}, cwd=folder)

@@ -96,14 +96,46 @@ async def test_media_suffixes_in_any_case(eye: Eye) -> None:
     looked = await eye.look()
 
     assert looked.found == ["B.MP3", "a.wav", "c.tar.Flac"]
-    assert looked.scan.ignored == 4
+    assert looked.scan.passed.ignored == 4
+    assert looked.scan.passed.suffixes == {"txt": 1, "": 2, "part": 1}
 
 
 async def test_suffixes_of_the_service_are_taken(eye: Eye) -> None:
     """Containers that the service lists, and their usual relatives, need no `--include`."""
     usual = b"wav mp3 m4a flac ogg opus webm mp4 mov wma aac aiff amr mkv avi 3gp"
+    later = b"qta wave bwf rf64 awb ogx mp4a"
 
-    assert set(usual.split()) <= MEDIA_SUFFIXES
+    assert {*usual.split(), *later.split()} <= MEDIA_SUFFIXES
+
+
+@pytest.mark.parametrize("suffix", ["qta", "wave", "BWF", "rf64", "awb", "ogx", "Mp4a"])
+async def test_a_suffix_that_is_new_to_an_archive(eye: Eye, suffix: str) -> None:
+    """In an archive of before it is named once, as what is paid for; a new one has no before."""
+    eye.add("a.wav")
+    before = await eye.look()
+    for name in ("b", "sub/c"):
+        eye.add(f"{name}.{suffix}")
+    eye.add(f"empty.{suffix}", b"")
+    first, second = await eye.look(), await eye.look()
+    eye.add(f"d.{suffix}")
+    third = await eye.look()
+
+    assert len(first.found) == 3
+    (message,) = first.warned
+    assert f"paid for: .{suffix.lower()} 2;" in message
+    assert f"--exclude '*.{suffix.lower()}'" in message
+    assert before.warned == second.warned == third.warned == []
+
+
+async def test_a_new_archive_has_no_new_suffixes(eye: Eye) -> None:
+    """Nothing is named where nothing was taken before, nor what is named by the user."""
+    eye.add("a.wave")
+    eye.add("b.wav")
+    fresh = await eye.look()
+    eye.add("c.qta")
+    listed = await eye.look(listed=[eye.root / "in/c.qta"])
+
+    assert fresh.warned == listed.warned == []
 
 
 async def test_hidden_things_are_not_recordings(eye: Eye) -> None:
@@ -165,6 +197,88 @@ async def test_globs_are_relative_to_the_root(eye: Eye) -> None:
 
     assert (await eye.look(exclude=["a/x.wav"])).found == ["b/x.wav", "b/a/x.wav"]
     assert (await eye.look(exclude=["**/a/*.wav"])).found == ["b/x.wav"]
+
+
+TREE = ("d000/a.wav", "d000/sub/b.wav", "q/d000/c.wav", "q/e.wav", "d000.wav", "d000/n.txt")
+
+
+@pytest.mark.parametrize(
+    ("glob", "left_out", "folders"),
+    [
+        ("d000", {0, 1, 2}, {"d000/": 2, "q/d000/": 1}),
+        ("d000/", {0, 1, 2}, {"d000/": 2, "q/d000/": 1}),
+        ("**/d000", {0, 1, 2}, {"d000/": 2, "q/d000/": 1}),
+        ("**/d000/**", {0, 1, 2}, {"d000/": 2, "q/d000/": 1}),
+        ("/d000", {0, 1}, {"d000/": 2}),
+        ("/d000/", {0, 1}, {"d000/": 2}),
+        ("d000/**", {0, 1}, {"d000/": 2}),
+        ("/d000/**", {0, 1}, {"d000/": 2}),
+        ("d000/sub", {1}, {"d000/sub/": 1}),
+        ("q/d000/", {2}, {"q/d000/": 1}),
+        ("d000/*", {0, 1}, {"d000/sub/": 1}),
+        ("q*/", {2, 3}, {"q/": 2}),
+        ("d000.wav", {4}, {}),
+        ("/d000.wav", {4}, {}),
+        ("d000.wav/", set(), {}),
+        ("a.wav/", set(), {}),
+        ("/a.wav", set(), {}),
+        ("sub/b.wav", set(), {}),
+        ("*", {0, 1, 2, 3, 4}, {"d000/": 2, "q/": 2}),
+        ("**", {0, 1, 2, 3, 4}, {"d000/": 2, "q/": 2}),
+        ("/**", {0, 1, 2, 3, 4}, {"d000/": 2, "q/": 2}),
+    ],
+)
+async def test_a_folder_that_is_excluded(
+    eye: Eye, glob: str, left_out: set[int], folders: dict[str, int]
+) -> None:
+    """What matches a folder leaves out all that is below it, and names it with its count."""
+    for name in TREE:
+        eye.add(name)
+    taken = {name for at, name in enumerate(TREE[:-1]) if at not in left_out}
+
+    looked = await eye.look(exclude=[glob])
+
+    assert set(looked.found) == taken
+    assert looked.scan.passed.excluded == len(left_out)
+    assert looked.scan.passed.folders == folders
+    assert looked.scan.exclusions.unmatched == (set() if left_out else {glob})
+    assert not looked.scan.incomplete
+
+
+async def test_what_matched_nothing_is_told(eye: Eye) -> None:
+    """A glob that matches a file of any kind has matched, also in a folder that is left out."""
+    for name in TREE:
+        eye.add(name)
+    globs = ["d000/", "b.wav", "*.txt", "n.*", "e.mp3", "d001", "sub/"]
+
+    looked = await eye.look(exclude=globs)
+
+    assert looked.scan.exclusions.unmatched == {"e.mp3", "d001"}
+
+
+async def test_an_excluded_folder_is_no_trouble(eye: Eye) -> None:
+    """Nothing in an excluded folder is entered twice or followed, whatever links lie there."""
+    eye.add("gone/a.wav")
+    os.symlink("..", eye.root / "in/gone/loop")
+    os.symlink("nowhere", eye.root / "in/gone/b.wav")
+
+    looked = await eye.look(exclude=["gone"], follow_links=True)
+
+    assert looked.found == []
+    assert looked.scan.passed.folders == {"gone/": 1}
+    assert not looked.scan.incomplete
+
+
+async def test_what_is_named_is_bounded(eye: Eye) -> None:
+    """Of very many suffixes and folders the first hundred are named, and all are counted."""
+    for number in range(130):
+        eye.add(f"x/{number}/a.wav")
+        eye.add(f"y.s{number}")
+
+    passed = (await eye.look(exclude=["x/*"])).scan.passed
+
+    assert (passed.excluded, len(passed.folders)) == (130, 100)
+    assert (passed.ignored, len(passed.suffixes)) == (130, 100)
 
 
 async def test_order_is_that_of_names(eye: Eye) -> None:
