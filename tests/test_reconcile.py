@@ -192,6 +192,16 @@ async def test_one_walk_answers_for_all(bench: Bench) -> None:
     assert bench.service.requests == {"list": 2, "get": 50}
 
 
+async def test_what_is_found_takes_its_place_at_the_service(bench: Bench, clock: Clock) -> None:
+    """A transcript that is adopted counts among those that the service has of this run."""
+    await bench.lost(b"a.wav", ONE, accepted=True)
+    async with bench.looking(120.0, clock) as looking:
+        before = looking.intake.room
+        await looking.look(0.0)
+
+    assert looking.intake.room == before - 1
+
+
 async def test_the_walk_goes_down_to_the_oldest_anchor(bench: Bench) -> None:
     """Only what is newer than the oldest anchor is read, however long the list is."""
     bench.service.add_foreign(900)
@@ -420,6 +430,23 @@ async def test_what_cannot_be_looked_into_proves_no_absence(
     assert await bench.states() == ["ambiguous", "not_accepted", "accepted"]
     assert not await bench.ledger.unresolved()
     assert bench.service.requests["get"] <= 2  # one is of c.wav, which was found
+
+
+async def test_what_was_looked_into_counts_beside_a_row_that_says_nothing(
+    bench: Bench, clock: Clock
+) -> None:
+    """An attempt whose own row was looked into is taken, though another row may be anybody's."""
+    transcript = await bench.accepted(b"a.wav", ONE)
+    (foreign,) = bench.service.add_foreign(1)
+    spoil(bench, [transcript.id, foreign], audio_url=None)
+    bench.service.faults.add(
+        Fault(on="get", action="answer", status=400, match=foreign, times=None)
+    )
+
+    async with bench.looking(120.0, clock) as looking:
+        await looking.look(0.0)
+
+    assert await bench.states() == ["accepted"]
 
 
 async def test_rows_below_its_anchor_do_not_matter(bench: Bench) -> None:

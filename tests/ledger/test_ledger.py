@@ -360,6 +360,16 @@ async def test_a_failure_of_the_service_is_asked_once_more(tmp_path: Path) -> No
         ]
 
 
+async def test_what_the_service_failed_at_is_not_asked_for_again(tmp_path: Path) -> None:
+    """Only the attempt that is under way is pending, not the one before it that came to nothing."""
+    async with ledger_at(tmp_path) as ledger:
+        first = await Steps(ledger).reach(AttemptState.ACCEPTED)
+        assert await ledger.record_error(first, "Server error", again=True, tries=2)
+        second = await Steps(ledger).reach(AttemptState.ACCEPTED)
+
+        assert [each.attempt_id for each in await ledger.pending()] == [second]
+
+
 async def test_price_and_model_are_written_down(tmp_path: Path) -> None:
     """Each paid attempt says what it came to: model, seconds, dollars, address, key, time."""
     async with ledger_at(tmp_path) as ledger:
@@ -505,6 +515,25 @@ async def test_force_is_a_generation_of_its_own(tmp_path: Path) -> None:
     query = "SELECT generation FROM attempts ORDER BY attempt_id"
     generations = await standing(tmp_path, query)
     assert all(one < two for one, two in pairwise(generations))
+
+
+async def test_a_generation_is_done_with_whoever_waits_for_another(tmp_path: Path) -> None:
+    """A result of `--force` is written for good, though the one before is still waited for."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await completed(ledger)
+        late = await Steps(ledger, b"b.wav").claim()
+        assert not await ledger.recognise(late, reading())
+        await ledger.record_written(attempt_id, [1], 10, "digest")
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(force=True))) as ledger:
+        await find_written(ledger)
+        (claim,) = await ledger.claim(10)
+        assert await ledger.record_uploaded(claim, reading(), "upload:2")
+        assert await ledger.claim_submit(claim.attempt_id, None)
+        assert await ledger.record_accepted(claim.attempt_id, "id-2")
+        await ledger.record_written(claim.attempt_id, [1], 10, "another")
+
+    query = "SELECT generation, state FROM transcripts ORDER BY generation"
+    assert await standing(tmp_path, query) == [(1, "completed"), (2, "written")]
 
 
 async def test_consent_is_kept_for_what_was_claimed(tmp_path: Path) -> None:
