@@ -56,6 +56,19 @@ def test_one_that_was_sent_before_shows_nothing() -> None:
     assert refused(breaker, "d") != [[]]
 
 
+def test_one_that_was_sent_among_them_frees_all() -> None:
+    """Taken between the refusals, it leaves too few behind it: three alike it takes once more."""
+    breaker = Breaker()
+    refused(breaker, "a")
+    among = breaker.began()
+    refused(breaker, "bc")
+    breaker.took(among, "upload")
+
+    assert not breaker.is_suspected("upload")
+    assert refused(breaker, "d") == [[]]
+    assert breaker.is_suspected("upload")
+
+
 def test_one_that_was_sent_before_the_third_is_no_trial() -> None:
     """What comes back refused alike meanwhile goes with the others, and proves nothing."""
     breaker = Breaker()

@@ -517,6 +517,42 @@ async def test_force_is_a_generation_of_its_own(tmp_path: Path) -> None:
     assert all(one < two for one, two in pairwise(generations))
 
 
+@pytest.mark.parametrize(
+    ("redo", "options", "is_due"),
+    [
+        (Redo(), '{"punctuate":false}', False),
+        (Redo(changed=True), "{}", False),
+        (Redo(changed=True), '{"punctuate":false}', True),
+        (Redo(force=True), "{}", True),
+    ],
+)
+async def test_new_times_are_no_consent_and_take_none_away(
+    tmp_path: Path, redo: Redo, options: str, is_due: bool
+) -> None:
+    """A recording whose times alone are new is asked for again if the user said so, as any other."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(LATER, redo=redo)) as ledger:
+        touched = structs.replace(entry(options=options), mtime_ns=2)
+        await ledger.record_found("root", [touched], lambda _: 10, ())
+        (claim,) = await ledger.claim(10)
+
+        assert not await ledger.recognise(claim, reading())
+        assert bool(await ledger.claim(10)) is is_due
+
+
+async def test_nothing_is_fetched_for_what_is_left_out(tmp_path: Path) -> None:
+    """A recording that is skipped by now waits for nothing, though its result is gone."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, LATER) as ledger:
+        left_out = structs.replace(entry(), skip="excluded")
+        await ledger.record_found("root", [left_out], lambda _: None, ())
+
+        assert await ledger.pending() == []
+        assert list(await ledger.standing()) == [("root", "skipped", "excluded")]
+
+
 async def test_a_generation_is_done_with_whoever_waits_for_another(tmp_path: Path) -> None:
     """A result of `--force` is written for good, though the one before is still waited for."""
     async with ledger_at(tmp_path) as ledger:
@@ -597,6 +633,20 @@ async def test_missing_is_asked_for_with_force_only(tmp_path: Path) -> None:
         assert len(claims) == 1
         assert await ledger.record_uploaded(claims[0], reading(), "upload:2")
         assert await ledger.claim_submit(claims[0].attempt_id, None)
+
+
+async def test_what_was_had_since_is_looked_for_anew(tmp_path: Path) -> None:
+    """A look at which an id was unknown says nothing any more once its transcript was saved."""
+    clock = Clock()
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.ACCEPTED)
+        assert not await ledger.record_unknown(attempt_id, "unknown")
+        await ledger.record_written(attempt_id, [1], 10, "digest")
+        clock.now += 86_400
+
+        assert not await ledger.record_unknown(attempt_id, "unknown")
+        clock.now += 3_600
+        assert await ledger.record_unknown(attempt_id, "unknown")
 
 
 async def test_a_second_pass_comes_after_the_first(tmp_path: Path) -> None:
