@@ -198,6 +198,31 @@ async def test_no_address_is_in_the_identity(tmp_path: Path) -> None:
         assert await ledger.elsewhere() == [("http://here", 1)]
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        AttemptState.ACCEPTED,
+        AttemptState.AMBIGUOUS,
+        AttemptState.REFUSED,
+        AttemptState.NOT_ACCEPTED,
+    ],
+)
+async def test_a_late_word_moves_nothing_back(tmp_path: Path, state: AttemptState) -> None:
+    """An attempt that is not being submitted any more stays what it is, whatever is said of it."""
+    query = "SELECT a.state, a.reason, t.state FROM attempts a JOIN transcripts t USING (content)"
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(state)
+        before = await standing(tmp_path, query)
+        await ledger.set_aside(attempt_id)
+        await ledger.record_refused(attempt_id, "late")
+        await ledger.upload_anew(attempt_id, "late")
+        await ledger.record_ambiguous(attempt_id, "late", "an-id")
+        if state is not AttemptState.AMBIGUOUS:
+            await ledger.record_not_accepted(attempt_id, 3)
+
+    assert await standing(tmp_path, query) == before
+
+
 # --- after a crash -----------------------------------------------------------------------------
 
 
