@@ -223,6 +223,16 @@ async def test_a_late_word_moves_nothing_back(tmp_path: Path, state: AttemptStat
     assert await standing(tmp_path, query) == before
 
 
+async def test_what_came_with_doubt_is_never_absent(tmp_path: Path) -> None:
+    """No list says that an attempt came to nothing whose answer gave an id."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.SUBMITTING)
+        await ledger.record_ambiguous(attempt_id, "another's", "an-id")
+        await ledger.record_not_accepted(attempt_id, 3)
+
+        assert [each.claimed_id for each in await ledger.unresolved()] == ["an-id"]
+
+
 # --- after a crash -----------------------------------------------------------------------------
 
 
@@ -576,6 +586,22 @@ async def test_nothing_is_fetched_for_what_is_left_out(tmp_path: Path) -> None:
 
         assert await ledger.pending() == []
         assert list(await ledger.standing()) == [("root", "skipped", "excluded")]
+
+
+@pytest.mark.parametrize("size", [10, None])
+async def test_what_lies_nowhere_is_told_before_it_is_deleted(
+    tmp_path: Path, size: int | None
+) -> None:
+    """A result that its recording, edited since, has no more is due to be fetched first."""
+    deleting = replace(HERE, deletes=True)
+    async with ledger_at(tmp_path, deleting) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(deleting, run_id="run-2")) as ledger:
+        edited = structs.replace(entry(), size=4, mtime_ns=2)
+        await ledger.record_found("root", [edited], lambda _: size, ())
+
+        assert await ledger.deletions(10) == [(1, "id-1")]
+        assert await ledger.deletions_unheld(0, 10) == ([] if size else [1])
 
 
 async def test_a_generation_is_done_with_whoever_waits_for_another(tmp_path: Path) -> None:
