@@ -345,6 +345,18 @@ async def test_of_equal_matches_the_oldest_is_adopted(bench: Bench) -> None:
     assert pending.transcript_id == next(iter(bench.service)).id
 
 
+async def test_the_exact_address_comes_first(bench: Bench) -> None:
+    """Of two transcripts of one upload the one that spells it as it was given is taken."""
+    first = await bench.accepted(b"a.wav", ONE)
+    exact = bench.service.submit("project-1", {"audio_url": first.audio_url})
+    spoil(bench, [first.id], audio_url=f"{first.audio_url}?again=1")
+
+    await bench.reconcile(settle_s=60.0)
+
+    (pending,) = await bench.ledger.pending()
+    assert pending.transcript_id == exact.id
+
+
 async def test_a_page_of_the_poller_counts(bench: Bench, clock: Clock) -> None:
     """What somebody else has read in the list is looked at without waiting for the next look."""
     transcript = await bench.accepted(b"a.wav", ONE)
@@ -447,6 +459,19 @@ async def test_what_was_looked_into_counts_beside_a_row_that_says_nothing(
         await looking.look(0.0)
 
     assert await bench.states() == ["accepted"]
+
+
+async def test_a_page_without_an_id_hides_what_is_below(bench: Bench, clock: Clock) -> None:
+    """Where no row of a page can be asked for by its id, nobody knows what comes after them."""
+    bench.service.add_foreign(1)
+    await bench.lost(b"a.wav", ONE, accepted=True)
+    spoil(bench, bench.service.add_foreign(200), id=None)
+
+    async with bench.looking(0.0, clock) as looking:
+        await looking.look(0.0)
+
+    assert await bench.states() == ["ambiguous"]
+    assert not await bench.ledger.unresolved()
 
 
 async def test_rows_below_its_anchor_do_not_matter(bench: Bench) -> None:
