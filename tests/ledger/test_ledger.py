@@ -623,6 +623,26 @@ async def test_a_generation_is_done_with_whoever_waits_for_another(tmp_path: Pat
     assert await standing(tmp_path, query) == [(1, "completed"), (2, "written")]
 
 
+@pytest.mark.parametrize(
+    ("redo", "is_due"), [(Redo(), False), (Redo(failed=True), True), (Redo(force=True), True)]
+)
+async def test_a_redo_that_failed_is_tried_again_where_failures_are(
+    tmp_path: Path, redo: Redo, is_due: bool
+) -> None:
+    """A `--force` that came to nothing leaves the result as it is, until one says try again."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(force=True))) as ledger:
+        await find_written(ledger)
+        (claim,) = await ledger.claim(10)
+        await ledger.refuse_upload(claim, reading(), "no")
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-3", redo=redo)) as ledger:
+        await find_written(ledger)
+
+        assert bool(await ledger.claim(10)) is is_due
+        assert await standing(tmp_path, "SELECT result_sha256 FROM recordings") == ["digest"]
+
+
 async def test_consent_is_kept_for_what_was_claimed(tmp_path: Path) -> None:
     """A redo that was claimed goes on without the flag; one that was not claimed does not."""
     changed, redoing = '{"punctuate":false}', replace(HERE, redo=Redo(changed=True))
@@ -698,6 +718,19 @@ async def test_what_was_had_since_is_looked_for_anew(tmp_path: Path) -> None:
         assert not await ledger.record_unknown(attempt_id, "unknown")
         clock.now += 3_600
         assert await ledger.record_unknown(attempt_id, "unknown")
+
+
+async def test_another_key_knows_nothing_of_an_id(tmp_path: Path) -> None:
+    """Asked with another key, an unknown id is no look: it is parked, however often it is so."""
+    clock = Clock()
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.ACCEPTED)
+    async with ledger_at(tmp_path, replace(LATER, key_fingerprint="rotated"), clock) as ledger:
+        for _ in range(2):
+            assert not await ledger.record_unknown(attempt_id, "unknown")
+            clock.now += 86_400
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-3"), clock) as ledger:
+        assert not await ledger.record_unknown(attempt_id, "unknown")
 
 
 async def test_a_second_pass_comes_after_the_first(tmp_path: Path) -> None:
