@@ -628,6 +628,25 @@ async def test_a_long_walk_is_followed_by_a_rest(bench: Bench, clock: Clock) -> 
     assert await bench.states() == ["ambiguous"] * 3 + ["accepted"]
 
 
+async def test_a_row_that_cannot_be_taken_is_no_reason_to_hurry(bench: Bench, clock: Clock) -> None:
+    """A row that is seen for the first time is looked at once more at once, then as all others."""
+    transcript = await bench.accepted(b"a.wav", ONE)
+    bench.service.faults.add(
+        Fault(on="get", action="answer", status=400, match=transcript.id, times=None)
+    )
+    async with bench.looking(120.0, clock) as looking:
+        for age_s in (0.0, 0.2):
+            await looking.look(age_s)
+        for tenths in range(3, 50):
+            clock.now = looking.began + tenths / 10
+            looking.reconciler.wake()
+            await bench.ledger.unresolved()
+        await looking.look(5.0)
+
+    assert bench.walks() == 3
+    assert await bench.states() == ["ambiguous"]
+
+
 async def test_rows_that_come_meanwhile_do_no_harm(bench: Bench, clock: Clock) -> None:
     """Transcripts that others begin while the list is being walked hide nothing."""
     await bench.lost(b"a.wav", ONE, accepted=True)

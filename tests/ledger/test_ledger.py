@@ -643,6 +643,34 @@ async def test_a_redo_that_failed_is_tried_again_where_failures_are(
         assert await standing(tmp_path, "SELECT result_sha256 FROM recordings") == ["digest"]
 
 
+async def test_a_redo_with_other_options_that_failed_is_no_result(tmp_path: Path) -> None:
+    """What was asked for last has failed, though a result with earlier options lies there."""
+    changed = '{"punctuate":false}'
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(changed=True))) as ledger:
+        await find_written(ledger, changed)
+        (claim,) = await ledger.claim(10)
+        await ledger.refuse_upload(claim, reading(), "no")
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-3")) as ledger:
+        await find_written(ledger, changed)
+
+        assert list(await ledger.standing()) == [("root", "failed", "no")]
+
+
+async def test_a_force_that_was_claimed_goes_on(tmp_path: Path) -> None:
+    """What was agreed to once is asked for by the next run, though it has the flag no more."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(force=True))) as ledger:
+        await find_written(ledger)
+        assert len(await ledger.claim(10)) == 1
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-3")) as ledger:
+        await find_written(ledger)
+
+        assert len(await ledger.claim(10)) == 1
+
+
 async def test_consent_is_kept_for_what_was_claimed(tmp_path: Path) -> None:
     """A redo that was claimed goes on without the flag; one that was not claimed does not."""
     changed, redoing = '{"punctuate":false}', replace(HERE, redo=Redo(changed=True))
@@ -720,17 +748,20 @@ async def test_what_was_had_since_is_looked_for_anew(tmp_path: Path) -> None:
         assert await ledger.record_unknown(attempt_id, "unknown")
 
 
-async def test_another_key_knows_nothing_of_an_id(tmp_path: Path) -> None:
-    """Asked with another key, an unknown id is no look: it is parked, however often it is so."""
-    clock = Clock()
-    async with ledger_at(tmp_path, clock=clock) as ledger:
+@pytest.mark.parametrize(("asked_with", "is_missing"), [("fingerprint", False), ("", True)])
+async def test_another_key_knows_nothing_of_an_id(
+    tmp_path: Path, asked_with: str, is_missing: bool
+) -> None:
+    """Asked with another key, an unknown id is no look, unless nobody knows with which it was."""
+    clock, asked = Clock(), replace(HERE, key_fingerprint=asked_with)
+    async with ledger_at(tmp_path, asked, clock) as ledger:
         attempt_id = await Steps(ledger).reach(AttemptState.ACCEPTED)
     async with ledger_at(tmp_path, replace(LATER, key_fingerprint="rotated"), clock) as ledger:
-        for _ in range(2):
-            assert not await ledger.record_unknown(attempt_id, "unknown")
-            clock.now += 86_400
-    async with ledger_at(tmp_path, replace(HERE, run_id="run-3"), clock) as ledger:
         assert not await ledger.record_unknown(attempt_id, "unknown")
+        clock.now += 86_400
+        assert await ledger.record_unknown(attempt_id, "unknown") is is_missing
+    async with ledger_at(tmp_path, replace(asked, run_id="run-3"), clock) as ledger:
+        assert await ledger.record_unknown(attempt_id, "unknown") is is_missing
 
 
 async def test_a_second_pass_comes_after_the_first(tmp_path: Path) -> None:
