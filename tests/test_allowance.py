@@ -68,8 +68,9 @@ async def test_the_month_counts_what_was_spent_before() -> None:
         await allowance.reserve(2, hours(0.01))
 
 
-async def test_one_that_may_fit_waits_for_those_before() -> None:
-    """A reservation that fits only if others come to less waits until they are settled."""
+@pytest.mark.parametrize("comes_to", [HOUR_S, None])
+async def test_one_that_may_fit_waits_for_those_before(comes_to: float | None) -> None:
+    """A reservation that fits only if others come to less, or to nothing, waits for them."""
     allowance, granted = Allowance(Settings(max_hours=2)), []
     await allowance.reserve(1, hours(1.5))
 
@@ -80,7 +81,10 @@ async def test_one_that_may_fit_waits_for_those_before() -> None:
         group.start_soon(later)
         await anyio.wait_all_tasks_blocked()
         assert granted == []
-        allowance.settle(1, HOUR_S, 1)
+        if comes_to is None:
+            allowance.release(1)
+        else:
+            allowance.settle(1, comes_to, 1)
     assert granted == [True]
 
 
