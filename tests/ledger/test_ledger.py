@@ -435,6 +435,17 @@ async def test_one_more_recording_of_a_saved_content_waits_for_a_copy(tmp_path: 
         assert delivery.copies == [Copy(b"a.wav.json", "digest", is_version=False)]
 
 
+async def test_what_only_looks_alike_is_uploaded(tmp_path: Path) -> None:
+    """Bytes that were never read before have to be sent, whatever their size and ends are."""
+    async with ledger_at(tmp_path) as ledger:
+        await completed(ledger)
+        claim = await Steps(ledger, b"b.wav").claim()
+
+        assert await ledger.recognise(claim, reading(b"two"))
+        assert await ledger.record_uploaded(claim, reading(b"two"), "upload:2")
+        assert await ledger.claim_submit(claim.attempt_id, None)
+
+
 async def test_who_comes_late_is_not_forgotten(tmp_path: Path) -> None:
     """A recording that attaches while the result is being written keeps the transcript open."""
     async with ledger_at(tmp_path) as ledger:
@@ -656,6 +667,25 @@ async def test_a_redo_with_other_options_that_failed_is_no_result(tmp_path: Path
         await find_written(ledger, changed)
 
         assert list(await ledger.standing()) == [("root", "failed", "no")]
+
+
+@pytest.mark.parametrize("is_other", [True, False])
+async def test_a_result_of_other_bytes_does_not_come_back(tmp_path: Path, is_other: bool) -> None:
+    """With the first options again the result that lies there is taken, if it is of these bytes."""
+    changed, content = '{"punctuate":false}', b"two" if is_other else b"one"
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(changed=True))) as ledger:
+        touched = structs.replace(entry(options=changed), mtime_ns=1 + is_other)
+        await ledger.record_found("root", [touched], lambda _: 10, ())
+        (claim,) = await ledger.claim(10)
+        assert await ledger.record_uploaded(claim, reading(content), "upload:2")
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-3")) as ledger:
+        await find_written(ledger)
+
+        ends = [outcome for _, outcome, _ in await ledger.standing()]
+        assert ends == ["parked" if is_other else "already_written"]
+        assert bool(await ledger.claim(10)) is is_other
 
 
 async def test_a_force_that_was_claimed_goes_on(tmp_path: Path) -> None:
