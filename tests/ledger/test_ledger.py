@@ -446,6 +446,23 @@ async def test_what_only_looks_alike_is_uploaded(tmp_path: Path) -> None:
         assert await ledger.claim_submit(claim.attempt_id, None)
 
 
+@pytest.mark.parametrize("is_read", [True, False])
+async def test_what_is_left_to_the_next_run_is_let_go_of(tmp_path: Path, is_read: bool) -> None:
+    """A recording that is parked before its upload is not due, and the next run takes it again."""
+    async with ledger_at(tmp_path) as ledger:
+        if not is_read:
+            await Steps(ledger).reach(AttemptState.NOT_ACCEPTED)  # its content is known
+        claim = await Steps(ledger).claim()
+        await ledger.park_claim(claim, reading() if is_read else None, "why")
+
+        assert await ledger.claim(10) == []
+        assert not await ledger.unfinished()
+        assert list(await ledger.standing()) == [("root", "parked", "why")]
+    async with ledger_at(tmp_path, LATER) as ledger:
+        await Steps(ledger).find()
+        assert len(await ledger.claim(10)) == 1
+
+
 async def test_who_comes_late_is_not_forgotten(tmp_path: Path) -> None:
     """A recording that attaches while the result is being written keeps the transcript open."""
     async with ledger_at(tmp_path) as ledger:

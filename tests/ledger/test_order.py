@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from pipeline.ledger import Ledger, Redo
-from pipeline.models import AttemptState, Claim, Entry
+from pipeline.models import AttemptState, Claim, Entry, Turn
 from tests.ledger.ledgers import HERE, Clock, Steps, entry, ledger_at, reading
 
 pytestmark = pytest.mark.anyio
@@ -162,3 +162,16 @@ async def test_what_failed_is_no_obstacle(tmp_path: Path) -> None:
             ("root", "failed", "no"): 30,
             ("root", "parked", None): 1,
         }
+
+
+async def test_what_is_put_back_is_of_the_backlog_as_before(tmp_path: Path) -> None:
+    """A ration that is used up leaves what it has no room for to other nights, not to this one."""
+    async with ledger_at(tmp_path) as ledger:
+        await find(ledger, [structs.replace(entry(), turn=Turn.BACKLOG)])
+        (claim,) = await ledger.claim(1)
+        await ledger.put_back(claim)
+
+        assert await ledger.claim(10, backlog=False) == []
+        assert await ledger.next_due(backlog=False) is None
+        assert await ledger.next_due() == 0
+        assert names(await ledger.claim(10)) == "a"
