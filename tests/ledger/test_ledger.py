@@ -592,7 +592,7 @@ async def test_force_is_a_generation_of_its_own(tmp_path: Path) -> None:
 async def test_new_times_are_no_consent_and_take_none_away(
     tmp_path: Path, redo: Redo, options: str, is_due: bool
 ) -> None:
-    """A recording whose times alone are new is asked for again if the user said so, as any other."""
+    """A recording whose times alone are new is asked for again where the user said so."""
     async with ledger_at(tmp_path) as ledger:
         await written(ledger)
     async with ledger_at(tmp_path, replace(LATER, redo=redo)) as ledger:

@@ -132,6 +132,21 @@ async def test_an_equal_recording_is_due_when_the_first_comes_to_nothing(tmp_pat
         assert names(await ledger.claim(10)) == "b"
 
 
+async def test_an_equal_recording_is_due_when_the_first_holds_other_bytes(tmp_path: Path) -> None:
+    """A recording that was edited since it was claimed leaves its place to those that were not."""
+    async with ledger_at(tmp_path) as ledger:
+        claims = [await Steps(ledger, path).claim() for path in (b"a.wav", b"b.wav")]
+        for claim in claims:
+            assert await ledger.record_uploaded(claim, reading(), f"upload:{claim.path!r}")
+            await ledger.put_back(claim)
+    async with ledger_at(tmp_path, LATER) as ledger:
+        await find(ledger, [entry(b"a.wav"), entry(b"b.wav")])
+        (first,) = await ledger.claim(10)
+        assert await ledger.record_uploaded(first, reading(b"two"), "upload:two")
+
+        assert names(await ledger.claim(10)) == "b"
+
+
 async def test_equal_recordings_are_no_obstacle(tmp_path: Path) -> None:
     """What is behind recordings that wait for an equal one is handed out, also one by one."""
     equal = [b"a.wav", b"b.wav", b"c.wav"]
