@@ -547,6 +547,18 @@ async def test_adopted_attempts_are_in_the_journal(tmp_path: Path) -> None:
     assert json.loads(line)["transcript_id"] == "found-in-the-list"
 
 
+async def test_what_came_with_doubt_is_in_the_journal_as_such(tmp_path: Path) -> None:
+    """A ledger that is made anew does not take an id that may be another's for its own."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.SUBMITTING)
+        await ledger.record_ambiguous(attempt_id, "another's", "an-id")
+
+    _, line = (tmp_path / "run-1.ndjson").read_bytes().splitlines()
+    told = json.loads(line)
+    assert (told["transcript_id"], told["claimed"]) == ("an-id", True)
+    assert told["accepted_at"] == Clock().now
+
+
 # --- generations -------------------------------------------------------------------------------
 
 
@@ -669,6 +681,39 @@ async def test_a_redo_that_failed_is_tried_again_where_failures_are(
 
         assert bool(await ledger.claim(10)) is is_due
         assert await standing(tmp_path, "SELECT result_sha256 FROM recordings") == ["digest"]
+
+
+async def test_an_equal_recording_gets_what_was_asked_for_last(tmp_path: Path) -> None:
+    """One more recording of a content waits for the newest generation of it, not for the first."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(force=True))) as ledger:
+        await find_written(ledger)
+        (claim,) = await ledger.claim(10)
+        assert await ledger.record_uploaded(claim, reading(), "upload:2")
+        assert await ledger.claim_submit(claim.attempt_id, None)
+        assert await ledger.record_accepted(claim.attempt_id, "id-2")
+        await ledger.record_written(claim.attempt_id, [1], 10, "another")
+        late = await Steps(ledger, b"b.wav").claim()
+
+        assert not await ledger.recognise(late, reading())
+        assert [each.transcript_id for each in await ledger.pending()] == ["id-2"]
+
+
+async def test_a_result_that_was_brought_back_is_looked_at(tmp_path: Path) -> None:
+    """What the service has no more is not missing where somebody has put the file back."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, LATER) as ledger:
+        await Steps(ledger).find()
+        (pending,) = await ledger.pending()
+        await ledger.record_missing(pending.attempt_id, "gone")
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-3")) as ledger:
+        await Steps(ledger).find()
+        assert await ledger.pending() == []
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-4")) as ledger:
+        await find_written(ledger)
+        assert [each.transcript_id for each in await ledger.pending()] == ["id-1"]
 
 
 async def test_a_redo_with_other_options_that_failed_is_no_result(tmp_path: Path) -> None:
@@ -805,6 +850,7 @@ async def test_another_key_knows_nothing_of_an_id(
         attempt_id = await Steps(ledger).reach(AttemptState.ACCEPTED)
     async with ledger_at(tmp_path, replace(LATER, key_fingerprint="rotated"), clock) as ledger:
         assert not await ledger.record_unknown(attempt_id, "unknown")
+        assert await ledger.pending() == []
         clock.now += 86_400
         assert await ledger.record_unknown(attempt_id, "unknown") is is_missing
     async with ledger_at(tmp_path, replace(asked, run_id="run-3"), clock) as ledger:
