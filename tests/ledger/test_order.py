@@ -179,6 +179,23 @@ async def test_what_failed_is_no_obstacle(tmp_path: Path) -> None:
         }
 
 
+@pytest.mark.parametrize("aside_s", [5.0, 40.0])
+async def test_the_soonest_of_all_is_waited_for(tmp_path: Path, aside_s: float) -> None:
+    """What is due later in this run is known to the second, whichever turn it has."""
+    clock = Clock()
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        for path, again_in_s in ((b"a.wav", 30.0), (b"b.wav", 10.0)):
+            claim = await Steps(ledger, path).claim()
+            assert await ledger.fail_upload(claim, "a hiccup", again_in_s, 3)
+        aside = await Steps(ledger, b"c.wav", b"three").reach(AttemptState.UPLOADED)
+        await ledger.set_aside(aside, aside_s)
+
+        assert await ledger.next_due() == min(aside_s, 10.0)
+        clock.now += 10.5
+        assert await ledger.next_due() == 0
+        assert names(await ledger.claim(10)) == ("c" if aside_s < 10 else "b")
+
+
 async def test_what_is_put_back_is_of_the_backlog_as_before(tmp_path: Path) -> None:
     """A ration that is used up leaves what it has no room for to other nights, not to this one."""
     async with ledger_at(tmp_path) as ledger:
