@@ -838,6 +838,9 @@ async def test_what_was_had_since_is_looked_for_anew(tmp_path: Path) -> None:
         assert not await ledger.record_unknown(attempt_id, "unknown")
         clock.now += 3_600
         assert await ledger.record_unknown(attempt_id, "unknown")
+        await ledger.record_missing(attempt_id, "unknown", is_unknown=True)
+        clock.now += 3_600
+        assert not await ledger.record_unknown(attempt_id, "unknown")  # it is told once
 
 
 @pytest.mark.parametrize(("asked_with", "is_missing"), [("fingerprint", False), ("", True)])
