@@ -49,6 +49,20 @@ async def test_an_order_goes_on_in_the_next_run(tmp_path: Path) -> None:
         assert names(await ledger.claim(10)) == "d a b c"
 
 
+async def test_what_was_read_before_keeps_its_place(tmp_path: Path) -> None:
+    """Recordings whose bytes are known are handed out in their order, as all others are."""
+    async with ledger_at(tmp_path) as ledger:
+        for name in "abc":
+            steps = Steps(ledger, f"{name}.wav".encode(), name.encode())
+            claim = await steps.claim()
+            await ledger.park_claim(claim, reading(name.encode()), "later")
+    async with ledger_at(tmp_path, LATER) as ledger:
+        found = [structs.replace(each, size=1) for each in placed(a=3, b=1, c=2)]
+        await find(ledger, found)
+
+        assert names(await ledger.claim(10)) == "b c a"
+
+
 async def test_what_this_run_did_not_see_is_not_due(tmp_path: Path) -> None:
     """Recordings of other folders, or that are gone, wait in nobody's way."""
     async with ledger_at(tmp_path) as ledger:
