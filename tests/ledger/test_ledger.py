@@ -843,6 +843,22 @@ async def test_what_was_had_since_is_looked_for_anew(tmp_path: Path) -> None:
         assert not await ledger.record_unknown(attempt_id, "unknown")  # it is told once
 
 
+@pytest.mark.parametrize("is_paid", [True, False])
+async def test_what_is_looked_for_says_whether_it_was_completed(
+    tmp_path: Path, is_paid: bool
+) -> None:
+    """A transcript that the service forgot is looked for as what it was before."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.ACCEPTED)
+        if is_paid:
+            await ledger.record_completed(attempt_id, Completion("universal-2", 60.0, 0.0025))
+        await ledger.record_unknown(attempt_id, "unknown")
+        await ledger.record_missing(attempt_id, "unknown", is_unknown=True)
+
+        assert [each.completed for each in await ledger.lost(None)] == [is_paid]
+        assert await ledger.lost(100) == []  # an hour has not gone by
+
+
 @pytest.mark.parametrize(("asked_with", "is_missing"), [("fingerprint", False), ("", True)])
 async def test_another_key_knows_nothing_of_an_id(
     tmp_path: Path, asked_with: str, is_missing: bool
