@@ -63,6 +63,17 @@ async def test_what_was_read_before_keeps_its_place(tmp_path: Path) -> None:
         assert names(await ledger.claim(10)) == "b c a"
 
 
+async def test_what_could_not_be_sent_comes_behind_the_others(tmp_path: Path) -> None:
+    """A recording that a run gave up for what is the matter with all is no first of the next."""
+    async with ledger_at(tmp_path) as ledger:
+        claim = await Steps(ledger).claim()
+        assert not await ledger.fail_upload(claim, "no", None, 3, reading())
+    async with ledger_at(tmp_path, LATER) as ledger:
+        await find(ledger, placed(a=0, b=1))
+
+        assert names(await ledger.claim(10)) == "b a"
+
+
 async def test_what_this_run_did_not_see_is_not_due(tmp_path: Path) -> None:
     """Recordings of other folders, or that are gone, wait in nobody's way."""
     async with ledger_at(tmp_path) as ledger:
