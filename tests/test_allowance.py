@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.allowance import Allowance, Amount, expected
+from pipeline.allowance import Allowance, Amount, amount_of, expected
+from pipeline.durations import by_size
 from pipeline.errors import CapReached, RecordingTooCostly, SettingsError
 from pipeline.settings import Settings
 from tests.support.clock import JumpingLoop, run_jumping
@@ -68,8 +69,9 @@ async def test_the_month_counts_what_was_spent_before() -> None:
         await allowance.reserve(2, hours(0.01))
 
 
-async def test_one_that_may_fit_waits_for_those_before() -> None:
-    """A reservation that fits only if others come to less waits until they are settled."""
+@pytest.mark.parametrize("comes_to", [HOUR_S, None])
+async def test_one_that_may_fit_waits_for_those_before(comes_to: float | None) -> None:
+    """A reservation that fits only if others come to less, or to nothing, waits for them."""
     allowance, granted = Allowance(Settings(max_hours=2)), []
     await allowance.reserve(1, hours(1.5))
 
@@ -80,7 +82,10 @@ async def test_one_that_may_fit_waits_for_those_before() -> None:
         group.start_soon(later)
         await anyio.wait_all_tasks_blocked()
         assert granted == []
-        allowance.settle(1, HOUR_S, 1)
+        if comes_to is None:
+            allowance.release(1)
+        else:
+            allowance.settle(1, comes_to, 1)
     assert granted == [True]
 
 
@@ -131,6 +136,43 @@ async def test_the_backlog_has_a_ration() -> None:
     assert not allowance.takes_backlog
     assert not await allowance.reserve(4, hours(0.1), is_backlog=True)
     assert await allowance.reserve(5, hours(5))
+
+
+async def test_what_the_service_says_of_a_price_counts() -> None:
+    """A transcript that cost less than was expected leaves the rest of its money to others."""
+    allowance = Allowance(Settings(max_cost=1))
+    await allowance.reserve(1, hours(1, 1.0))
+    allowance.settle(1, None, 0.25)
+
+    assert await allowance.reserve(2, hours(1, 0.75))
+
+
+async def test_a_ration_that_is_just_used_up_is_used_up() -> None:
+    """Nothing more of the backlog is taken once it came to its hours exactly."""
+    allowance = Allowance(Settings(backlog={"hours_per_night": 2}))
+
+    assert await allowance.reserve(1, hours(2), is_backlog=True)
+    assert not allowance.takes_backlog
+
+
+async def test_what_is_not_enough_is_waited_on() -> None:
+    """Who waits for room, and is woken for too little of it, waits for the next change in peace."""
+    allowance, granted = Allowance(Settings(max_hours=2)), []
+    await allowance.reserve(1, hours(1.5))
+    await allowance.reserve(2, hours(0.1))
+
+    async def later() -> None:
+        granted.append(await allowance.reserve(3, hours(1)))
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(later)
+            await anyio.wait_all_tasks_blocked()
+            allowance.release(2)
+            await anyio.wait_all_tasks_blocked()
+            assert granted == []
+            allowance.release(1)
+    assert granted == [True]
 
 
 async def test_a_cap_on_cost_needs_a_price() -> None:
@@ -210,3 +252,13 @@ class TestExpected:
         local = Settings(provider="local")
 
         assert (await expected(stereo, 0, {}, local)).price_usd == 0
+
+    def test_channels_that_nobody_knows_of_are_one(self) -> None:
+        """A recording that is counted by size is counted once, however it is to be transcribed."""
+        duration = by_size(b"a.wma", 80_000)
+        once, by_channel = (
+            amount_of(duration, {"multichannel": each}, Settings()) for each in (False, True)
+        )
+
+        assert by_channel == once
+        assert not once.is_probed

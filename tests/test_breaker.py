@@ -56,6 +56,39 @@ def test_one_that_was_sent_before_shows_nothing() -> None:
     assert refused(breaker, "d") != [[]]
 
 
+def test_one_that_was_sent_among_them_frees_all() -> None:
+    """Taken between the refusals, it leaves too few behind it: three alike it takes once more."""
+    breaker = Breaker()
+    refused(breaker, "a")
+    among = breaker.began()
+    refused(breaker, "bc")
+    breaker.took(among, "upload")
+
+    assert not breaker.is_suspected("upload")
+    assert refused(breaker, "d") == [[]]
+    assert breaker.is_suspected("upload")
+
+
+def test_one_that_was_sent_beside_them_shows_nothing() -> None:
+    """Of requests that were under way together, one that is taken does not excuse the service."""
+    breaker = Breaker()
+    *numbers, last = [breaker.began() for _ in range(4)]
+    for number in numbers:
+        breaker.refused(number, CAUSE, f"{number}", number)
+    breaker.took(last, "upload")
+
+    assert breaker.is_suspected("upload")
+
+
+def test_two_are_no_cause_at_the_end() -> None:
+    """What is not suspected when a run ends failed by itself, however the run ended."""
+    breaker = Breaker()
+    refused(breaker, "ab")
+
+    assert breaker.conclude(is_cut_short=False) == {}
+    assert breaker.conclude(is_cut_short=True) == {}
+
+
 def test_one_that_was_sent_before_the_third_is_no_trial() -> None:
     """What comes back refused alike meanwhile goes with the others, and proves nothing."""
     breaker = Breaker()
@@ -64,6 +97,17 @@ def test_one_that_was_sent_before_the_third_is_no_trial() -> None:
 
     assert breaker.refused(early, CAUSE, "e", 9) == []
     assert refused(breaker, "d") == [[0, 1, 2, 9, 0]]
+
+
+def test_a_trial_stays_one_whatever_comes_back_meanwhile() -> None:
+    """A late refusal of one that was sent before does not make the trial one of those."""
+    breaker = Breaker()
+    early = breaker.began()
+    refused(breaker, "abc")
+    trial = breaker.began()
+    breaker.refused(early, CAUSE, "e", 9)
+
+    assert breaker.refused(trial, CAUSE, "d", 3) == [0, 1, 2, 9, 3]
 
 
 @pytest.mark.parametrize("contents", ["aaaa", "abab", "aabb"])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.allowance import Allowance, Amount
 from pipeline.breaker import Cause
 from pipeline.errors import (
     BalanceNegative,
@@ -16,8 +17,10 @@ from pipeline.errors import (
     KeyRefused,
     OptionsRefused,
     ServiceUnusable,
+    WindowClosed,
 )
 from pipeline.intake import Intake
+from pipeline.settings import Settings
 from tests.support.clock import JumpingLoop
 
 pytestmark = pytest.mark.anyio
@@ -376,6 +379,26 @@ async def test_one_success_shows_that_the_service_is_there() -> None:
         intake.reached()
 
     assert intake.is_open
+
+
+# --- a window that closes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "takes_s"), [(0.0, 45.0), (3600.0, 88.2), (8 * 3600.0, 390.6)]
+)
+async def test_what_would_not_be_finished_in_time_is_not_asked_for(
+    duration_s: float, takes_s: float
+) -> None:
+    """A long recording takes the service longer, so it has to be asked for earlier."""
+    allowance = Allowance(Settings())
+    await allowance.reserve(1, Amount(duration_s, None))
+    intake = Intake(in_flight=5, uploads=5, allowance=allowance)
+    intake.closes_at = 1000.0
+
+    intake.require_time(1, intake.closes_at - takes_s - 0.1)
+    with pytest.raises(WindowClosed):
+        intake.require_time(1, intake.closes_at - takes_s + 0.1)
 
 
 # --- one by one -----------------------------------------------------------------------------------

@@ -192,6 +192,16 @@ async def test_one_walk_answers_for_all(bench: Bench) -> None:
     assert bench.service.requests == {"list": 2, "get": 50}
 
 
+async def test_what_is_found_takes_its_place_at_the_service(bench: Bench, clock: Clock) -> None:
+    """A transcript that is adopted counts among those that the service has of this run."""
+    await bench.lost(b"a.wav", ONE, accepted=True)
+    async with bench.looking(120.0, clock) as looking:
+        before = looking.intake.room
+        await looking.look(0.0)
+
+    assert looking.intake.room == before - 1
+
+
 async def test_the_walk_goes_down_to_the_oldest_anchor(bench: Bench) -> None:
     """Only what is newer than the oldest anchor is read, however long the list is."""
     bench.service.add_foreign(900)
@@ -335,6 +345,18 @@ async def test_of_equal_matches_the_oldest_is_adopted(bench: Bench) -> None:
     assert pending.transcript_id == next(iter(bench.service)).id
 
 
+async def test_the_exact_address_comes_first(bench: Bench) -> None:
+    """Of two transcripts of one upload the one that spells it as it was given is taken."""
+    first = await bench.accepted(b"a.wav", ONE)
+    exact = bench.service.submit("project-1", {"audio_url": first.audio_url})
+    spoil(bench, [first.id], audio_url=f"{first.audio_url}?again=1")
+
+    await bench.reconcile(settle_s=60.0)
+
+    (pending,) = await bench.ledger.pending()
+    assert pending.transcript_id == exact.id
+
+
 async def test_a_page_of_the_poller_counts(bench: Bench, clock: Clock) -> None:
     """What somebody else has read in the list is looked at without waiting for the next look."""
     transcript = await bench.accepted(b"a.wav", ONE)
@@ -440,6 +462,36 @@ async def test_the_row_of_another_upload_proves_no_absence(bench: Bench, clock: 
         await looking.look(120.0)
 
     assert await bench.states() == ["accepted", "ambiguous"]
+    assert not await bench.ledger.unresolved()
+
+
+async def test_what_was_looked_into_counts_beside_a_row_that_says_nothing(
+    bench: Bench, clock: Clock
+) -> None:
+    """An attempt whose own row was looked into is taken, though another row may be anybody's."""
+    transcript = await bench.accepted(b"a.wav", ONE)
+    (foreign,) = bench.service.add_foreign(1)
+    spoil(bench, [transcript.id, foreign], audio_url=None)
+    bench.service.faults.add(
+        Fault(on="get", action="answer", status=400, match=foreign, times=None)
+    )
+
+    async with bench.looking(120.0, clock) as looking:
+        await looking.look(0.0)
+
+    assert await bench.states() == ["accepted"]
+
+
+async def test_a_page_without_an_id_hides_what_is_below(bench: Bench, clock: Clock) -> None:
+    """Where no row of a page can be asked for by its id, nobody knows what comes after them."""
+    bench.service.add_foreign(1)
+    await bench.lost(b"a.wav", ONE, accepted=True)
+    spoil(bench, bench.service.add_foreign(200), id=None)
+
+    async with bench.looking(0.0, clock) as looking:
+        await looking.look(0.0)
+
+    assert await bench.states() == ["ambiguous"]
     assert not await bench.ledger.unresolved()
 
 
@@ -595,6 +647,25 @@ async def test_a_long_walk_is_followed_by_a_rest(bench: Bench, clock: Clock) -> 
 
     assert (rested, bench.walks()) == (1, 2)
     assert await bench.states() == ["ambiguous"] * 3 + ["accepted"]
+
+
+async def test_a_row_that_cannot_be_taken_is_no_reason_to_hurry(bench: Bench, clock: Clock) -> None:
+    """A row that is seen for the first time is looked at once more at once, then as all others."""
+    transcript = await bench.accepted(b"a.wav", ONE)
+    bench.service.faults.add(
+        Fault(on="get", action="answer", status=400, match=transcript.id, times=None)
+    )
+    async with bench.looking(120.0, clock) as looking:
+        for age_s in (0.0, 0.2):
+            await looking.look(age_s)
+        for tenths in range(3, 50):
+            clock.now = looking.began + tenths / 10
+            looking.reconciler.wake()
+            await bench.ledger.unresolved()
+        await looking.look(5.0)
+
+    assert bench.walks() == 3
+    assert await bench.states() == ["ambiguous"]
 
 
 async def test_rows_that_come_meanwhile_do_no_harm(bench: Bench, clock: Clock) -> None:

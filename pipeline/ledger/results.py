@@ -237,7 +237,7 @@ class Results(Books):
             self._park(attempt_id, other_key(key))
             return False
         # A look of a clock that was wrong is none, nor is one of so long ago.
-        if since is None or since > at or not 0 <= now - at < _SOUGHT_FOR_S:
+        if since is None or not 0 <= now - at < _SOUGHT_FOR_S:
             since = now
         self.db.execute(
             "UPDATE attempts SET unknown_since = ?, unknown_at = ?, reason = ?"

@@ -121,6 +121,24 @@ async def test_a_night_that_was_cut_short_uses_up_none(tmp_path: Path) -> None:
     assert not await failed_on(tmp_path, clock, "run-4")
 
 
+@pytest.mark.parametrize("is_its_own", [True, False])
+async def test_an_upload_that_fails_uses_up_a_night(tmp_path: Path, is_its_own: bool) -> None:
+    """A recording that cannot be sent has failed that night, unless that says nothing of it."""
+    clock = Clock()
+    assert await failed_on(tmp_path, clock, "run-1")
+    for run_id in ("unsent-1", "unsent-2"):
+        clock.now += 24 * HOUR_S
+        run = replace(HERE, run_id=run_id, redo=Redo(failed=3), zone=UTC)
+        async with ledger_at(tmp_path, run, clock) as ledger:
+            claim = await Steps(ledger).claim()
+            await ledger.fail_upload(claim, "no", None, 1, None if is_its_own else reading())
+    clock.now += 24 * HOUR_S
+    assert await failed_on(tmp_path, clock, "run-2")
+    clock.now += 24 * HOUR_S
+
+    assert await failed_on(tmp_path, clock, "run-3") is not is_its_own
+
+
 async def test_what_was_paid_is_never_taken_back(tmp_path: Path) -> None:
     """A late word on an attempt that was accepted, or asked for again since, changes nothing."""
     async with ledger_at(tmp_path) as ledger:

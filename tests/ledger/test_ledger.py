@@ -198,6 +198,41 @@ async def test_no_address_is_in_the_identity(tmp_path: Path) -> None:
         assert await ledger.elsewhere() == [("http://here", 1)]
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        AttemptState.ACCEPTED,
+        AttemptState.AMBIGUOUS,
+        AttemptState.REFUSED,
+        AttemptState.NOT_ACCEPTED,
+    ],
+)
+async def test_a_late_word_moves_nothing_back(tmp_path: Path, state: AttemptState) -> None:
+    """An attempt that is not being submitted any more stays what it is, whatever is said of it."""
+    query = "SELECT a.state, a.reason, t.state FROM attempts a JOIN transcripts t USING (content)"
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(state)
+        before = await standing(tmp_path, query)
+        await ledger.set_aside(attempt_id)
+        await ledger.record_refused(attempt_id, "late")
+        await ledger.upload_anew(attempt_id, "late")
+        await ledger.record_ambiguous(attempt_id, "late", "an-id")
+        if state is not AttemptState.AMBIGUOUS:
+            await ledger.record_not_accepted(attempt_id, 3)
+
+    assert await standing(tmp_path, query) == before
+
+
+async def test_what_came_with_doubt_is_never_absent(tmp_path: Path) -> None:
+    """No list says that an attempt came to nothing whose answer gave an id."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.SUBMITTING)
+        await ledger.record_ambiguous(attempt_id, "another's", "an-id")
+        await ledger.record_not_accepted(attempt_id, 3)
+
+        assert [each.claimed_id for each in await ledger.unresolved()] == ["an-id"]
+
+
 # --- after a crash -----------------------------------------------------------------------------
 
 
@@ -360,6 +395,16 @@ async def test_a_failure_of_the_service_is_asked_once_more(tmp_path: Path) -> No
         ]
 
 
+async def test_what_the_service_failed_at_is_not_asked_for_again(tmp_path: Path) -> None:
+    """Only the attempt that is under way is pending, not the one before it that came to nothing."""
+    async with ledger_at(tmp_path) as ledger:
+        first = await Steps(ledger).reach(AttemptState.ACCEPTED)
+        assert await ledger.record_error(first, "Server error", again=True, tries=2)
+        second = await Steps(ledger).reach(AttemptState.ACCEPTED)
+
+        assert [each.attempt_id for each in await ledger.pending()] == [second]
+
+
 async def test_price_and_model_are_written_down(tmp_path: Path) -> None:
     """Each paid attempt says what it came to: model, seconds, dollars, address, key, time."""
     async with ledger_at(tmp_path) as ledger:
@@ -392,6 +437,34 @@ async def test_one_more_recording_of_a_saved_content_waits_for_a_copy(tmp_path: 
             Copy(b"a.wav.json", "digest", is_version=False),
             Copy(b"a.wav.json", "digest", is_version=True, is_noted=False),
         ]
+
+
+async def test_what_only_looks_alike_is_uploaded(tmp_path: Path) -> None:
+    """Bytes that were never read before have to be sent, whatever their size and ends are."""
+    async with ledger_at(tmp_path) as ledger:
+        await completed(ledger)
+        claim = await Steps(ledger, b"b.wav").claim()
+
+        assert await ledger.recognise(claim, reading(b"two"))
+        assert await ledger.record_uploaded(claim, reading(b"two"), "upload:2")
+        assert await ledger.claim_submit(claim.attempt_id, None)
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+async def test_what_is_left_to_the_next_run_is_let_go_of(tmp_path: Path, is_read: bool) -> None:
+    """A recording that is parked before its upload is not due, and the next run takes it again."""
+    async with ledger_at(tmp_path) as ledger:
+        if not is_read:
+            await Steps(ledger).reach(AttemptState.NOT_ACCEPTED)  # its content is known
+        claim = await Steps(ledger).claim()
+        await ledger.park_claim(claim, reading() if is_read else None, "why")
+
+        assert await ledger.claim(10) == []
+        assert not await ledger.unfinished()
+        assert list(await ledger.standing()) == [("root", "parked", "why")]
+    async with ledger_at(tmp_path, LATER) as ledger:
+        await Steps(ledger).find()
+        assert len(await ledger.claim(10)) == 1
 
 
 async def test_who_comes_late_is_not_forgotten(tmp_path: Path) -> None:
@@ -478,6 +551,18 @@ async def test_adopted_attempts_are_in_the_journal(tmp_path: Path) -> None:
     assert json.loads(line)["transcript_id"] == "found-in-the-list"
 
 
+async def test_what_came_with_doubt_is_in_the_journal_as_such(tmp_path: Path) -> None:
+    """A ledger that is made anew does not take an id that may be another's for its own."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.SUBMITTING)
+        await ledger.record_ambiguous(attempt_id, "another's", "an-id")
+
+    _, line = (tmp_path / "run-1.ndjson").read_bytes().splitlines()
+    told = json.loads(line)
+    assert (told["transcript_id"], told["claimed"]) == ("an-id", True)
+    assert told["accepted_at"] == Clock().now
+
+
 # --- generations -------------------------------------------------------------------------------
 
 
@@ -509,6 +594,177 @@ async def test_force_is_a_generation_of_its_own(tmp_path: Path) -> None:
     query = "SELECT generation FROM attempts ORDER BY attempt_id"
     generations = await standing(tmp_path, query)
     assert all(one < two for one, two in pairwise(generations))
+
+
+@pytest.mark.parametrize(
+    ("redo", "options", "is_due"),
+    [
+        (Redo(), '{"punctuate":false}', False),
+        (Redo(changed=True), "{}", False),
+        (Redo(changed=True), '{"punctuate":false}', True),
+        (Redo(force=True), "{}", True),
+    ],
+)
+async def test_new_times_are_no_consent_and_take_none_away(
+    tmp_path: Path, redo: Redo, options: str, is_due: bool
+) -> None:
+    """A recording whose times alone are new is asked for again where the user said so."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(LATER, redo=redo)) as ledger:
+        touched = structs.replace(entry(options=options), mtime_ns=2)
+        await ledger.record_found("root", [touched], lambda _: 10, ())
+        (claim,) = await ledger.claim(10)
+
+        assert not await ledger.recognise(claim, reading())
+        assert bool(await ledger.claim(10)) is is_due
+
+
+async def test_nothing_is_fetched_for_what_is_left_out(tmp_path: Path) -> None:
+    """A recording that is skipped by now waits for nothing, though its result is gone."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, LATER) as ledger:
+        left_out = structs.replace(entry(), skip="excluded")
+        await ledger.record_found("root", [left_out], lambda _: None, ())
+
+        assert await ledger.pending() == []
+        assert list(await ledger.standing()) == [("root", "skipped", "excluded")]
+
+
+@pytest.mark.parametrize("size", [10, None])
+async def test_what_lies_nowhere_is_told_before_it_is_deleted(
+    tmp_path: Path, size: int | None
+) -> None:
+    """A result that its recording, edited since, has no more is due to be fetched first."""
+    deleting = replace(HERE, deletes=True)
+    async with ledger_at(tmp_path, deleting) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(deleting, run_id="run-2")) as ledger:
+        edited = structs.replace(entry(), size=4, mtime_ns=2)
+        await ledger.record_found("root", [edited], lambda _: size, ())
+
+        assert await ledger.deletions(10) == [(1, "id-1")]
+        assert await ledger.deletions_unheld(0, 10) == ([] if size else [1])
+
+
+async def test_a_generation_is_done_with_whoever_waits_for_another(tmp_path: Path) -> None:
+    """A result of `--force` is written for good, though the one before is still waited for."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await completed(ledger)
+        late = await Steps(ledger, b"b.wav").claim()
+        assert not await ledger.recognise(late, reading())
+        await ledger.record_written(attempt_id, [1], 10, "digest")
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(force=True))) as ledger:
+        await find_written(ledger)
+        (claim,) = await ledger.claim(10)
+        assert await ledger.record_uploaded(claim, reading(), "upload:2")
+        assert await ledger.claim_submit(claim.attempt_id, None)
+        assert await ledger.record_accepted(claim.attempt_id, "id-2")
+        await ledger.record_written(claim.attempt_id, [1], 10, "another")
+
+    query = "SELECT generation, state FROM transcripts ORDER BY generation"
+    assert await standing(tmp_path, query) == [(1, "completed"), (2, "written")]
+
+
+@pytest.mark.parametrize(
+    ("redo", "is_due"), [(Redo(), False), (Redo(failed=True), True), (Redo(force=True), True)]
+)
+async def test_a_redo_that_failed_is_tried_again_where_failures_are(
+    tmp_path: Path, redo: Redo, is_due: bool
+) -> None:
+    """A `--force` that came to nothing leaves the result as it is, until one says try again."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(force=True))) as ledger:
+        await find_written(ledger)
+        (claim,) = await ledger.claim(10)
+        await ledger.refuse_upload(claim, reading(), "no")
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-3", redo=redo)) as ledger:
+        await find_written(ledger)
+
+        assert bool(await ledger.claim(10)) is is_due
+        assert await standing(tmp_path, "SELECT result_sha256 FROM recordings") == ["digest"]
+
+
+async def test_an_equal_recording_gets_what_was_asked_for_last(tmp_path: Path) -> None:
+    """One more recording of a content waits for the newest generation of it, not for the first."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(force=True))) as ledger:
+        await find_written(ledger)
+        (claim,) = await ledger.claim(10)
+        assert await ledger.record_uploaded(claim, reading(), "upload:2")
+        assert await ledger.claim_submit(claim.attempt_id, None)
+        assert await ledger.record_accepted(claim.attempt_id, "id-2")
+        await ledger.record_written(claim.attempt_id, [1], 10, "another")
+        late = await Steps(ledger, b"b.wav").claim()
+
+        assert not await ledger.recognise(late, reading())
+        assert [each.transcript_id for each in await ledger.pending()] == ["id-2"]
+
+
+async def test_a_result_that_was_brought_back_is_looked_at(tmp_path: Path) -> None:
+    """What the service has no more is not missing where somebody has put the file back."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, LATER) as ledger:
+        await Steps(ledger).find()
+        (pending,) = await ledger.pending()
+        await ledger.record_missing(pending.attempt_id, "gone")
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-3")) as ledger:
+        await Steps(ledger).find()
+        assert await ledger.pending() == []
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-4")) as ledger:
+        await find_written(ledger)
+        assert [each.transcript_id for each in await ledger.pending()] == ["id-1"]
+
+
+async def test_a_redo_with_other_options_that_failed_is_no_result(tmp_path: Path) -> None:
+    """What was asked for last has failed, though a result with earlier options lies there."""
+    changed = '{"punctuate":false}'
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(changed=True))) as ledger:
+        await find_written(ledger, changed)
+        (claim,) = await ledger.claim(10)
+        await ledger.refuse_upload(claim, reading(), "no")
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-3")) as ledger:
+        await find_written(ledger, changed)
+
+        assert list(await ledger.standing()) == [("root", "failed", "no")]
+
+
+@pytest.mark.parametrize("is_other", [True, False])
+async def test_a_result_of_other_bytes_does_not_come_back(tmp_path: Path, is_other: bool) -> None:
+    """With the first options again the result that lies there is taken, if it is of these bytes."""
+    changed, content = '{"punctuate":false}', b"two" if is_other else b"one"
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(changed=True))) as ledger:
+        touched = structs.replace(entry(options=changed), mtime_ns=1 + is_other)
+        await ledger.record_found("root", [touched], lambda _: 10, ())
+        (claim,) = await ledger.claim(10)
+        assert await ledger.record_uploaded(claim, reading(content), "upload:2")
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-3")) as ledger:
+        await find_written(ledger)
+
+        ends = [outcome for _, outcome, _ in await ledger.standing()]
+        assert ends == ["parked" if is_other else "already_written"]
+        assert bool(await ledger.claim(10)) is is_other
+
+
+async def test_a_force_that_was_claimed_goes_on(tmp_path: Path) -> None:
+    """What was agreed to once is asked for by the next run, though it has the flag no more."""
+    async with ledger_at(tmp_path) as ledger:
+        await written(ledger)
+    async with ledger_at(tmp_path, replace(LATER, redo=Redo(force=True))) as ledger:
+        await find_written(ledger)
+        assert len(await ledger.claim(10)) == 1
+    async with ledger_at(tmp_path, replace(HERE, run_id="run-3")) as ledger:
+        await find_written(ledger)
+
+        assert len(await ledger.claim(10)) == 1
 
 
 async def test_consent_is_kept_for_what_was_claimed(tmp_path: Path) -> None:
@@ -572,6 +828,56 @@ async def test_missing_is_asked_for_with_force_only(tmp_path: Path) -> None:
         assert len(claims) == 1
         assert await ledger.record_uploaded(claims[0], reading(), "upload:2")
         assert await ledger.claim_submit(claims[0].attempt_id, None)
+
+
+async def test_what_was_had_since_is_looked_for_anew(tmp_path: Path) -> None:
+    """A look at which an id was unknown says nothing any more once its transcript was saved."""
+    clock = Clock()
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.ACCEPTED)
+        assert not await ledger.record_unknown(attempt_id, "unknown")
+        await ledger.record_written(attempt_id, [1], 10, "digest")
+        clock.now += 86_400
+
+        assert not await ledger.record_unknown(attempt_id, "unknown")
+        clock.now += 3_600
+        assert await ledger.record_unknown(attempt_id, "unknown")
+        await ledger.record_missing(attempt_id, "unknown", is_unknown=True)
+        clock.now += 3_600
+        assert not await ledger.record_unknown(attempt_id, "unknown")  # it is told once
+
+
+@pytest.mark.parametrize("is_paid", [True, False])
+async def test_what_is_looked_for_says_whether_it_was_completed(
+    tmp_path: Path, is_paid: bool
+) -> None:
+    """A transcript that the service forgot is looked for as what it was before."""
+    async with ledger_at(tmp_path) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.ACCEPTED)
+        if is_paid:
+            await ledger.record_completed(attempt_id, Completion("universal-2", 60.0, 0.0025))
+        await ledger.record_unknown(attempt_id, "unknown")
+        await ledger.record_missing(attempt_id, "unknown", is_unknown=True)
+
+        assert [each.completed for each in await ledger.lost(None)] == [is_paid]
+        assert await ledger.lost(100) == []  # an hour has not gone by
+
+
+@pytest.mark.parametrize(("asked_with", "is_missing"), [("fingerprint", False), ("", True)])
+async def test_another_key_knows_nothing_of_an_id(
+    tmp_path: Path, asked_with: str, is_missing: bool
+) -> None:
+    """Asked with another key, an unknown id is no look, unless nobody knows with which it was."""
+    clock, asked = Clock(), replace(HERE, key_fingerprint=asked_with)
+    async with ledger_at(tmp_path, asked, clock) as ledger:
+        attempt_id = await Steps(ledger).reach(AttemptState.ACCEPTED)
+    async with ledger_at(tmp_path, replace(LATER, key_fingerprint="rotated"), clock) as ledger:
+        assert not await ledger.record_unknown(attempt_id, "unknown")
+        assert await ledger.pending() == []
+        clock.now += 86_400
+        assert await ledger.record_unknown(attempt_id, "unknown") is is_missing
+    async with ledger_at(tmp_path, replace(asked, run_id="run-3"), clock) as ledger:
+        assert await ledger.record_unknown(attempt_id, "unknown") is is_missing
 
 
 async def test_a_second_pass_comes_after_the_first(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from pipeline.ledger import Ledger, Redo
-from pipeline.models import AttemptState, Claim, Entry
+from pipeline.models import AttemptState, Claim, Entry, Turn
 from tests.ledger.ledgers import HERE, Clock, Steps, entry, ledger_at, reading
 
 pytestmark = pytest.mark.anyio
@@ -47,6 +47,31 @@ async def test_an_order_goes_on_in_the_next_run(tmp_path: Path) -> None:
         await find(ledger, placed(a=-3, b=-2, c=-1, d=-4))
 
         assert names(await ledger.claim(10)) == "d a b c"
+
+
+async def test_what_was_read_before_keeps_its_place(tmp_path: Path) -> None:
+    """Recordings whose bytes are known are handed out in their order, as all others are."""
+    async with ledger_at(tmp_path) as ledger:
+        for name in "abc":
+            steps = Steps(ledger, f"{name}.wav".encode(), name.encode())
+            claim = await steps.claim()
+            await ledger.park_claim(claim, reading(name.encode()), "later")
+    async with ledger_at(tmp_path, LATER) as ledger:
+        found = [structs.replace(each, size=1) for each in placed(a=3, b=1, c=2)]
+        await find(ledger, found)
+
+        assert names(await ledger.claim(10)) == "b c a"
+
+
+async def test_what_could_not_be_sent_comes_behind_the_others(tmp_path: Path) -> None:
+    """A recording that a run gave up for what is the matter with all is no first of the next."""
+    async with ledger_at(tmp_path) as ledger:
+        claim = await Steps(ledger).claim()
+        assert not await ledger.fail_upload(claim, "no", None, 3, reading())
+    async with ledger_at(tmp_path, LATER) as ledger:
+        await find(ledger, placed(a=0, b=1))
+
+        assert names(await ledger.claim(10)) == "b a"
 
 
 async def test_what_this_run_did_not_see_is_not_due(tmp_path: Path) -> None:
@@ -132,6 +157,21 @@ async def test_an_equal_recording_is_due_when_the_first_comes_to_nothing(tmp_pat
         assert names(await ledger.claim(10)) == "b"
 
 
+async def test_an_equal_recording_is_due_when_the_first_holds_other_bytes(tmp_path: Path) -> None:
+    """A recording that was edited since it was claimed leaves its place to those that were not."""
+    async with ledger_at(tmp_path) as ledger:
+        claims = [await Steps(ledger, path).claim() for path in (b"a.wav", b"b.wav")]
+        for claim in claims:
+            assert await ledger.record_uploaded(claim, reading(), f"upload:{claim.path!r}")
+            await ledger.put_back(claim)
+    async with ledger_at(tmp_path, LATER) as ledger:
+        await find(ledger, [entry(b"a.wav"), entry(b"b.wav")])
+        (first,) = await ledger.claim(10)
+        assert await ledger.record_uploaded(first, reading(b"two"), "upload:two")
+
+        assert names(await ledger.claim(10)) == "b"
+
+
 async def test_equal_recordings_are_no_obstacle(tmp_path: Path) -> None:
     """What is behind recordings that wait for an equal one is handed out, also one by one."""
     equal = [b"a.wav", b"b.wav", b"c.wav"]
@@ -162,3 +202,33 @@ async def test_what_failed_is_no_obstacle(tmp_path: Path) -> None:
             ("root", "failed", "no"): 30,
             ("root", "parked", None): 1,
         }
+
+
+@pytest.mark.parametrize("aside_s", [5.0, 40.0])
+async def test_the_soonest_of_all_is_waited_for(tmp_path: Path, aside_s: float) -> None:
+    """What is due later in this run is known to the second, whichever turn it has."""
+    clock = Clock()
+    async with ledger_at(tmp_path, clock=clock) as ledger:
+        for path, again_in_s in ((b"a.wav", 30.0), (b"b.wav", 10.0)):
+            claim = await Steps(ledger, path).claim()
+            assert await ledger.fail_upload(claim, "a hiccup", again_in_s, 3)
+        aside = await Steps(ledger, b"c.wav", b"three").reach(AttemptState.UPLOADED)
+        await ledger.set_aside(aside, aside_s)
+
+        assert await ledger.next_due() == min(aside_s, 10.0)
+        clock.now += 10.5
+        assert await ledger.next_due() == 0
+        assert names(await ledger.claim(10)) == ("c" if aside_s < 10 else "b")
+
+
+async def test_what_is_put_back_is_of_the_backlog_as_before(tmp_path: Path) -> None:
+    """A ration that is used up leaves what it has no room for to other nights, not to this one."""
+    async with ledger_at(tmp_path) as ledger:
+        await find(ledger, [structs.replace(entry(), turn=Turn.BACKLOG)])
+        (claim,) = await ledger.claim(1)
+        await ledger.put_back(claim)
+
+        assert await ledger.claim(10, backlog=False) == []
+        assert await ledger.next_due(backlog=False) is None
+        assert await ledger.next_due() == 0
+        assert names(await ledger.claim(10)) == "a"

@@ -66,6 +66,17 @@ async def test_what_several_uploads_may_be_is_none_for_certain(ledger: Ledger) -
     assert not any([await ledger.is_of_another(each, "http://proxy/u") for each in attempts])
 
 
+async def test_a_transcript_that_is_known_is_nobody_elses(ledger: Ledger) -> None:
+    """An address that several may have says nothing of them where its transcript is one's own."""
+    attempts = await uploaded(ledger, FORMS["hosts"])
+    assert await ledger.claim_submit(attempts[0], None)
+    assert await ledger.record_accepted(attempts[0], "known")
+
+    assert await ledger.named_by("http://proxy/u", "known") == []
+    assert sorted(await ledger.named_by("http://proxy/u", "another")) == attempts
+    assert await ledger.named_by(FORMS["hosts"][0], "known") == attempts[:1]
+
+
 @pytest.mark.parametrize("url", ["", "http://deleted_by_user", "https://h/u", "upload", "http://["])
 async def test_what_is_nobodys_names_nobody(ledger: Ledger, url: str) -> None:
     """An address of another path, or none at all, is that of no upload."""
