@@ -22,12 +22,13 @@ from anyio import BrokenResourceError, to_thread
 from jobs.budget import Budgets
 from jobs.leaving import LAST_S, SIGNALS, leave_within, signals_heeded
 from jobs.session import Totals, session
+from jobs.verdict import Ending, exit_code_of
 from pipeline.allowance import expected
 from pipeline.batch import run_batch
-from pipeline.errors import BatchError, ExitCode, SettingsError
+from pipeline.errors import BatchError, SettingsError
 from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode
 from pipeline.files import abandon, regular
-from pipeline.ledger import BACKLOG, Redo
+from pipeline.ledger import Redo
 from pipeline.lines import hide
 from pipeline.models import Claim, Root
 from pipeline.notices import Notices
@@ -124,7 +125,7 @@ async def transcribe(
         ]
         settings_of = {root.name: each.settings for each in sources for root in each.roots}
         shared = replace(run.context, sources=settings_of, by_age=by_age)
-        rendered, due, summary = 0, _Due(), None
+        rendered, due, summary, ending = 0, _Due(), None, Ending()
         async with _notified(shared) as context, _heeding_signals(context) as (stopped, work):
             with work:
                 if began is not None:
@@ -135,12 +136,12 @@ async def transcribe(
                     await _batch(context, scans, stopped)
                     rendered = await _render_lacking(context)
                     # Which of two results stays is not what the run came to.
-                    summary = await _summary(context, sources, scans, run.totals)
+                    summary, ending = await _summary(context, sources, scans, run.totals)
                     later = ended and ended(context, run.folder)
                     await (later or settle(context, run.settled))
-            summary = summary or await _summary(context, sources, scans, run.totals)
-            if run.settled.foreign:
-                summary.exit_code = ExitCode.worst(ExitCode(summary.exit_code), ExitCode.PARTIAL)
+            if summary is None:
+                summary, ending = await _summary(context, sources, scans, run.totals)
+            summary.exit_code = exit_code_of(replace(ending, foreign=run.settled.foreign))
             summary.run_id = run.run_id
             summary.rendered = rendered
             summary.due_hours, summary.due_cost_usd = round(due.hours, 4), due.cost_usd
@@ -305,43 +306,45 @@ def _each(errors: BaseExceptionGroup[BatchError]) -> Iterator[BatchError]:
 
 async def _summary(
     context: Context, sources: Sequence[Source], scans: Sequence[Scan], totals: Totals
-) -> Summary:
-    """What became of every recording that this run found."""
+) -> tuple[Summary, Ending]:
+    """What became of every recording that this run found, and what that means for its end."""
     intake, settings, ledger = context.intake, context.settings, context.ledger
     counts: Counter[str] = Counter()
     by_root: dict[str, Counter[str]] = {}
     reasons: dict[str, dict[str, int]] = {}
+    parked: Counter[str | None] = Counter()
     by_default = "left by `--limit`" if settings.limit is not None else "left for the next run"
     would_be_sent = "to be sent without `--dry-run`"
     not_come_to = would_be_sent if settings.dry_run else intake.reason or by_default
     for (root, outcome, reason), count in (await ledger.standing()).items():
         counts[outcome] += count
         by_root.setdefault(root, Counter())[outcome] += count
+        if outcome == "parked" and not settings.dry_run:
+            parked[reason] += count
         if outcome in ("failed", "skipped", "parked"):
             named = reasons.setdefault(outcome, {})
             named[reason or not_come_to] = named.get(reason or not_come_to, 0) + count
     last = 0
-    while parked := await ledger.parked(last, _PAGE):
-        for _, root, path, why, transcript_id in parked:
+    while page := await ledger.parked(last, _PAGE):
+        for _, root, path, why, transcript_id in page:
             label = context.label(root, path)
             context.emit(Parked(recording=label, reason=why, transcript_id=transcript_id))
-        last = parked[-1][0]
+        last = page[-1][0]
     kept_hours = await ledger.kept_hours()
     price = settings.highest_price(settings.transcript)
-    code = intake.exit_code
-    # What of a backlog is left to the coming nights is as it is meant to be.
-    is_cut_short = counts["parked"] > reasons.get("parked", {}).get(BACKLOG, 0)
-    is_left = not settings.dry_run and (is_cut_short or await ledger.is_deletion_left())
-    if code is ExitCode.WINDOW_CLOSED and not is_cut_short:
-        code = ExitCode.DONE
-    is_incomplete = any(scan.incomplete for scan in scans) or any(each.problem for each in sources)
-    if counts["failed"] or is_incomplete or is_left:
-        code = ExitCode.worst(code, ExitCode.PARTIAL)
+    ending = Ending(
+        ends=dict(intake.ends),
+        failed=counts["failed"],
+        parked=parked,
+        absent=[each.name for each in sources if each.problem is not None],
+        is_unread=any(scan.incomplete for scan in scans),
+        is_undeleted=not settings.dry_run and await ledger.is_deletion_left(),
+    )
     if not counts:
         context.emit(Warned(message="no recordings found"))
-    return Summary(
+    summary = Summary(
         run_id="",
-        exit_code=code,
+        exit_code=exit_code_of(ending),
         reason=intake.reason,
         dry_run=settings.dry_run,
         found=counts.total(),
@@ -358,6 +361,7 @@ async def _summary(
         reasons=reasons,
         sources=[_standing(each, by_root) for each in sources] if len(sources) > 1 else [],
     )
+    return summary, ending
 
 
 def _standing(source: Source, by_root: Mapping[str, Counter[str]]) -> Standing:

@@ -85,15 +85,15 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command line, a setting or an option is wrong, or a folder cannot be used."""
     PARTIAL = 3
-    """Finished, but some recordings failed, are missing, or are parked for the next run."""
+    """Some recordings failed, are missing or left, or a source is: somebody has to look."""
     REFUSED = 4
     """The service refused the key, the project, or the balance."""
     TRY_LATER = 5
     """Temporary: the service is down or the disk is full."""
     CAP_REACHED = 8
-    """A cap on spending ended the intake."""
+    """A cap on spending ended the intake, and nothing else is amiss."""
     WINDOW_CLOSED = 10
-    """The time window ended the intake."""
+    """The time window ended the intake, and nothing else is amiss."""
     LOCKED = 11
     """Another run holds the lock."""
     HANGUP = 129
@@ -108,6 +108,11 @@ class ExitCode(IntEnum):
         """The one to exit with when a run has several reasons, `DONE` when it has none."""
         return min(codes, key=_WORST_FIRST.index, default=cls.DONE)
 
+    @property
+    def rank(self) -> int:
+        """Its place among those that win over each other, 0 for the worst."""
+        return _WORST_FIRST.index(self)
+
 
 _WORST_FIRST = [
     ExitCode.UNEXPECTED,
@@ -118,9 +123,9 @@ _WORST_FIRST = [
     ExitCode.INTERRUPTED,
     ExitCode.TERMINATED,
     ExitCode.HANGUP,
+    ExitCode.PARTIAL,
     ExitCode.CAP_REACHED,
     ExitCode.WINDOW_CLOSED,
-    ExitCode.PARTIAL,
     ExitCode.DONE,
 ]
 

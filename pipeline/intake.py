@@ -58,9 +58,8 @@ class Intake:
         """Whose fault refusals are."""
         self._alone: set[str] = set()
         self._troubled: set[tuple[str, int]] = set()
-        self.exit_code = ExitCode.DONE
-        self.reason: str | None = None
-        """Why the intake ended; None while it is open or when it ran to its end."""
+        self.ends: dict[ExitCode, str] = {}
+        """What ended the intake, each with the first reason that was given for it."""
         self.is_open = True
         self.collects = True
         """Whether what the service has accepted is still fetched."""
@@ -165,6 +164,16 @@ class Intake:
         with _within(self._fetching, is_over=not self.collects) as scope:
             yield scope
 
+    @property
+    def exit_code(self) -> ExitCode:
+        """The worst of what ended the intake; `DONE` while it is open or when it ran to its end."""
+        return ExitCode.worst(*self.ends)
+
+    @property
+    def reason(self) -> str | None:
+        """Why the intake ended; None while it is open or when it ran to its end."""
+        return self.ends.get(self.exit_code)
+
     def end(self, error: BatchError) -> None:
         """Take nothing more in, since every recording would fail alike."""
         self._end(error.exit_code, str(error), collects=error.collect)
@@ -174,8 +183,7 @@ class Intake:
         self._end(exit_code, reason, collects=False)
 
     def _end(self, exit_code: ExitCode, reason: str, *, collects: bool) -> None:
-        if ExitCode.worst(exit_code, self.exit_code) != self.exit_code:
-            self.exit_code, self.reason = exit_code, reason
+        self.ends.setdefault(exit_code, reason)
         self.is_open = False
         self.collects = self.collects and collects
         if not self.collects:

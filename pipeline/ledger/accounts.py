@@ -6,15 +6,28 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["OUTCOMES", "STANDING", "STANDING_OF_SEEN", "Reader", "recordings", "states"]
+__all__ = [
+    "AT_SERVICE",
+    "OUTCOMES",
+    "STANDING",
+    "STANDING_OF_SEEN",
+    "UNSAVED",
+    "Reader",
+    "recordings",
+    "states",
+]
 
 OUTCOMES = ("written", "kept", "failed", "skipped", "parked")
 """How a recording stands, for people: one that was written before is written, too."""
 
+AT_SERVICE = "at the service: its result is fetched by the next run"
+UNSAVED = "paid, not saved yet: it is fetched by the next run"
+"""Why a recording is parked whose transcript the run did not wait for, or did not come to save."""
+
 Reader = sqlite3.Connection
 """What `read_only` opens."""
 
-_OUTCOME = """
+_OUTCOME = f"""
 SELECT r.*,
   CASE
     WHEN r.state = 'skipped' THEN 'skipped'
@@ -29,8 +42,8 @@ SELECT r.*,
     WHEN r.reason IS NOT NULL THEN r.reason
     WHEN t.state IN ('failed', 'missing') THEN t.reason
     WHEN t.parked IS NOT NULL THEN t.parked
-    WHEN t.state = 'submitted' THEN 'at the service: its result is fetched by the next run'
-    WHEN t.state = 'completed' THEN 'paid, not saved yet: it is fetched by the next run'
+    WHEN t.state = 'submitted' THEN '{AT_SERVICE}'
+    WHEN t.state = 'completed' THEN '{UNSAVED}'
     WHEN t.state = 'open' AND EXISTS (
       SELECT 1 FROM attempts a WHERE a.request_key = r.request_key
       AND a.generation = r.generation AND a.state = 'ambiguous')

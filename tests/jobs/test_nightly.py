@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,42 @@ async def test_a_source_that_is_not_there_takes_no_other_along(archive: Nights) 
     assert str(folder) in (night.summary.sources[0].reason or "")
     assert paths(archive) == {"phone/b.wav.json"}
     assert night.moments == ["start", "failure"]
+
+
+CAP = {"max_cost": 0.009}
+"""What one of the two recordings comes to, and half of the other."""
+TOO_SHORT = b"ERROR:Audio duration is too short.\n"
+
+
+@pytest.mark.parametrize(
+    ("planned", "given", "began"),
+    [
+        (ExitCode.CAP_REACHED, CAP, BEGAN),
+        (ExitCode.WINDOW_CLOSED, {"retry_failed": False}, at("2026-03-04", "05:59:30")),
+    ],
+)
+@pytest.mark.parametrize("trouble", ["none", "failed", "absent"])
+async def test_a_planned_end_is_a_success_only_by_itself(
+    archive: Nights, planned: ExitCode, given: dict[str, float], began: datetime, trouble: str
+) -> None:
+    """A cap or a window that ends a night hides nothing that somebody has to look at."""
+    if trouble == "failed":
+        archive.put("calls/0.wav", TOO_SHORT, CHANGED)
+        await archive.night(BEGAN, folders=[archive.recordings / "calls"])
+        archive.put("calls/c.wav", sound(60, "c"), CHANGED)
+    if trouble == "absent":
+        folder = archive.recordings / "calls"
+        archive.put("phone/c.wav", sound(60, "c"), CHANGED)
+        folder.rename(folder.with_name("elsewhere"))
+
+    night = await archive.night(began, **given)
+
+    assert night.summary is not None
+    assert night.summary.parked
+    assert night.code == (planned if trouble == "none" else ExitCode.PARTIAL)
+    assert night.moments == ["start", "success" if trouble == "none" else "failure"]
+    beat = "beat" if trouble == "none" else "beat/fail"
+    assert [told.moment for told in night.told if told.moment.startswith("beat")][1:] == [beat]
 
 
 async def test_without_any_source_nothing_is_sent(archive: Nights) -> None:

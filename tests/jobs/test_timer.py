@@ -444,7 +444,7 @@ def test_the_last_run_is_the_newest_that_came_to_its_end(user: User) -> None:
 
     assert found.last_run
     assert found.last_run["written"] == 2
-    assert "finished, but some recordings failed or wait for the next run; 5 found, 2 written" in (
+    assert "some recordings failed, are missing or left, or a source is; 5 found, 2 written" in (
         str(found)
     )
 
