@@ -22,6 +22,7 @@ from jobs.notify import Moment, moment_of, notify
 from jobs.transcribe import Source, transcribe
 from pipeline.errors import BatchError, ExitCode, Locked, SettingsError
 from pipeline.events import Emit, Event, RunStarted, Summary, Warned, encode
+from pipeline.report import words
 from pipeline.report.morning import morning
 from pipeline.report.page import as_line, save
 from pipeline.settings import Settings
@@ -96,8 +97,10 @@ async def _night(
         )
     except Exception as error:  # a bug as well: nobody is there to see it
         if not (settings.dry_run or isinstance(error, Locked)):
-            code = error.exit_code if isinstance(error, BatchError) else ExitCode.UNEXPECTED
-            summary = Summary(run_id="", exit_code=code, reason=str(error))
+            known = error if isinstance(error, BatchError) else BatchError()
+            summary = Summary(
+                run_id="", exit_code=known.exit_code, reason=str(error), why=[known.cause]
+            )
             async with leaving_at_a_signal():
                 await tell(Moment.FAILURE, encode(summary))
         raise
@@ -116,7 +119,7 @@ async def _told(
     emit: Emit,
 ) -> str:
     """Report how a run went, and tell those who want to know; the report as one line."""
-    line = f"run {summary.run_id} ended with exit code {summary.exit_code}"
+    line = f"run {summary.run_id} ended with {words.exit_code(summary.exit_code, summary.why)}"
     # The last seconds of a process that was stopped are for those who want to know.
     with anyio.move_on_after(left_s() - LAST_S):
         try:
@@ -161,7 +164,8 @@ def _sources(folders: Sequence[Path], settings: Settings) -> list[Source]:
         else:
             found.append(Source(source.root_name, roots, own))
     if len(problems) == len(found):
-        raise SettingsError("no source is there", *(f"  {each}" for each in problems))
+        lines = (f"  {each}" for each in problems)
+        raise SettingsError("no source is there", *lines, cause="no source is there")
     return found
 
 

@@ -396,8 +396,9 @@ class Status:
             lines.append(f"last start  ended {_local(self.last_end)}: {outcome}")
         if run := self.last_run:
             ended = _local(moment(datetime.fromisoformat(run["time"]).timestamp()))
+            why = "; ".join(run.get("why", [])) or _outcome(run["exit_code"])
             lines.append(
-                f"last run    ended {ended}: {_outcome(run['exit_code'])}; {run['found']} found,"
+                f"last run    ended {ended}: {why}; {run['found']} found,"
                 f" {run['written']} written, {run['failed']} failed, {run['parked']} parked"
             )
         else:

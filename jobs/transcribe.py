@@ -22,7 +22,7 @@ from anyio import BrokenResourceError, to_thread
 from jobs.budget import Budgets
 from jobs.leaving import LAST_S, SIGNALS, leave_within, signals_heeded
 from jobs.session import Totals, session
-from jobs.verdict import Ending, exit_code_of
+from jobs.verdict import Ending, causes, exit_code_of
 from pipeline.allowance import expected
 from pipeline.batch import run_batch
 from pipeline.errors import BatchError, SettingsError
@@ -141,7 +141,9 @@ async def transcribe(
                     await (later or settle(context, run.settled))
             if summary is None:
                 summary, ending = await _summary(context, sources, scans, run.totals)
-            summary.exit_code = exit_code_of(replace(ending, foreign=run.settled.foreign))
+            ending = replace(ending, foreign=run.settled.foreign)
+            summary.exit_code = exit_code_of(ending)
+            summary.why = [cause.said for cause in causes(ending)]
             summary.run_id = run.run_id
             summary.rendered = rendered
             summary.due_hours, summary.due_cost_usd = round(due.hours, 4), due.cost_usd

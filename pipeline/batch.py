@@ -177,7 +177,7 @@ async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
                 if await _knows_one(context, ids):
                     ledger.trust_key(fingerprint)
                 elif is_open and is_young:
-                    raise KeyRefused(_OTHER_PROJECT)
+                    raise KeyRefused(_OTHER_PROJECT, cause="key of another project")
                 elif is_open:  # where an account deletes by itself, nobody can tell whose they were
                     await ledger.park_key(fingerprint, other_key(fingerprint))
     except RecordingError as error:

@@ -146,20 +146,29 @@ class BatchError(PipelineError):
 
     exit_code = ExitCode.UNEXPECTED
 
+    cause = "it broke off"
+    """The same in a few words, for a line."""
+
     collect = True
     """Whether what the service has already accepted can still be fetched."""
+
+    def __init__(self, *lines: str, cause: str | None = None) -> None:
+        super().__init__(*lines)
+        self.cause = cause or self.cause
 
 
 class SettingsError(BatchError):
     """Raised when a setting, a flag or a folder is not what it has to be."""
 
     exit_code = ExitCode.USAGE
+    cause = "a setting or a folder is wrong"
 
 
 class OutputNotWritable(BatchError):
     """Raised when no result can be saved: nothing more is sent, and nothing can be collected."""
 
     exit_code = ExitCode.USAGE
+    cause = "results cannot be saved"
     collect = False
 
 
@@ -167,18 +176,21 @@ class LedgerUnusable(BatchError):
     """Raised when the ledger is damaged, newer than this program, or in an unfit place."""
 
     exit_code = ExitCode.USAGE
+    cause = "the ledger cannot be used"
 
 
 class Locked(BatchError):
     """Raised when another run works with the same state folder."""
 
     exit_code = ExitCode.LOCKED
+    cause = "another run is under way"
 
 
 class KeyRefused(BatchError):
     """Raised when there is no key, or the service refuses it: nothing can be asked any more."""
 
     exit_code = ExitCode.REFUSED
+    cause = "key refused"
     collect = False
 
 
@@ -186,18 +198,21 @@ class BalanceNegative(BatchError):
     """Raised when the account has run out of money; finished transcripts are still fetched."""
 
     exit_code = ExitCode.REFUSED
+    cause = "balance used up"
 
 
 class OptionsRefused(BatchError):
     """Raised when the service refuses options that every recording would be sent with."""
 
     exit_code = ExitCode.USAGE
+    cause = "options refused"
 
 
 class RefusedAlike(BatchError):
     """Raised when recordings are refused alike, one after the other; what is paid is fetched."""
 
     exit_code = ExitCode.TRY_LATER
+    cause = "all refused alike"
 
     def __init__(self, said: str, exit_code: ExitCode) -> None:
         super().__init__(f"all are refused alike, and nothing is failed for it: {said}")
@@ -208,6 +223,7 @@ class ServiceUnusable(BatchError):
     """Raised when the service cannot be reached, or asks for a longer pause than a run waits."""
 
     exit_code = ExitCode.TRY_LATER
+    cause = "service unreachable"
     collect = False
 
 
@@ -215,6 +231,7 @@ class DiskFull(BatchError):
     """Raised when a result cannot be saved for want of room; it stays paid and is fetched later."""
 
     exit_code = ExitCode.TRY_LATER
+    cause = "disk full"
     collect = False
 
 
@@ -222,18 +239,21 @@ class RoomLow(BatchError):
     """Raised when less is free than `min_free`, which is enough for what is already asked for."""
 
     exit_code = ExitCode.TRY_LATER
+    cause = "disk nearly full"
 
 
 class CapReached(BatchError):
     """Raised when a recording is more than what a cap on spending has left."""
 
     exit_code = ExitCode.CAP_REACHED
+    cause = "cap reached"
 
 
 class WindowClosed(BatchError):
     """Raised when what is asked for could not finish before the time window closes."""
 
     exit_code = ExitCode.WINDOW_CLOSED
+    cause = "window closed"
 
 
 class RecordingError(PipelineError):

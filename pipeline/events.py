@@ -195,6 +195,8 @@ class Summary(Event, tag="summary"):
     exit_code: int
     reason: str | None = None
     """Why the run ended before it was through, if it did."""
+    why: list[str] = []
+    """The causes of an exit code that is not 0, in a few words each, the worst first."""
     dry_run: bool = False
     """Whether nothing was sent: what is parked is what would be."""
     found: int = 0

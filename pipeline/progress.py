@@ -242,8 +242,10 @@ _ENDS = (
 
 def _summary_lines(summary: Summary) -> Iterator[str]:
     yield f"{_count(summary.found, 'recording')}: {', '.join(_ends(summary))}"
+    said = set[str]()
     for end, words in _ENDS:
         reasons = Counter(summary.reasons.get(end, {}))
+        said |= reasons.keys()
         for reason, count in reasons.most_common():
             yield f"  {count:,} {words}: {reason}"
 
@@ -268,7 +270,7 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
             yield f"{_count(count, noun)} {words}"
     requests = sum(summary.requests.values())
     yield f"{_count(requests, 'request')} in {_span(summary.elapsed_s)}, run {summary.run_id}"
-    if summary.reason:
+    if summary.reason and summary.reason not in said:
         yield f"ended early: {summary.reason}"
 
     if summary.kept:

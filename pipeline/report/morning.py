@@ -90,6 +90,8 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     """How it ended, one sentence."""
     reason: str | None
     """Why it ended before it was through, if it did."""
+    why: list[str] = []
+    """The causes of an exit code that is not 0, in a few words each, the worst first."""
 
     found: int
     """Recordings: the sum of `done`, `failed`, `skipped` and `parked`."""
@@ -157,6 +159,7 @@ class _Summary(msgspec.Struct):
     exit_code: int
     time: datetime
     reason: str | None = None
+    why: list[str] = []
     found: int = 0
     written: int = 0
     already_written: int = 0
@@ -220,6 +223,7 @@ def morning(
         exit_code=None if summary is None else summary.exit_code,
         verdict=_UNFINISHED if summary is None else _verdict(summary.exit_code),
         reason=None if summary is None or summary.reason is None else cause(summary.reason),
+        why=[cause(each) for each in summary.why] if summary else [],
         found=done + ends["failed"] + ends["skipped"] + ends["parked"],
         done=done,
         written=ends["written"],

@@ -54,6 +54,7 @@ def as_html(morning: Morning) -> str:
         "morning.html",
         morning=morning,
         headline=_headline(morning),
+        why=list(_why(morning)),
         sources=_sources(morning.sources),
         columns=[head for head, _, _ in _COLUMNS],
         bands=shown,
@@ -82,7 +83,8 @@ def as_line(morning: Morning) -> str:
         parts.append(f"{morning.unreadable:,} unreadable")
     if morning.slowest:
         parts.append(f"slowest: {morning.slowest}")
-    ended = "not finished" if morning.exit_code is None else f"exit code {morning.exit_code}"
+    code = morning.exit_code
+    ended = "not finished" if code is None else words.exit_code(code, morning.why)
     return words.shown(f"{morning.run_id}: {'; '.join(parts)}; {ended}")
 
 
@@ -121,6 +123,14 @@ def _headline(morning: Morning) -> str:
     if morning.done < morning.found:
         return f"{morning.done:,} of {words.count(morning.found, 'recording')} done"
     return "The one recording is done" if morning.found == 1 else f"All {morning.found:,} done"
+
+
+def _why(morning: Morning) -> Iterator[str]:
+    """The causes of its end, but for those that stand below with the recordings that they hit."""
+    told = [each.reason for each in morning.causes]
+    for said in dict.fromkeys((*morning.why, morning.reason)):
+        if said is not None and not any(reason in said for reason in told):
+            yield said
 
 
 def _sources(sources: Sequence[Standing]) -> list[tuple[Standing, list[tuple[int, str]]]]:

@@ -19,6 +19,7 @@ from pipeline.ledger.archive import versions
 from pipeline.ledger.evidence import opened
 from pipeline.lines import visible
 from pipeline.names import version
+from pipeline.report.words import exit_code
 
 __all__ = ["list_lines", "status_json", "status_text", "version_lines"]
 
@@ -61,6 +62,7 @@ class _LastRun(msgspec.Struct):
     failed: int
     parked: int
     exit_code: int
+    why: list[str] = []
 
 
 def status_text(state: Path) -> str:
@@ -75,7 +77,8 @@ def status_text(state: Path) -> str:
     if last := status["last_run"]:
         lines.append(
             f"last run     {last['run_id']}: {last['found']} found, {last['written']} written,"
-            f" {last['failed']} failed, {last['parked']} parked, exit code {last['exit_code']}"
+            f" {last['failed']} failed, {last['parked']} parked,"
+            f" {exit_code(last['exit_code'], last.get('why', []))}"
         )
     return "\n".join(map(visible, lines))
 

@@ -1,9 +1,11 @@
 """A night with nobody there: sources, the report of the morning, and who hears of it."""
 
+import html
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from pipeline.events import Event, RunStarted, Warned, encode
 from pipeline.ledger.lock import lock
 from tests.support.clock import MovableLoop
 from tests.support.nights import Nights, at, nights, sound
+from tests.support.service import Fault
 
 pytestmark = pytest.mark.anyio
 
@@ -108,6 +111,81 @@ async def test_a_planned_end_is_a_success_only_by_itself(
     assert [told.moment for told in night.told if told.moment.startswith("beat")][1:] == [beat]
 
 
+def _key_is_another(archive: Nights) -> None:
+    (archive.root / "key").write_text("nobody")
+
+
+def _balance_is_negative(archive: Nights) -> None:
+    archive.service.faults.add(Fault(on="submit", action="negative_balance", times=None))
+
+
+def _source_is_gone(archive: Nights) -> None:
+    folder = archive.recordings / "calls"
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def _one_is_too_short(archive: Nights) -> None:
+    archive.put("calls/0.wav", TOO_SHORT, CHANGED)
+
+
+def _one_is_too_short_and_a_source_is_gone(archive: Nights) -> None:
+    archive.put("phone/0.wav", TOO_SHORT, CHANGED)
+    _source_is_gone(archive)
+
+
+def _all_is_well(_: Nights) -> None:
+    return
+
+
+@pytest.mark.parametrize(
+    ("trouble", "given", "said"),
+    [
+        (_all_is_well, {}, "exit code 0"),
+        (_key_is_another, {}, "exit code 4: key refused"),
+        (_balance_is_negative, {}, "exit code 4: balance used up"),
+        (_all_is_well, {"max_cost": 0.01}, "exit code 8: cap of $0.01 reached"),
+        (_all_is_well, {"max_hours": 0.02}, "exit code 8: cap of 0.02 h reached"),
+        (_all_is_well, {"max_cost_month": 0.01}, "exit code 8: cap of $0.01 for March reached"),
+        (_all_is_well, {"max_hours_month": 0.02}, "exit code 8: cap of 0.02 h for March reached"),
+        (
+            _all_is_well,
+            {"window": "01:00-02:00"},
+            "exit code 10: outside of the window 01:00-02:00",
+        ),
+        (_all_is_well, {"min_free": "1000000TB"}, "exit code 5: disk nearly full"),
+        (_all_is_well, {"limit": 1}, "exit code 3: 1 recording left"),
+        (_source_is_gone, {}, "exit code 3: source calls is missing"),
+        (_one_is_too_short, {}, "exit code 3: 1 recording failed"),
+        (
+            _one_is_too_short_and_a_source_is_gone,
+            {},
+            "exit code 3: source calls is missing; 1 recording failed",
+        ),
+    ],
+)
+async def test_the_line_names_the_causes_in_words(
+    archive: Nights, trouble: Callable[[Nights], None], given: dict[str, Any], said: str
+) -> None:
+    """An exit code is followed by its causes, each once; hooks, JSON and page have the same."""
+    trouble(archive)
+
+    night = await archive.night(BEGAN, **given)
+
+    assert night.line.endswith(said)
+    assert night.summary is not None
+    causes = said.partition(": ")[2]
+    assert "; ".join(night.summary.why) == causes
+    (told,) = (
+        json.loads(told.body) for told in night.told if told.moment in ("success", "failure")
+    )
+    assert told["why"] == night.summary.why
+    folder = archive.state / "runs" / night.summary.run_id
+    assert json.loads((folder / "report.json").read_bytes())["why"] == night.summary.why
+    page = html.unescape((folder / "report.html").read_text())
+    assert all(page.count(cause) == 1 for cause in night.summary.why), page
+    assert page.count(night.summary.reason or night.summary.run_id) <= 1
+
+
 async def test_without_any_source_nothing_is_sent(archive: Nights) -> None:
     """Where no source is there each is named, and whoever listens hears of it."""
     archive.recordings.rename(archive.recordings.with_name("elsewhere"))
@@ -119,6 +197,7 @@ async def test_without_any_source_nothing_is_sent(archive: Nights) -> None:
         assert str(archive.recordings / name) in night.line
     (told,) = (json.loads(told.body) for told in night.told if told.moment == "failure")
     assert (told["exit_code"], told["reason"]) == (ExitCode.USAGE, night.line)
+    assert told["why"] == ["no source is there"]
     assert archive.service.log == []
 
 
@@ -203,7 +282,7 @@ async def test_a_bug_is_told_as_well(archive: Nights) -> None:
         await run_nightly([], settings, emit=hear, environ={}, clock=BEGAN.timestamp)
 
     (told,) = (json.loads(told.body) for told in archive.told if told.moment == "failure")
-    assert told["exit_code"] == ExitCode.UNEXPECTED
+    assert (told["exit_code"], told["why"]) == (ExitCode.UNEXPECTED, ["it broke off"])
 
 
 async def test_a_dry_run_tells_nobody(archive: Nights) -> None:
