@@ -22,6 +22,7 @@ from jobs.notify import Moment, moment_of, notify
 from jobs.transcribe import Source, transcribe
 from pipeline.errors import BatchError, ExitCode, Locked, SettingsError
 from pipeline.events import Emit, Event, RunStarted, Summary, Warned, encode
+from pipeline.models import NIGHTS
 from pipeline.report import words
 from pipeline.report.morning import morning
 from pipeline.report.page import as_line, save
@@ -34,9 +35,9 @@ NIGHTLY: Mapping[str, object] = {
     "min_age": 60.0,
     "min_free": 1_000_000_000,
     "wait_network": 600.0,
-    "retry_failed": 3,
+    "retry_failed": NIGHTS,
 }
-"""What counts at night where nobody says otherwise; what failed is tried on three, by date."""
+"""What counts at night where nobody says otherwise; what failed is tried on `NIGHTS`, by date."""
 
 
 async def run_nightly(

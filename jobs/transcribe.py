@@ -9,7 +9,7 @@ batch, so that what is new in any of them comes before the backlog of all, under
 
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -313,30 +313,34 @@ async def _summary(
     intake, settings, ledger = context.intake, context.settings, context.ledger
     counts: Counter[str] = Counter()
     by_root: dict[str, Counter[str]] = {}
-    reasons: dict[str, dict[str, int]] = {}
+    reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
     parked: Counter[str | None] = Counter()
     by_default = "left by `--limit`" if settings.limit is not None else "left for the next run"
     would_be_sent = "to be sent without `--dry-run`"
     not_come_to = would_be_sent if settings.dry_run else intake.reason or by_default
-    for (root, outcome, reason), count in (await ledger.standing()).items():
+    standing = await ledger.standing(settings.gives_up_after)
+    for (root, outcome, reason), count in standing.items():
+        if outcome == "given_up":
+            reasons[outcome][reason or outcome] += count
+            outcome = "failed"
         counts[outcome] += count
         by_root.setdefault(root, Counter())[outcome] += count
         if outcome == "parked" and not settings.dry_run:
             parked[reason] += count
         if outcome in ("failed", "skipped", "parked"):
-            named = reasons.setdefault(outcome, {})
-            named[reason or not_come_to] = named.get(reason or not_come_to, 0) + count
+            reasons[outcome][reason or not_come_to] += count
     last = 0
     while page := await ledger.parked(last, _PAGE):
         for _, root, path, why, transcript_id in page:
             label = context.label(root, path)
             context.emit(Parked(recording=label, reason=why, transcript_id=transcript_id))
         last = page[-1][0]
+    given_up = reasons["given_up"].total()
     kept_hours = await ledger.kept_hours()
     price = settings.highest_price(settings.transcript)
     ending = Ending(
         ends=dict(intake.ends),
-        failed=counts["failed"],
+        failed=counts["failed"] - given_up,
         parked=parked,
         absent=[each.name for each in sources if each.problem is not None],
         is_unread=any(scan.incomplete for scan in scans),
@@ -351,6 +355,7 @@ async def _summary(
         dry_run=settings.dry_run,
         found=counts.total(),
         **_outcomes(counts),
+        given_up=given_up,
         kept_hours=round(kept_hours, 4),
         kept_cost_usd=None if price is None else round(kept_hours * price, 2),
         ignored=sum(scan.ignored for scan in scans),
@@ -360,7 +365,7 @@ async def _summary(
         audio_hours=round(totals.audio_s / 3600, 6),
         cost_usd=None if totals.cost_usd is None else round(totals.cost_usd, 6),
         requests=dict(context.client.sent),
-        reasons=reasons,
+        reasons={end: dict(named) for end, named in reasons.items() if named},
         sources=[_standing(each, by_root) for each in sources] if len(sources) > 1 else [],
     )
     return summary, ending

@@ -25,7 +25,7 @@ class Ending:
     ends: Mapping[ExitCode, str] = field(default_factory=dict)
     """What ended the intake, as `Intake.ends` has it."""
     failed: int = 0
-    """Recordings, the missing ones among them."""
+    """Recordings, the missing ones among them, but not what was given up before."""
     parked: Mapping[str | None, int] = field(default_factory=dict)
     """Recordings by the reason why they are left; None for those that were not come to."""
     absent: Sequence[str] = ()

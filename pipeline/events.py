@@ -208,6 +208,8 @@ class Summary(Event, tag="summary"):
     """Hours of audio that a redo of `kept` would ask for."""
     kept_cost_usd: float | None = None
     failed: int = 0
+    given_up: int = 0
+    """Of `failed`: those that failed on as many nights as they are tried, and were told before."""
     skipped: int = 0
     parked: int = 0
     ignored: int = 0
@@ -236,7 +238,7 @@ class Summary(Event, tag="summary"):
     requests: dict[str, int] = msgspec.field(default_factory=dict)
     """Requests sent, by kind."""
     reasons: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
-    """For `failed`, `skipped` and `parked`: how many recordings by reason."""
+    """For `failed`, `given_up`, `skipped` and `parked`: how many recordings by reason."""
     sources: list[Standing] = []
     """The same counts for each source, if there are several."""
 

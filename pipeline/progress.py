@@ -243,8 +243,11 @@ _ENDS = (
 def _summary_lines(summary: Summary) -> Iterator[str]:
     yield f"{_count(summary.found, 'recording')}: {', '.join(_ends(summary))}"
     said = set[str]()
-    for end, words in _ENDS:
+    given_up = Counter(summary.reasons.get("given_up", {}))
+    for end, words in (*_ENDS, ("given_up", "given up before")):
         reasons = Counter(summary.reasons.get(end, {}))
+        if end == "failed":
+            reasons -= given_up
         said |= reasons.keys()
         for reason, count in reasons.most_common():
             yield f"  {count:,} {words}: {reason}"

@@ -48,7 +48,8 @@ SELECT r.*,
       SELECT 1 FROM attempts a WHERE a.request_key = r.request_key
       AND a.generation = r.generation AND a.state = 'ambiguous')
       THEN 'the answer of the service was lost: the next run finds out what became of it'
-  END AS why
+  END AS why,
+  r.state = 'found' AND r.reason IS NULL AND t.state IS 'failed' AS is_failed
 """
 
 STANDING = (

@@ -11,7 +11,7 @@ is under way, or long after: what is not known is None, or said in words.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import Standing, printable
 from pipeline.ledger import nights
 from pipeline.ledger.accounts import Reader
+from pipeline.ledger.books import Patience
 from pipeline.ledger.evidence import opened
 from pipeline.report import words
 from pipeline.report.calendar import Night, last_nights, local, month_of
@@ -58,7 +59,7 @@ class Cause(msgspec.Struct, frozen=True):
     """Why recordings have no result."""
 
     ended: str
-    """`failed`, `parked` or `skipped`."""
+    """`failed`, `given_up`, `parked` or `skipped`."""
     reason: str
     """One sentence."""
     recordings: int
@@ -103,6 +104,8 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     kept: int
     """Written with other options than were asked for this time."""
     failed: int
+    given_up: int = 0
+    """Of `failed`: those that failed on as many nights as they are tried, and were told before."""
     skipped: int
     parked: int
     """Left for the next run."""
@@ -124,7 +127,7 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     """What took longest, one sentence."""
     stages: list[Stage]
     causes: list[Cause]
-    """Most frequent first, by end: failed, parked, skipped."""
+    """Most frequent first, by end: failed, given up, parked, skipped."""
 
     looked_at: int
     """Results of this run that were read for what is odd about them."""
@@ -165,6 +168,7 @@ class _Summary(msgspec.Struct):
     already_written: int = 0
     kept: int = 0
     failed: int = 0
+    given_up: int = 0
     skipped: int = 0
     parked: int = 0
     audio_hours: float = 0.0
@@ -202,7 +206,8 @@ def morning(
             raise SettingsError(f"cannot read {error.filename}: {error.strerror}") from error
         ended_at = local(went.ended_at or _begun(run_id), zone)
         if is_last:
-            ends, counts, causes = _of_ledger(db, run_id, summary)
+            patience = Patience(settings.gives_up_after, ended_at.timestamp(), settings.zone)
+            ends, counts, causes = _of_ledger(db, run_id, summary, patience)
         else:
             ends, counts, causes = _of_events(went)
         if summary is not None:
@@ -230,6 +235,7 @@ def morning(
         already_written=ends["already_written"],
         kept=ends["kept"],
         failed=ends["failed"],
+        given_up=ends["given_up"],
         skipped=ends["skipped"],
         parked=ends["parked"],
         audio_hours=summary.audio_hours if summary else round(went.audio_s / 3600, 6),
@@ -327,30 +333,33 @@ def _of_summary(summary: _Summary) -> tuple[Counter[str], _Counts]:
     for ended, reasons in summary.reasons.items():
         for reason, number in reasons.items():
             counts[ended, cause(reason)] += number
+            if ended == "given_up":
+                counts["failed", cause(reason)] -= number
     ends = ("written", "already_written", "kept", *ENDS)
-    return Counter({ended: getattr(summary, ended) for ended in ends}), counts
+    return Counter({ended: getattr(summary, ended) for ended in ends}), +counts
 
 
 def _of_ledger(
-    db: Reader, run_id: str, summary: _Summary | None
+    db: Reader, run_id: str, summary: _Summary | None, patience: Patience
 ) -> tuple[Counter[str], _Counts, Causes]:
     """The same of the last run, as the ledger has it, and what the recordings are called."""
     ends, causes = Counter(nights.already(db)), Causes()
-    not_come_to = _not_come_to(db, run_id, summary)
-    for each in nights.ended(db, run_id):
+    not_come_to = _not_come_to(nights.ended(db, run_id, patience), summary)
+    for each in nights.ended(db, run_id, patience):
         ends[each.outcome] += 1
+        ends["failed"] += each.outcome == "given_up"
         if each.outcome in ENDS:
             name = printable(each.name)
             causes.add(each.outcome, each.reason or not_come_to, name, each.transcript_id)
     return ends, causes.counts, causes
 
 
-def _not_come_to(db: Reader, run_id: str, summary: _Summary | None) -> str:
+def _not_come_to(ended: Iterable[nights.Ended], summary: _Summary | None) -> str:
     """What a summary says of recordings for which the ledger has no reason."""
     if summary is None:
         return "not come to before the run ended"
     reasons = dict(summary.reasons.get("parked", {}))
-    for each in nights.ended(db, run_id):
+    for each in ended:
         if each.outcome == "parked" and each.reason is not None:
             reasons.pop(each.reason, None)
     return next(iter(reasons), summary.reason or "left for the next run")

@@ -71,8 +71,10 @@ def as_json(morning: Morning) -> bytes:
 def as_line(morning: Morning) -> str:
     """The same as one line of text, for a message or a log."""
     new = f" ({morning.written:,} new)" if morning.written != morning.done else ""
+    given_up = f" ({morning.given_up:,} given up before)" if morning.given_up else ""
     parts = [
-        f"{morning.done:,} done{new}, {morning.failed:,} failed, {morning.skipped:,} skipped,"
+        f"{morning.done:,} done{new}, {morning.failed:,} failed{given_up},"
+        f" {morning.skipped:,} skipped,"
         f" {morning.parked:,} parked",
         f"{words.hours(morning.audio_hours)} of audio, cost {words.usd(morning.cost_usd)}"
         f" ({words.usd(morning.month_cost_usd)} this month)",

@@ -3,9 +3,10 @@ Ledger -> what stands in it, for people and for programs. Reads only, also besid
 """
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,17 @@ from pipeline.events import moment, printable
 from pipeline.files import regular
 from pipeline.ledger.accounts import OUTCOMES, recordings, states
 from pipeline.ledger.archive import versions
+from pipeline.ledger.books import Patience
 from pipeline.ledger.evidence import opened
 from pipeline.lines import visible
+from pipeline.models import NIGHTS
 from pipeline.names import version
 from pipeline.report.words import exit_code
 
 __all__ = ["list_lines", "status_json", "status_text", "version_lines"]
+
+_GIVEN_UP = "given-up"
+"""A state of `list` for those of the failed that are not tried any more."""
 
 
 def status_json(state: Path) -> dict[str, Any]:
@@ -83,18 +89,30 @@ def status_text(state: Path) -> str:
     return "\n".join(map(visible, lines))
 
 
-def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Iterator[str]:
+def list_lines(
+    state: Path,
+    *,
+    state_filter: str | None,
+    as_json: bool,
+    nights: int = NIGHTS,
+    zone: tzinfo | None = None,
+) -> Iterator[str]:
     """
     A line for each recording: its state, its path, and its result or the reason there is none.
+
+    What failed on so many `nights`, dates of that zone, is given up; it has failed as well.
 
     Raises:
         SettingsError: there is no ledger in that folder, or no such state.
         LedgerUnusable: there is one that cannot be read.
     """
-    if state_filter not in (None, *OUTCOMES):
-        raise SettingsError(f"`{state_filter}` is no state: they are {', '.join(OUTCOMES)}")
+    if state_filter not in (None, *OUTCOMES, _GIVEN_UP):
+        known = ", ".join((*OUTCOMES, _GIVEN_UP))
+        raise SettingsError(f"`{state_filter}` is no state: they are {known}")
+    patience = Patience(nights, time.time(), zone)
     with opened(state) as db:
         for row in recordings(db):
+            is_given_up = patience.is_over(db, row)
             facts = {
                 "type": "recording",
                 "state": row["outcome"].removeprefix("already_"),
@@ -104,14 +122,16 @@ def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Itera
                 "reason": row["why"],
                 "audio_duration": row["duration_s"],
                 "transcript_id": row["transcript_id"],
+                "given_up": is_given_up,
             }
-            if state_filter not in (None, facts["state"]):
+            shown = _GIVEN_UP if is_given_up else facts["state"]
+            if state_filter not in (None, facts["state"], shown):
                 continue
             if as_json:
                 yield json.dumps(facts, ensure_ascii=False)
             else:
                 what = facts["result"] or facts["reason"] or ""
-                line = f"{facts['state']:9}  {facts['path']}  {what}"
+                line = f"{shown:9}  {facts['path']}  {what}"
                 yield visible(line)
 
 

@@ -186,6 +186,41 @@ async def test_the_line_names_the_causes_in_words(
     assert page.count(night.summary.reason or night.summary.run_id) <= 1
 
 
+async def test_what_is_given_up_is_told_once(archive: Nights) -> None:
+    """What failed on three nights is no alarm on a fourth; it is listed until somebody asks."""
+    archive.put("phone/short.wav", TOO_SHORT, CHANGED)
+
+    nights = [await archive.night(at(f"2026-03-0{day}", "22:30")) for day in range(3, 8)]
+
+    alarms = [ExitCode.PARTIAL] * 3 + [ExitCode.DONE] * 2
+    assert [night.code for night in nights] == alarms
+    assert [night.moments[-1] for night in nights] == ["failure"] * 3 + ["success"] * 2
+    summaries = [night.summary for night in nights if night.summary is not None]
+    assert [(each.failed, each.given_up) for each in summaries] == [(1, 0)] * 3 + [(1, 1)] * 2
+    assert [each.why for each in summaries] == [["1 recording failed"]] * 3 + [[], []]
+    assert "1 failed (1 given up before)" in nights[-1].line
+    for summary, ended in zip(summaries, ["failed"] * 3 + ["given_up"] * 2, strict=True):
+        report = json.loads((archive.state / "runs" / summary.run_id / "report.json").read_bytes())
+        (cause,) = report["causes"]
+        assert cause["ended"] == ended
+        if summary is summaries[-1]:
+            assert [each["recording"] for each in cause["named"]] == ["phone/short.wav"]
+    assert len(archive.service.accepted(TOO_SHORT)) == 3
+
+    async def listed(only: str) -> list[dict[str, Any]]:
+        line = ("list", "--config", archive.root / "nightly.toml", "--only", only, "--json")
+        return (await archive.command(*line)).lines
+
+    assert [each["path"] for each in await listed("given-up")] == ["short.wav"]
+    assert await listed("failed") == await listed("given-up")
+
+    again = await archive.night(at("2026-03-08", "22:30"), retry_failed=True)
+    after = await archive.night(at("2026-03-09", "22:30"))
+
+    assert (again.code, after.code) == (ExitCode.PARTIAL, ExitCode.DONE)
+    assert len(archive.service.accepted(TOO_SHORT)) == 4
+
+
 async def test_without_any_source_nothing_is_sent(archive: Nights) -> None:
     """Where no source is there each is named, and whoever listens hears of it."""
     archive.recordings.rename(archive.recordings.with_name("elsewhere"))
