@@ -20,7 +20,7 @@ from anyio import to_thread
 from jobs.leaving import LAST_S, leaving_at_a_signal, left_s
 from jobs.notify import Moment, moment_of, notify
 from jobs.transcribe import Source, transcribe
-from pipeline.errors import BatchError, ExitCode, Locked, SettingsError
+from pipeline.errors import BatchError, Locked, SettingsError
 from pipeline.events import Emit, Event, RunStarted, Summary, Warned, encode
 from pipeline.models import NIGHTS
 from pipeline.report import words
@@ -131,9 +131,7 @@ async def _told(
             emit(Warned(message=f"there is no report of this run: {error}"))
     # A stop leaves time for no more than what is bounded: hooks are, and whoever waits hears of it.
     with anyio.CancelScope(shield=True):
-        await tell(
-            moment_of(ExitCode(summary.exit_code)), encode(summary), report=folder / "report.html"
-        )
+        await tell(moment_of(summary), encode(summary), report=folder / "report.html")
     return line
 
 

@@ -22,17 +22,18 @@ from anyio import BrokenResourceError, to_thread
 from jobs.budget import Budgets
 from jobs.leaving import LAST_S, SIGNALS, leave_within, signals_heeded
 from jobs.session import Totals, session
-from jobs.verdict import Ending, causes, exit_code_of
+from jobs.verdict import MISSED, Ending, causes, exit_code_of
 from pipeline.allowance import expected
 from pipeline.batch import run_batch
 from pipeline.errors import BatchError, SettingsError
-from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode
+from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode, moment
 from pipeline.files import abandon, regular
 from pipeline.ledger import Redo
 from pipeline.lines import hide
 from pipeline.models import Claim, Root
 from pipeline.notices import Notices
 from pipeline.promote import settle
+from pipeline.report.morning import is_run
 from pipeline.settings import Settings
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing, Scan
@@ -104,6 +105,7 @@ async def transcribe(
     ) as run:
         ledger = run.context.ledger
         await ledger.require_claimed()
+        is_missed = await to_thread.run_sync(_is_missed, settings, run.folder.parent, clock())
         for source in sources:
             if source.problem is not None:
                 run.totals(Warned(message=f"source {source.name}: {source.problem}"))
@@ -141,9 +143,10 @@ async def transcribe(
                     await (later or settle(context, run.settled))
             if summary is None:
                 summary, ending = await _summary(context, sources, scans, run.totals)
-            ending = replace(ending, foreign=run.settled.foreign)
+            ending = replace(ending, foreign=run.settled.foreign, is_missed=is_missed)
             summary.exit_code = exit_code_of(ending)
             summary.why = [cause.said for cause in causes(ending)]
+            summary.missed_window = MISSED in summary.why
             summary.run_id = run.run_id
             summary.rendered = rendered
             summary.due_hours, summary.due_cost_usd = round(due.hours, 4), due.cost_usd
@@ -154,6 +157,17 @@ async def transcribe(
             with suppress(OSError):  # a full disk is said in the summary, which went to stdout
                 await to_thread.run_sync(_leave, run.folder / "summary.json", line)
     return summary
+
+
+def _is_missed(settings: Settings, runs: Path, now_s: float) -> bool:
+    """Whether no window is open, and in the latest one no run began that found recordings."""
+    if settings.window is None or settings.window.closes_at(now_s, settings.zone) is not None:
+        return False
+    # A run's folder is called by the second in which it began, in UTC.
+    opened, closed = (
+        f"{moment(at_s):%Y%m%dT%H%M%SZ}" for at_s in settings.window.latest(now_s, settings.zone)
+    )
+    return not any(opened <= each.name < closed and is_run(each) for each in runs.iterdir())
 
 
 def _leave(path: Path, line: bytes) -> None:

@@ -15,7 +15,10 @@ from pipeline.errors import ExitCode
 from pipeline.ledger import BACKLOG
 from pipeline.ledger.accounts import AT_SERVICE, UNSAVED
 
-__all__ = ["Cause", "Ending", "causes", "exit_code_of"]
+__all__ = ["MISSED", "Cause", "Ending", "causes", "exit_code_of"]
+
+MISSED = "no run worked in the last window"
+"""What makes a planned end none: nobody would hear that nothing is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Ending:
     """Whether something in the folders could not be looked at."""
     is_undeleted: bool = False
     """Whether copies at the service are still to be deleted."""
+    is_missed: bool = False
+    """Whether it began outside of the window, and none worked in the latest one."""
     foreign: int = 0
     """Older results that could not come back, since they are of other bytes."""
 
@@ -54,12 +59,16 @@ def exit_code_of(ending: Ending) -> ExitCode:
 
 def causes(ending: Ending) -> list[Cause]:
     """All that a run did not come to its end for, the worst first; none is a success."""
-    waits = sum(ending.parked.values()) > ending.parked.get(BACKLOG, 0) or ending.is_undeleted
-    found = [
-        Cause(exit_code, said)
-        for exit_code, said in ending.ends.items()
-        if waits or exit_code is not ExitCode.WINDOW_CLOSED
-    ]
+    ends = dict(ending.ends)
+    waits = ending.is_undeleted or any(
+        number and (reason != BACKLOG or ending.is_missed)
+        for reason, number in ending.parked.items()
+    )
+    if not waits:
+        ends.pop(ExitCode.WINDOW_CLOSED, None)
+    found = [Cause(exit_code, said) for exit_code, said in ends.items()]
+    if ending.is_missed and ExitCode.WINDOW_CLOSED in ends:
+        found.append(Cause(ExitCode.WINDOW_CLOSED, MISSED))
     found += [Cause(ExitCode.PARTIAL, said) for said in _amiss(ending)]
     return sorted(found, key=lambda cause: cause.exit_code.rank)
 

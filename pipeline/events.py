@@ -197,6 +197,8 @@ class Summary(Event, tag="summary"):
     """Why the run ended before it was through, if it did."""
     why: list[str] = []
     """The causes of an exit code that is not 0, in a few words each, the worst first."""
+    missed_window: bool = False
+    """Whether it waits for a window, and no run worked in the latest one: no good night."""
     dry_run: bool = False
     """Whether nothing was sent: what is parked is what would be."""
     found: int = 0

@@ -12,6 +12,7 @@ is under way, or long after: what is not known is None, or said in words.
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from pipeline.report.course import ENDS, Causes, Course, Mention, Moment, Stage,
 from pipeline.report.looks import Result, Unread, look
 from pipeline.settings import Settings
 
-__all__ = ["Cause", "Morning", "morning"]
+__all__ = ["Cause", "Morning", "is_run", "morning"]
 
 _MOST_CAUSES = 20
 """Causes of an end that are told apart. Ours: a reason for each recording is no cause."""
@@ -280,7 +281,7 @@ def _run(runs: Path, run_id: str | None) -> tuple[str, bool]:
     told = [path.name for path in begun if _last_told(path)]
     if run_id is None:
         # What mends a ledger leaves events as well, but neither a summary nor a recording found.
-        run_id = next((each for each in reversed(told) if _is_run(runs / each)), None)
+        run_id = next((each for each in reversed(told) if is_run(runs / each)), None)
         if run_id is None:
             raise SettingsError(f"there is no run in {runs}: has anything been run there?")
     if run_id not in told:
@@ -294,11 +295,13 @@ def _last_told(folder: Path) -> int:
     return events.stat().st_mtime_ns if events.is_file() else 0
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether what left its traces in a folder of `runs` was a run that found recordings."""
     if (folder / "summary.json").is_file():
         return True
-    with (folder / "events.ndjson").open("rb") as events:
+    with suppress(FileNotFoundError), (folder / "events.ndjson").open("rb") as events:
         return any(b'"type":"recording_found"' in line for line in events)
+    return False
 
 
 def _begun(run_id: str) -> datetime:

@@ -150,7 +150,7 @@ def _all_is_well(_: Nights) -> None:
         (
             _all_is_well,
             {"window": "01:00-02:00"},
-            "exit code 10: outside of the window 01:00-02:00",
+            "exit code 10: outside of the window 01:00-02:00; no run worked in the last window",
         ),
         (_all_is_well, {"min_free": "1000000TB"}, "exit code 5: disk nearly full"),
         (_all_is_well, {"limit": 1}, "exit code 3: 1 recording left"),
@@ -219,6 +219,75 @@ async def test_what_is_given_up_is_told_once(archive: Nights) -> None:
 
     assert (again.code, after.code) == (ExitCode.PARTIAL, ExitCode.DONE)
     assert len(archive.service.accepted(TOO_SHORT)) == 4
+
+
+@pytest.mark.parametrize(
+    ("before", "began", "is_missed"),
+    [
+        ([], at("2026-03-04", "08:00"), True),  # the machine was off all night
+        ([at("2026-03-03", "22:30")], at("2026-03-04", "08:00"), False),
+        ([at("2026-03-03", "22:00")], at("2026-03-04", "21:59"), False),
+        (
+            [at("2026-03-03", "22:30")],
+            at("2026-03-05", "08:00"),
+            True,
+        ),  # it was off the night after
+        (
+            [at("2026-03-04", "07:00")],
+            at("2026-03-04", "08:00"),
+            True,
+        ),  # the other one was late too
+        ([at("2026-03-04", "05:59:59")], at("2026-03-04", "08:00"), False),
+    ],
+)
+async def test_a_window_in_which_no_run_worked_is_no_good_night(
+    archive: Nights, before: list[datetime], began: datetime, is_missed: bool
+) -> None:
+    """A start outside of the window is told as a failure, unless a run was there in the window."""
+    for each in before:
+        await archive.night(each)
+    archive.put("calls/late.wav", sound(60, "late"), CHANGED)
+
+    night = await archive.night(began)
+
+    assert night.code == ExitCode.WINDOW_CLOSED
+    assert night.summary is not None
+    assert night.summary.missed_window is is_missed
+    assert night.moments == ["start", "failure" if is_missed else "success"]
+    missed = "; no run worked in the last window" if is_missed else ""
+    assert night.line.endswith(f"exit code 10: outside of the window 22:00-06:00{missed}")
+
+
+@pytest.mark.parametrize("is_off", [True, False])
+async def test_a_backlog_waits_for_a_window_in_which_a_run_works(
+    archive: Nights, is_off: bool
+) -> None:
+    """What a ration leaves is no alarm, but nothing done of it for a whole night is one."""
+    given = {"backlog": {"older_than": "1h", "hours_per_night": 0.01}}
+    if not is_off:
+        await archive.night(BEGAN, **given)
+
+    night = await archive.night(at("2026-03-04", "08:00"), **given)
+
+    assert night.code == (ExitCode.WINDOW_CLOSED if is_off else ExitCode.DONE)
+    assert night.moments == ["start", "failure" if is_off else "success"]
+
+
+async def test_a_killed_run_has_worked_in_its_window(archive: Nights) -> None:
+    """What was cut off in the midst has left its traces; what only mended something is no run."""
+    runs = archive.state / "runs"
+    told = {"20260303T220000Z-aaaaaa": "run_started", "20260303T230000Z-bbbbbb": "warning"}
+    for name, kind in told.items():
+        (runs / name).mkdir(parents=True)
+        (runs / name / "events.ndjson").write_text(f'{{"type":"{kind}"}}\n')
+    (runs / "20260303T233000Z-cccccc").mkdir()
+
+    without = await archive.night(at("2026-03-04", "08:00"))
+    killed = runs / "20260303T230000Z-bbbbbb/events.ndjson"
+    killed.write_text('{"type":"recording_found"}\n')
+    beside = await archive.night(at("2026-03-04", "09:00"))
+
+    assert [night.moments[-1] for night in (without, beside)] == ["failure", "success"]
 
 
 async def test_without_any_source_nothing_is_sent(archive: Nights) -> None:

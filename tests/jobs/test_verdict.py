@@ -21,7 +21,7 @@ BAD = {"failed", "absent", "unread", "foreign", "lost"}
 """What somebody has to look at, whatever else has happened."""
 LATE = {"at service", "unsaved", "undeleted"}
 """What a window cuts short."""
-TRAITS = BAD | LATE | {"not come to", "backlog"}
+TRAITS = BAD | LATE | {"not come to", "backlog", "missed"}
 
 WORST_FIRST = [1, 2, 11, 4, 5, 130, 143, 129]
 """Those before which nothing else counts."""
@@ -48,7 +48,8 @@ def expected(ends: frozenset[int], traits: frozenset[str]) -> int:
         return 3
     if 8 in ends:
         return 8
-    return 10 if 10 in ends and traits & (LATE | {"not come to"}) else 0
+    waits = traits & (LATE | {"not come to"}) or {"missed", "backlog"} <= traits
+    return 10 if 10 in ends and waits else 0
 
 
 def ending(ends: frozenset[int], traits: frozenset[str]) -> Ending:
@@ -59,6 +60,7 @@ def ending(ends: frozenset[int], traits: frozenset[str]) -> Ending:
         absent=["nas"] if "absent" in traits else [],
         is_unread="unread" in traits,
         is_undeleted="undeleted" in traits,
+        is_missed="missed" in traits,
         foreign="foreign" in traits,
     )
 
