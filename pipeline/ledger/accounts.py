@@ -8,6 +8,7 @@ from typing import Any
 
 __all__ = [
     "AT_SERVICE",
+    "GIVEN_UP",
     "OUTCOMES",
     "STANDING",
     "STANDING_OF_SEEN",
@@ -17,8 +18,12 @@ __all__ = [
     "states",
 ]
 
-OUTCOMES = ("written", "kept", "failed", "skipped", "parked")
-"""How a recording stands, for people: one that was written before is written, too."""
+GIVEN_UP = "given-up"
+OUTCOMES = ("written", "kept", "failed", "skipped", "parked", GIVEN_UP)
+"""
+How a recording stands, for people: one that was written before is written, too, and one that was
+given up has failed, too.
+"""
 
 AT_SERVICE = "at the service: its result is fetched by the next run"
 UNSAVED = "paid, not saved yet: it is fetched by the next run"

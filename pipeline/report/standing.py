@@ -15,7 +15,7 @@ import msgspec
 from pipeline.errors import SettingsError
 from pipeline.events import moment, printable
 from pipeline.files import regular
-from pipeline.ledger.accounts import OUTCOMES, recordings, states
+from pipeline.ledger.accounts import GIVEN_UP, OUTCOMES, recordings, states
 from pipeline.ledger.archive import versions
 from pipeline.ledger.books import Patience
 from pipeline.ledger.evidence import opened
@@ -25,9 +25,6 @@ from pipeline.names import version
 from pipeline.report.words import exit_code
 
 __all__ = ["list_lines", "status_json", "status_text", "version_lines"]
-
-_GIVEN_UP = "given-up"
-"""A state of `list` for those of the failed that are not tried any more."""
 
 
 def status_json(state: Path) -> dict[str, Any]:
@@ -106,9 +103,8 @@ def list_lines(
         SettingsError: there is no ledger in that folder, or no such state.
         LedgerUnusable: there is one that cannot be read.
     """
-    if state_filter not in (None, *OUTCOMES, _GIVEN_UP):
-        known = ", ".join((*OUTCOMES, _GIVEN_UP))
-        raise SettingsError(f"`{state_filter}` is no state: they are {known}")
+    if state_filter not in (None, *OUTCOMES):
+        raise SettingsError(f"`{state_filter}` is no state: they are {', '.join(OUTCOMES)}")
     patience = Patience(nights, time.time(), zone)
     with opened(state) as db:
         for row in recordings(db):
@@ -124,7 +120,7 @@ def list_lines(
                 "transcript_id": row["transcript_id"],
                 "given_up": is_given_up,
             }
-            shown = _GIVEN_UP if is_given_up else facts["state"]
+            shown = GIVEN_UP if is_given_up else facts["state"]
             if state_filter not in (None, facts["state"], shown):
                 continue
             if as_json:

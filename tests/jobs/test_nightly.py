@@ -214,6 +214,14 @@ async def test_what_is_given_up_is_told_once(archive: Nights) -> None:
     assert [each["path"] for each in await listed("given-up")] == ["short.wav"]
     assert await listed("failed") == await listed("given-up")
 
+    line = ("reprocess", "--config", archive.root / "nightly.toml", "--only", "given-up")
+    archive.put("phone/never.wav", b"ERROR:of another kind.\n", CHANGED)
+    await archive.night(at("2026-03-07", "23:30"))
+    (plan,) = (await archive.command(*line, "--dry-run", "--json")).lines
+    assert plan["recordings"] == 1
+    assert len(await listed("failed")) == 2
+    (archive.recordings / "phone/never.wav").unlink()
+
     again = await archive.night(at("2026-03-08", "22:30"), retry_failed=True)
     after = await archive.night(at("2026-03-09", "22:30"))
 
