@@ -27,6 +27,7 @@ Programs made of the pipeline: one module a job, and the command line on top.
     finding      what a job that looks has found
     shelf        what lies in the folder of the results
     notify       hooks and heartbeat: whom a run tells of its start and end
+    verdict      why a run ends with the exit code that it does
     session      what every job works with: state folder, ledger, service
 
 Beside them lie the recordings of `overnight run --sample`.

@@ -20,8 +20,10 @@ from anyio import to_thread
 from jobs.leaving import LAST_S, leaving_at_a_signal, left_s
 from jobs.notify import Moment, moment_of, notify
 from jobs.transcribe import Source, named_sources, transcribe
-from pipeline.errors import BatchError, ExitCode, Locked, SettingsError
+from pipeline.errors import BatchError, Locked, SettingsError
 from pipeline.events import Emit, Event, RunStarted, Summary, Warned, encode
+from pipeline.models import NIGHTS
+from pipeline.report import words
 from pipeline.report.morning import morning
 from pipeline.report.page import as_line, save
 from pipeline.settings import Settings
@@ -33,9 +35,9 @@ NIGHTLY: Mapping[str, object] = {
     "min_age": 60.0,
     "min_free": 1_000_000_000,
     "wait_network": 600.0,
-    "retry_failed": 3,
+    "retry_failed": NIGHTS,
 }
-"""What counts at night where nobody says otherwise; what failed is tried on three, by date."""
+"""What counts at night where nobody says otherwise; what failed is tried on `NIGHTS`, by date."""
 
 
 async def run_nightly(
@@ -96,8 +98,10 @@ async def _night(
         )
     except Exception as error:  # a bug as well: nobody is there to see it
         if not (settings.dry_run or isinstance(error, Locked)):
-            code = error.exit_code if isinstance(error, BatchError) else ExitCode.UNEXPECTED
-            summary = Summary(run_id="", exit_code=code, reason=str(error))
+            known = error if isinstance(error, BatchError) else BatchError()
+            summary = Summary(
+                run_id="", exit_code=known.exit_code, reason=str(error), why=[known.cause]
+            )
             async with leaving_at_a_signal():
                 await tell(Moment.FAILURE, encode(summary))
         raise
@@ -116,7 +120,7 @@ async def _told(
     emit: Emit,
 ) -> str:
     """Report how a run went, and tell those who want to know; the report as one line."""
-    line = f"run {summary.run_id} ended with exit code {summary.exit_code}"
+    line = f"run {summary.run_id} ended with {words.exit_code(summary.exit_code, summary.why)}"
     # The last seconds of a process that was stopped are for those who want to know.
     with anyio.move_on_after(left_s() - LAST_S):
         try:
@@ -127,9 +131,7 @@ async def _told(
             emit(Warned(message=f"there is no report of this run: {error}"))
     # A stop leaves time for no more than what is bounded: hooks are, and whoever waits hears of it.
     with anyio.CancelScope(shield=True):
-        await tell(
-            moment_of(ExitCode(summary.exit_code)), encode(summary), report=folder / "report.html"
-        )
+        await tell(moment_of(summary), encode(summary), report=folder / "report.html")
     return line
 
 
@@ -160,7 +162,8 @@ def _sources(folders: Sequence[Path], settings: Settings) -> list[Source]:
         else:
             found.append(Source(source.root_name, roots, own))
     if len(problems) == len(found):
-        raise SettingsError("no source is there", *(f"  {each}" for each in problems))
+        lines = (f"  {each}" for each in problems)
+        raise SettingsError("no source is there", *lines, cause="no source is there")
     return found
 
 

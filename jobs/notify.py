@@ -31,7 +31,7 @@ from anyio.abc import Process
 from jobs.leaving import at_last
 from pipeline.client import once, system_proxy
 from pipeline.errors import ExitCode, SettingsError
-from pipeline.events import Emit, Warned
+from pipeline.events import Emit, Summary, Warned
 from pipeline.lines import masked
 from pipeline.settings import HOOK_VARIABLES, Hooks, is_url
 from pipeline.wire import shown
@@ -56,10 +56,15 @@ class Moment(StrEnum):
     FAILURE = "failure"
 
 
-def moment_of(exit_code: ExitCode) -> Moment:
-    """What an end is told as; to have reached a cap or the end of a window was planned."""
+def moment_of(summary: Summary) -> Moment:
+    """
+    What an end is told as; to have reached a cap or the end of a window was planned.
+
+    But not where no run has worked in a window: then nobody would hear that nothing is done.
+    """
     planned = (ExitCode.DONE, ExitCode.CAP_REACHED, ExitCode.WINDOW_CLOSED)
-    return Moment.SUCCESS if exit_code in planned else Moment.FAILURE
+    is_good = summary.exit_code in planned and not summary.missed_window
+    return Moment.SUCCESS if is_good else Moment.FAILURE
 
 
 async def notify(

@@ -235,7 +235,11 @@ async def session(
             settings=settings,
             ledger=ledger,
             client=client,
-            intake=Intake(settings.in_flight, settings.uploads.max, Allowance(settings, spent)),
+            intake=Intake(
+                settings.in_flight,
+                settings.uploads.max,
+                Allowance(settings, spent, f"{moment(clock(), settings.zone):%B}"),
+            ),
             emit=totals,
             roots={root.name: root for root in roots},
         )

@@ -64,7 +64,7 @@ _OUTCOMES = {
     ExitCode.DONE: "done",
     ExitCode.UNEXPECTED: "a bug",
     ExitCode.USAGE: "a setting or a folder was wrong",
-    ExitCode.PARTIAL: "finished, but some recordings failed or wait for the next run",
+    ExitCode.PARTIAL: "some recordings failed, are missing or left, or a source is",
     ExitCode.REFUSED: "the service refused the key, the project, or the balance",
     ExitCode.TRY_LATER: "the service was down, or the disk full",
     ExitCode.CAP_REACHED: "a cap on spending ended the intake",
@@ -396,8 +396,9 @@ class Status:
             lines.append(f"last start  ended {_local(self.last_end)}: {outcome}")
         if run := self.last_run:
             ended = _local(moment(datetime.fromisoformat(run["time"]).timestamp()))
+            why = "; ".join(run.get("why", [])) or _outcome(run["exit_code"])
             lines.append(
-                f"last run    ended {ended}: {_outcome(run['exit_code'])}; {run['found']} found,"
+                f"last run    ended {ended}: {why}; {run['found']} found,"
                 f" {run['written']} written, {run['failed']} failed, {run['parked']} parked"
             )
         else:

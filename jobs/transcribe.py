@@ -9,7 +9,7 @@ batch, so that what is new in any of them comes before the backlog of all, under
 
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,17 +23,19 @@ from anyio import BrokenResourceError, to_thread
 from jobs.budget import Budgets
 from jobs.leaving import LAST_S, SIGNALS, leave_within, signals_heeded
 from jobs.session import Totals, session
+from jobs.verdict import MISSED, Ending, causes, exit_code_of
 from pipeline.allowance import expected
 from pipeline.batch import run_batch
-from pipeline.errors import BatchError, ExitCode, SettingsError
-from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode
+from pipeline.errors import BatchError, SettingsError
+from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode, moment
 from pipeline.exclusions import passed_over
 from pipeline.files import abandon, regular
-from pipeline.ledger import BACKLOG, Redo
+from pipeline.ledger import Redo
 from pipeline.lines import hide
 from pipeline.models import Claim, Root
 from pipeline.notices import Notices
 from pipeline.promote import settle
+from pipeline.report.morning import is_run
 from pipeline.settings import Settings
 from pipeline.speech_models import remarks
 from pipeline.stages import Context
@@ -113,6 +115,7 @@ async def transcribe(
     ) as run:
         ledger = run.context.ledger
         await ledger.require_claimed()
+        is_missed = await to_thread.run_sync(_is_missed, settings, run.folder.parent, clock())
         for source in sources:
             if source.problem is not None:
                 run.totals(Warned(message=f"source {source.name}: {source.problem}"))
@@ -138,7 +141,7 @@ async def transcribe(
         ]
         settings_of = {root.name: each.settings for each in sources for root in each.roots}
         shared = replace(run.context, sources=settings_of, by_age=by_age)
-        rendered, due, summary = 0, _Due(), None
+        rendered, due, summary, ending = 0, _Due(), None, Ending()
         async with _notified(shared) as context, _heeding_signals(context) as (stopped, work):
             with work:
                 if began is not None:
@@ -149,12 +152,15 @@ async def transcribe(
                     await _batch(context, scans, stopped)
                     rendered = await _render_lacking(context)
                     # Which of two results stays is not what the run came to.
-                    summary = await _summary(context, sources, scans, run.totals)
+                    summary, ending = await _summary(context, sources, scans, run.totals)
                     later = ended and ended(context, run.folder)
                     await (later or settle(context, run.settled))
-            summary = summary or await _summary(context, sources, scans, run.totals, due.left)
-            if run.settled.foreign:
-                summary.exit_code = ExitCode.worst(ExitCode(summary.exit_code), ExitCode.PARTIAL)
+            if summary is None:
+                summary, ending = await _summary(context, sources, scans, run.totals, due.left)
+            ending = replace(ending, foreign=run.settled.foreign, is_missed=is_missed)
+            summary.exit_code = exit_code_of(ending)
+            summary.why = [cause.said for cause in causes(ending)]
+            summary.missed_window = MISSED in summary.why
             summary.run_id = run.run_id
             summary.rendered = rendered
             summary.due_hours, summary.due_cost_usd = round(due.hours, 4), due.cost_usd
@@ -165,6 +171,17 @@ async def transcribe(
             with suppress(OSError):  # a full disk is said in the summary, which went to stdout
                 await to_thread.run_sync(_leave, run.folder / "summary.json", line)
     return summary
+
+
+def _is_missed(settings: Settings, runs: Path, now_s: float) -> bool:
+    """Whether no window is open, and in the latest one no run began that found recordings."""
+    if settings.window is None or settings.window.closes_at(now_s, settings.zone) is not None:
+        return False
+    # A run's folder is called by the second in which it began, in UTC.
+    opened, closed = (
+        f"{moment(at_s):%Y%m%dT%H%M%SZ}" for at_s in settings.window.latest(now_s, settings.zone)
+    )
+    return not any(opened <= each.name < closed and is_run(each) for each in runs.iterdir())
 
 
 def _leave(path: Path, line: bytes) -> None:
@@ -329,50 +346,60 @@ async def _summary(
     scans: Sequence[Scan],
     totals: Totals,
     left: int = 0,
-) -> Summary:
-    """What became of every recording that this run found; `left` are what a dry run left alone."""
+) -> tuple[Summary, Ending]:
+    """
+    What became of every recording that this run found, and what that means for its end.
+
+    `left` are what a dry run left alone.
+    """
     intake, settings, ledger = context.intake, context.settings, context.ledger
     counts: Counter[str] = Counter()
     by_root: dict[str, Counter[str]] = {}
-    reasons: dict[str, dict[str, int]] = {}
+    reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    parked: Counter[str | None] = Counter()
     by_default = "left by `--limit`" if settings.limit is not None else "left for the next run"
     would_be_sent = "to be sent without `--dry-run`"
     not_come_to = would_be_sent if settings.dry_run else intake.reason or by_default
-    for (root, outcome, reason), count in (await ledger.standing()).items():
+    standing = await ledger.standing(settings.gives_up_after)
+    for (root, outcome, reason), count in standing.items():
+        if outcome == "given_up":
+            reasons[outcome][reason or outcome] += count
+            outcome = "failed"
         counts[outcome] += count
         by_root.setdefault(root, Counter())[outcome] += count
+        if outcome == "parked" and not settings.dry_run:
+            parked[reason] += count
         if outcome in ("failed", "skipped", "parked"):
-            named = reasons.setdefault(outcome, {})
-            named[reason or not_come_to] = named.get(reason or not_come_to, 0) + count
+            reasons[outcome][reason or not_come_to] += count
     if left:  # of which the ledger has no word: nothing of them was read
-        parked_for = Counter(reasons["parked"]) - Counter({not_come_to: left})
-        reasons["parked"] = dict(parked_for + Counter({UNKNOWN_RESULT: left}))
+        reasons["parked"] += Counter({UNKNOWN_RESULT: left, not_come_to: -left})
     last = 0
-    while parked := await ledger.parked(last, _PAGE):
-        for _, root, path, why, transcript_id in parked:
+    while page := await ledger.parked(last, _PAGE):
+        for _, root, path, why, transcript_id in page:
             label = context.label(root, path)
             context.emit(Parked(recording=label, reason=why, transcript_id=transcript_id))
-        last = parked[-1][0]
+        last = page[-1][0]
+    given_up = reasons["given_up"].total()
     kept_hours = await ledger.kept_hours()
     price = settings.highest_price(settings.transcript)
-    code = intake.exit_code
-    # What of a backlog is left to the coming nights is as it is meant to be.
-    is_cut_short = counts["parked"] > reasons.get("parked", {}).get(BACKLOG, 0)
-    is_left = not settings.dry_run and (is_cut_short or await ledger.is_deletion_left())
-    if code is ExitCode.WINDOW_CLOSED and not is_cut_short:
-        code = ExitCode.DONE
-    is_incomplete = any(scan.incomplete for scan in scans) or any(each.problem for each in sources)
-    if counts["failed"] or is_incomplete or is_left:
-        code = ExitCode.worst(code, ExitCode.PARTIAL)
+    ending = Ending(
+        ends=dict(intake.ends),
+        failed=counts["failed"] - given_up,
+        parked=parked,
+        absent=[each.name for each in sources if each.problem is not None],
+        is_unread=any(scan.incomplete for scan in scans),
+        is_undeleted=not settings.dry_run and await ledger.is_deletion_left(),
+    )
     if not counts:
         context.emit(Warned(message="no recordings found"))
-    return Summary(
+    summary = Summary(
         run_id="",
-        exit_code=code,
+        exit_code=exit_code_of(ending),
         reason=intake.reason,
         dry_run=settings.dry_run,
         found=counts.total(),
         **_outcomes(counts),
+        given_up=given_up,
         kept_hours=round(kept_hours, 4),
         kept_cost_usd=None if price is None else round(kept_hours * price, 2),
         **passed_over((scan.passed, scan.exclusions) for scan in scans),
@@ -382,9 +409,10 @@ async def _summary(
         audio_hours=round(totals.audio_s / 3600, 6),
         cost_usd=None if totals.cost_usd is None else round(totals.cost_usd, 6),
         requests=dict(context.client.sent),
-        reasons=reasons,
+        reasons={end: dict(named) for end, named in reasons.items() if named},
         sources=[_standing(each, by_root) for each in sources] if len(sources) > 1 else [],
     )
+    return summary, ending
 
 
 def _standing(source: Source, by_root: Mapping[str, Counter[str]]) -> Standing:

@@ -92,6 +92,13 @@ class _Cap:
     unit: str
     of: Callable[[Amount], float]
     settled: float
+    period: str = ""
+    """What it is for, if that is not the run."""
+
+    @property
+    def cause(self) -> str:
+        """That it ended a run, in a few words."""
+        return f"cap of {self.shown(self.limit)}{self.period and f' for {self.period}'} reached"
 
     def __str__(self) -> str:
         return f"`{self.setting}` of {self.shown(self.limit)}"
@@ -104,14 +111,17 @@ class _Cap:
 class Allowance:
     """The caps of one run, and the ration of its backlog."""
 
-    def __init__(self, settings: Settings, spent_this_month: Amount = NOTHING) -> None:
+    def __init__(
+        self, settings: Settings, spent: Amount = NOTHING, month: str = "this month"
+    ) -> None:
+        """`spent` is what was asked for in the month before this run, `month` what it is called."""
         self._caps = [
-            _Cap(setting, limit, unit, of, of(spent))
-            for setting, limit, unit, of, spent in (
-                ("max_hours", settings.max_hours, "h", _hours, NOTHING),
-                ("max_cost", settings.max_cost, "USD", _usd, NOTHING),
-                ("max_hours_month", settings.max_hours_month, "h", _hours, spent_this_month),
-                ("max_cost_month", settings.max_cost_month, "USD", _usd, spent_this_month),
+            _Cap(setting, limit, unit, of, of(so_far), period)
+            for setting, limit, unit, of, so_far, period in (
+                ("max_hours", settings.max_hours, "h", _hours, NOTHING, ""),
+                ("max_cost", settings.max_cost, "USD", _usd, NOTHING, ""),
+                ("max_hours_month", settings.max_hours_month, "h", _hours, spent, month),
+                ("max_cost_month", settings.max_cost_month, "USD", _usd, spent, month),
             )
             if limit is not None
         ]
@@ -148,7 +158,8 @@ class Allowance:
                 if cap.settled + cap.of(amount) > cap.limit + _TOLERANCE:
                     raise CapReached(
                         f"{cap} is reached: {cap.shown(cap.settled)} are asked for, and the next"
-                        f" recording comes to {cap.shown(cap.of(amount))}"
+                        f" recording comes to {cap.shown(cap.of(amount))}",
+                        cause=cap.cause,
                     )
             if all(
                 self._held(cap) + cap.of(amount) <= cap.limit + _TOLERANCE for cap in self._caps

@@ -177,7 +177,7 @@ async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
                 if await _knows_one(context, other.newest):
                     ledger.trust_key(other.fingerprint)
                 elif other.is_open and other.is_young:
-                    raise KeyRefused(_OTHER_PROJECT)
+                    raise KeyRefused(_OTHER_PROJECT, cause="key of another project")
                 else:  # where an account deletes by itself, nobody can tell whose they were
                     await _leave(context, other)
     except RecordingError as error:

@@ -87,15 +87,15 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command line, a setting or an option is wrong, or a folder cannot be used."""
     PARTIAL = 3
-    """Finished, but some recordings failed, are missing, or are parked for the next run."""
+    """Some recordings failed, are missing or left, or a source is: somebody has to look."""
     REFUSED = 4
     """The service refused the key, the project, or the balance."""
     TRY_LATER = 5
     """Temporary: the service is down or the disk is full."""
     CAP_REACHED = 8
-    """A cap on spending ended the intake."""
+    """A cap on spending ended the intake, and nothing else is amiss."""
     WINDOW_CLOSED = 10
-    """The time window ended the intake."""
+    """The time window ended the intake, and nothing else is amiss."""
     LOCKED = 11
     """Another run holds the lock."""
     HANGUP = 129
@@ -110,6 +110,11 @@ class ExitCode(IntEnum):
         """The one to exit with when a run has several reasons, `DONE` when it has none."""
         return min(codes, key=_WORST_FIRST.index, default=cls.DONE)
 
+    @property
+    def rank(self) -> int:
+        """Its place among those that win over each other, 0 for the worst."""
+        return _WORST_FIRST.index(self)
+
 
 _WORST_FIRST = [
     ExitCode.UNEXPECTED,
@@ -120,9 +125,9 @@ _WORST_FIRST = [
     ExitCode.INTERRUPTED,
     ExitCode.TERMINATED,
     ExitCode.HANGUP,
+    ExitCode.PARTIAL,
     ExitCode.CAP_REACHED,
     ExitCode.WINDOW_CLOSED,
-    ExitCode.PARTIAL,
     ExitCode.DONE,
 ]
 
@@ -143,20 +148,29 @@ class BatchError(PipelineError):
 
     exit_code = ExitCode.UNEXPECTED
 
+    cause = "it broke off"
+    """The same in a few words, for a line."""
+
     collect = True
     """Whether what the service has already accepted can still be fetched."""
+
+    def __init__(self, *lines: str, cause: str | None = None) -> None:
+        super().__init__(*lines)
+        self.cause = cause or self.cause
 
 
 class SettingsError(BatchError):
     """Raised when a setting, a flag or a folder is not what it has to be."""
 
     exit_code = ExitCode.USAGE
+    cause = "a setting or a folder is wrong"
 
 
 class OutputNotWritable(BatchError):
     """Raised when no result can be saved: nothing more is sent, and nothing can be collected."""
 
     exit_code = ExitCode.USAGE
+    cause = "results cannot be saved"
     collect = False
 
 
@@ -164,18 +178,21 @@ class LedgerUnusable(BatchError):
     """Raised when the ledger is damaged, newer than this program, or in an unfit place."""
 
     exit_code = ExitCode.USAGE
+    cause = "the ledger cannot be used"
 
 
 class Locked(BatchError):
     """Raised when another run works with the same state folder."""
 
     exit_code = ExitCode.LOCKED
+    cause = "another run is under way"
 
 
 class KeyRefused(BatchError):
     """Raised when there is no key, or the service refuses it: nothing can be asked any more."""
 
     exit_code = ExitCode.REFUSED
+    cause = "key refused"
     collect = False
 
 
@@ -183,18 +200,21 @@ class BalanceNegative(BatchError):
     """Raised when the account has run out of money; finished transcripts are still fetched."""
 
     exit_code = ExitCode.REFUSED
+    cause = "balance used up"
 
 
 class OptionsRefused(BatchError):
     """Raised when the service refuses options that every recording would be sent with."""
 
     exit_code = ExitCode.USAGE
+    cause = "options refused"
 
 
 class RefusedAlike(BatchError):
     """Raised when recordings are refused alike, one after the other; what is paid is fetched."""
 
     exit_code = ExitCode.TRY_LATER
+    cause = "all refused alike"
 
     def __init__(self, said: str, exit_code: ExitCode) -> None:
         super().__init__(f"all are refused alike, and nothing is failed for it: {said}")
@@ -205,6 +225,7 @@ class ServiceUnusable(BatchError):
     """Raised when the service cannot be reached, or asks for a longer pause than a run waits."""
 
     exit_code = ExitCode.TRY_LATER
+    cause = "service unreachable"
     collect = False
 
 
@@ -212,6 +233,7 @@ class DiskFull(BatchError):
     """Raised when a result cannot be saved for want of room; it stays paid and is fetched later."""
 
     exit_code = ExitCode.TRY_LATER
+    cause = "disk full"
     collect = False
 
 
@@ -219,18 +241,21 @@ class RoomLow(BatchError):
     """Raised when less is free than `min_free`, which is enough for what is already asked for."""
 
     exit_code = ExitCode.TRY_LATER
+    cause = "disk nearly full"
 
 
 class CapReached(BatchError):
     """Raised when a recording is more than what a cap on spending has left."""
 
     exit_code = ExitCode.CAP_REACHED
+    cause = "cap reached"
 
 
 class WindowClosed(BatchError):
     """Raised when what is asked for could not finish before the time window closes."""
 
     exit_code = ExitCode.WINDOW_CLOSED
+    cause = "window closed"
 
 
 class RecordingError(PipelineError):

@@ -195,6 +195,10 @@ class Summary(Event, tag="summary"):
     exit_code: int
     reason: str | None = None
     """Why the run ended before it was through, if it did."""
+    why: list[str] = []
+    """The causes of an exit code that is not 0, in a few words each, the worst first."""
+    missed_window: bool = False
+    """Whether it waits for a window, and no run worked in the latest one: no good night."""
     dry_run: bool = False
     """Whether nothing was sent: what is parked is what would be."""
     found: int = 0
@@ -206,6 +210,8 @@ class Summary(Event, tag="summary"):
     """Hours of audio that a redo of `kept` would ask for."""
     kept_cost_usd: float | None = None
     failed: int = 0
+    given_up: int = 0
+    """Of `failed`: those that failed on as many nights as they are tried, and were told before."""
     skipped: int = 0
     parked: int = 0
     ignored: int = 0
@@ -244,7 +250,7 @@ class Summary(Event, tag="summary"):
     requests: dict[str, int] = msgspec.field(default_factory=dict)
     """Requests sent, by kind."""
     reasons: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
-    """For `failed`, `skipped` and `parked`: how many recordings by reason."""
+    """For `failed`, `given_up`, `skipped` and `parked`: how many recordings by reason."""
     sources: list[Standing] = []
     """The same counts for each source, if there are several."""
 

@@ -60,9 +60,9 @@ class Intake:
         """Whose fault refusals are."""
         self._alone: set[str] = set()
         self._troubled: set[tuple[str, int]] = set()
-        self.exit_code = ExitCode.DONE
-        self.reason: str | None = None
-        """Why the intake ended; None while it is open or when it ran to its end."""
+        self.ends: dict[ExitCode, str] = {}
+        """What ended the intake, each with its cause in a few words, as it was given first."""
+        self._reasons: dict[ExitCode, str] = {}
         self.is_open = True
         self.collects = True
         """Whether what the service has accepted is still fetched."""
@@ -186,17 +186,27 @@ class Intake:
         with _within(self._fetching, is_over=not self.collects) as scope:
             yield scope
 
+    @property
+    def exit_code(self) -> ExitCode:
+        """The worst of what ended the intake; `DONE` while it is open or when it ran to its end."""
+        return ExitCode.worst(*self.ends)
+
+    @property
+    def reason(self) -> str | None:
+        """Why the intake ended; None while it is open or when it ran to its end."""
+        return self._reasons.get(self.exit_code)
+
     def end(self, error: BatchError) -> None:
         """Take nothing more in, since every recording would fail alike."""
-        self._end(error.exit_code, str(error), collects=error.collect)
+        self._end(error.exit_code, str(error), error.cause, collects=error.collect)
 
     def stop(self, exit_code: ExitCode, reason: str) -> None:
         """Take nothing more in, and fetch nothing more, since the user said so."""
-        self._end(exit_code, reason, collects=False)
+        self._end(exit_code, reason, reason, collects=False)
 
-    def _end(self, exit_code: ExitCode, reason: str, *, collects: bool) -> None:
-        if ExitCode.worst(exit_code, self.exit_code) != self.exit_code:
-            self.exit_code, self.reason = exit_code, reason
+    def _end(self, exit_code: ExitCode, reason: str, cause: str, *, collects: bool) -> None:
+        self.ends.setdefault(exit_code, cause)
+        self._reasons.setdefault(exit_code, reason)
         self.is_open = False
         self.collects = self.collects and collects
         if not self.collects:

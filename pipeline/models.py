@@ -16,6 +16,7 @@ import msgspec
 
 __all__ = [
     "MAX_UPLOAD_BYTES",
+    "NIGHTS",
     "SETTLED_S",
     "UNREADABLE",
     "AttemptState",
@@ -44,6 +45,9 @@ MAX_UPLOAD_BYTES = 2_200_000_000
 
 Source: https://www.assemblyai.com/docs, FAQ on file size: 2.2 GB for `/v2/upload`.
 """
+
+NIGHTS = 3
+"""On how many something fails until it is given up, where nobody says otherwise."""
 
 UNREADABLE = -1
 """In place of a size: the folder that the file is or is not in cannot be read."""

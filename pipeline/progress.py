@@ -247,8 +247,13 @@ _ENDS = (
 
 def _summary_lines(summary: Summary) -> Iterator[str]:
     yield f"{_count(summary.found, 'recording')}: {', '.join(_ends(summary))}"
-    for end, words in _ENDS:
+    said = set[str]()
+    given_up = Counter(summary.reasons.get("given_up", {}))
+    for end, words in (*_ENDS, ("given_up", "given up before")):
         reasons = Counter(summary.reasons.get(end, {}))
+        if end == "failed":
+            reasons -= given_up
+        said |= reasons.keys()
         for reason, count in reasons.most_common():
             yield f"  {count:,} {words}: {reason}"
 
@@ -276,7 +281,7 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
         yield f"`--exclude {glob}` matched nothing"
     requests = sum(summary.requests.values())
     yield f"{_count(requests, 'request')} in {_span(summary.elapsed_s)}, run {summary.run_id}"
-    if summary.reason:
+    if summary.reason and summary.reason not in said:
         yield f"ended early: {summary.reason}"
 
     if summary.kept:

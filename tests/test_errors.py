@@ -22,7 +22,7 @@ from pipeline.errors import (
     leaves,
 )
 
-WORST_FIRST = [1, 2, 11, 4, 5, 130, 143, 129, 8, 10, 3, 0]
+WORST_FIRST = [1, 2, 11, 4, 5, 130, 143, 129, 3, 8, 10, 0]
 
 _LINE = re.compile(r"^( *)[*+.-] (\w+)(?: +exit (\d+))?", re.MULTILINE)
 

@@ -339,6 +339,16 @@ def test_summary_says_why_a_run_ended_early() -> None:
     )
 
 
+def test_summary_says_a_reason_once() -> None:
+    """Why a run ended is not said again where it stands with the recordings that it left."""
+    said = render_summary(
+        summary(reason="the disk is full", exit_code=5, reasons={"parked": {"the disk is full": 7}})
+    )
+
+    assert said.count("the disk is full") == 1
+    assert "7 left for the next run: the disk is full" in said
+
+
 def test_live_block_goes_to_a_real_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a pseudo-terminal the block is drawn, and without colours when `NO_COLOR` is set."""
     monkeypatch.setenv("NO_COLOR", "1")

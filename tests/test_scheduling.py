@@ -114,7 +114,7 @@ def operator() -> dict[str, Any]:
     (call,) = (
         node
         for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "BashOperator"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Overnight"
     )
     return {
         str(word.arg): ast.literal_eval(word.value)
@@ -123,9 +123,51 @@ def operator() -> dict[str, Any]:
     }
 
 
-def test_airflow_skips_what_ended_as_planned(operator: dict[str, Any]) -> None:
-    """A cap and the end of the window fail nothing, and what passes by itself is tried again."""
-    assert set(operator["skip_on_exit_code"]) == AS_PLANNED
+class _Fails(Exception):
+    """What Airflow takes for the end of a step; anything else that is raised is tried again."""
+
+
+class _Skips(Exception):
+    """What Airflow takes for a step that was skipped."""
+
+
+class _Ends:
+    """As much of Airflow's operator as the page uses: its command has ended with a code."""
+
+    bash_command = "a command"
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code, self.output = exit_code, "the last line"
+        self.subprocess_hook = self
+
+    def get_env(self, context: object) -> dict[str, str]:
+        return {"context": repr(context)}
+
+    def run_command(self, command: list[str], *, env: dict[str, str]) -> "_Ends":
+        assert (command, env) == (["bash", "-c", "a command"], {"context": "None"})
+        return self
+
+
+@pytest.mark.parametrize("code", ExitCode)
+def test_airflow_decides_on_every_exit_code(operator: dict[str, Any], code: ExitCode) -> None:
+    """A planned end is skipped, 5 and 11 are tried again, and nothing else is."""
+    (source,) = fences(PAGE, "python")
+    (defined,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    known = {
+        "BashOperator": _Ends,
+        "AirflowFailException": _Fails,
+        "AirflowSkipException": _Skips,
+    }
+    exec(compile(ast.Module([defined], []), PAGE.name, "exec"), known)
+    step: Any = known["Overnight"]
+    again = {ExitCode.TRY_LATER, ExitCode.LOCKED}
+
+    if code is ExitCode.DONE:
+        assert step(code).execute(None) == "the last line"
+    else:
+        expected = _Skips if code in AS_PLANNED else RuntimeError if code in again else _Fails
+        with pytest.raises(expected, match=str(int(code))):
+            step(code).execute(None)
     assert operator["retries"] > 1
 
 

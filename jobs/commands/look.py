@@ -43,7 +43,7 @@ def list_recordings(
     Parameters
     ----------
     only
-        Only those in this state, for example failed.
+        Only those in this state, for example failed, or given-up.
     versions
         The results that were replaced instead: their files, and what they were made with.
     json
@@ -51,13 +51,20 @@ def list_recordings(
     """
     from pipeline.report import list_lines, version_lines
 
-    folder = where.settings().state_dir
+    settings = where.settings()
+    folder = settings.state_dir
     if versions:
         if only is not None:
             raise SettingsError("`--versions` lists those of all recordings: leave out `--only`")
         lines = version_lines(folder, as_json=json)
     else:
-        lines = list_lines(folder, state_filter=only, as_json=json)
+        lines = list_lines(
+            folder,
+            state_filter=only,
+            as_json=json,
+            nights=settings.gives_up_after,
+            zone=settings.zone,
+        )
     for line in lines:
         say(line)
     return ExitCode.DONE

@@ -39,7 +39,7 @@ class Which:
     """What is to hold of the recordings that are meant; None is "whatever it is"."""
 
     only: Annotated[str | None, Parameter(group=_WHICH)] = None
-    """In this state: written, kept, failed, skipped or parked."""
+    """In this state: written, kept, failed, skipped, parked or given-up."""
     since: Annotated[str | None, Parameter(group=_WHICH)] = None
     """Transcribed at this date or later: 2026-01-31, or 7d for seven days ago."""
     until: Annotated[str | None, Parameter(group=_WHICH)] = None
@@ -127,7 +127,7 @@ def reprocess(
                 "`--rollback` has no dry run: it costs nothing, and can be rolled back"
             )
         return _roll_back(settings, rollback)
-    selection = _selection(paths, which, settings.zone)
+    selection = _selection(paths, which, settings)
     plans = _Work(settings, selection, which.limit, promote or "always", seed or 0, yes)
     return plans.run(sample or 0)
 
@@ -247,25 +247,30 @@ def _roll_back(settings: "Settings", run_id: str) -> int:
     return done.exit_code
 
 
-def _selection(paths: tuple[str, ...], which: Which, zone: tzinfo | None) -> "Selection":
+def _selection(paths: tuple[str, ...], which: Which, settings: "Settings") -> "Selection":
     """
     What was said of the recordings, as the ledger takes it.
 
     Raises:
         SettingsError: something of it cannot be meant.
     """
-    from pipeline.ledger.accounts import OUTCOMES
+    from pipeline.ledger.accounts import GIVEN_UP, OUTCOMES
     from pipeline.ledger.archive import Selection
+    from pipeline.ledger.books import Patience
     from pipeline.options import parse_assignment
     from pipeline.settings import parse_duration
 
     if which.only not in (None, *OUTCOMES):
         raise SettingsError(f"`{which.only}` is no state: they are {', '.join(OUTCOMES)}")
+    zone, patience = settings.zone, None
+    if which.only == GIVEN_UP:
+        patience = Patience(settings.gives_up_after, time(), zone)
     longer, shorter = which.longer_than, which.shorter_than
     try:
         return Selection(
             paths={path: _below(path.rstrip("/")) for path in paths},
-            state=which.only,
+            state="failed" if which.only == GIVEN_UP else which.only,
+            patience=patience,
             since=_when(which.since, zone),
             until=_when(which.until, zone),
             model=which.model,

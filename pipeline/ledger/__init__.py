@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.ledger.accounts import STANDING_OF_SEEN
 from pipeline.ledger.adoptions import Adoptions
 from pipeline.ledger.attempts import Attempts
-from pipeline.ledger.books import Found, Reading, Redo, Run
+from pipeline.ledger.books import Found, Patience, Reading, Redo, Run
 from pipeline.ledger.promotions import Promotions
 from pipeline.ledger.recordings import Recordings
 from pipeline.ledger.remains import Remains
@@ -35,7 +35,7 @@ from pipeline.ledger.repairs import Repairs
 from pipeline.ledger.results import Results
 from pipeline.ledger.store import copy_of, read_only, reading, transition
 from pipeline.ledger.sums import spent_since
-from pipeline.models import OtherKey, Root, Turn
+from pipeline.models import NIGHTS, OtherKey, Root, Turn
 
 __all__ = [
     "BACKLOG",
@@ -218,13 +218,15 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         return [max(0.0, now - submitted_at) for (submitted_at,) in rows]
 
     @reading
-    def standing(self) -> Counter[tuple[str, str, str | None]]:
+    def standing(self, nights: int = NIGHTS) -> Counter[tuple[str, str, str | None]]:
         """
         How every recording that this run found ends: how many of each root, outcome and reason.
 
-        Outcomes are `written`, `already_written`, `kept`, `failed`, `skipped` and `parked`; a
-        parked one without a reason of its own is one that the run did not come to.
+        Outcomes are `written`, `already_written`, `kept`, `failed`, `given_up`, `skipped` and
+        `parked`; a parked one without a reason of its own is one that the run did not come to.
+        `nights` is in how many something fails until it is given up.
         """
+        patience = Patience(nights, self.now(), self.run.zone)
         counts = Counter[tuple[str, str, str | None]]()
         # Counted here, one by one: grouped by SQLite, all of them would be sorted first.
         for root, ended in self.ro.execute(
@@ -232,10 +234,14 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
             " WHERE s.ended IS NOT NULL"
         ):
             counts[root, ended, None] += 1
-        for root, outcome, why, turn in self.ro.execute(
-            f"SELECT root, outcome, why, turn FROM ({STANDING_OF_SEEN})", {"run": self.run.run_id}
+        columns = "root, outcome, why, turn, is_failed, request_key, generation"
+        for row in self.ro.execute(
+            f"SELECT {columns} FROM ({STANDING_OF_SEEN})", {"run": self.run.run_id}
         ):
-            is_backlog = outcome == "parked" and turn == Turn.BACKLOG
+            root, outcome, why = row["root"], row["outcome"], row["why"]
+            is_backlog = outcome == "parked" and row["turn"] == Turn.BACKLOG
+            if patience.is_over(self.ro, row, self.run.run_id):
+                outcome = "given_up"
             counts[root, outcome, why or (BACKLOG if is_backlog else None)] += 1
         return counts
 

@@ -8,15 +8,34 @@ from typing import Any
 
 from pipeline.ledger.sums import spent_between
 
-__all__ = ["OUTCOMES", "STANDING", "STANDING_OF_SEEN", "Reader", "billed", "recordings", "states"]
+__all__ = [
+    "AT_SERVICE",
+    "GIVEN_UP",
+    "OUTCOMES",
+    "STANDING",
+    "STANDING_OF_SEEN",
+    "UNSAVED",
+    "Reader",
+    "billed",
+    "recordings",
+    "states",
+]
 
-OUTCOMES = ("written", "kept", "failed", "skipped", "parked")
-"""How a recording stands, for people: one that was written before is written, too."""
+GIVEN_UP = "given-up"
+OUTCOMES = ("written", "kept", "failed", "skipped", "parked", GIVEN_UP)
+"""
+How a recording stands, for people: one that was written before is written, too, and one that was
+given up has failed, too.
+"""
+
+AT_SERVICE = "at the service: its result is fetched by the next run"
+UNSAVED = "paid, not saved yet: it is fetched by the next run"
+"""Why a recording is parked whose transcript the run did not wait for, or did not come to save."""
 
 Reader = sqlite3.Connection
 """What `read_only` opens."""
 
-_OUTCOME = """
+_OUTCOME = f"""
 SELECT r.*,
   CASE
     WHEN r.state = 'skipped' THEN 'skipped'
@@ -31,13 +50,14 @@ SELECT r.*,
     WHEN r.reason IS NOT NULL THEN r.reason
     WHEN t.state IN ('failed', 'missing') THEN t.reason
     WHEN t.parked IS NOT NULL THEN t.parked
-    WHEN t.state = 'submitted' THEN 'at the service: its result is fetched by the next run'
-    WHEN t.state = 'completed' THEN 'paid, not saved yet: it is fetched by the next run'
+    WHEN t.state = 'submitted' THEN '{AT_SERVICE}'
+    WHEN t.state = 'completed' THEN '{UNSAVED}'
     WHEN t.state = 'open' AND EXISTS (
       SELECT 1 FROM attempts a WHERE a.request_key = r.request_key
       AND a.generation = r.generation AND a.state = 'ambiguous')
       THEN 'the answer of the service was lost: the next run finds out what became of it'
-  END AS why
+  END AS why,
+  r.state = 'found' AND r.reason IS NULL AND t.state IS 'failed' AS is_failed
 """
 
 STANDING = (

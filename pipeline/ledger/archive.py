@@ -16,6 +16,7 @@ import msgspec
 
 from pipeline.events import printable
 from pipeline.ledger.accounts import STANDING, Reader
+from pipeline.ledger.books import Patience
 from pipeline.ledger.promotions import MAY_COME_BACK
 from pipeline.models import Root
 from pipeline.names import result_name
@@ -45,6 +46,8 @@ class Selection:
     of its root before it."""
     state: str | None = None
     """As `overnight list` has it: `written kept failed skipped parked`."""
+    patience: Patience | None = None
+    """It was given up, by this."""
     since: float | None = None
     """Transcribed at this time or later, Unix seconds."""
     until: float | None = None
@@ -108,7 +111,7 @@ _SELECT = f"""
 SELECT s.recording_id, s.root, s.path, s.size, s.mtime_ns, s.content, s.state,
   replace(s.outcome, 'already_', '') AS standing, s.why, s.result, s.result_size IS NOT NULL,
   s.request_key, s.generation, s.result_key, m.options, m.provider, a.model_used, a.language_code,
-  a.confidence, coalesce(s.duration_s, a.duration_s) AS long_s
+  a.confidence, coalesce(s.duration_s, a.duration_s) AS long_s, s.is_failed
 FROM ({STANDING}) s
 LEFT JOIN transcripts m ON m.request_key = s.result_key AND m.generation = s.result_generation
 LEFT JOIN attempts a ON a.request_key = s.result_key AND a.generation = s.result_generation
@@ -141,7 +144,10 @@ def select(
     # A page at a time: a run beside is not kept from tidying its log.
     while page := db.execute(_SELECT, wanted).fetchall():
         for row in page:
-            each = _holding(Selected(*row), selection, told)
+            *columns, _ = row
+            if selection.patience is not None and not selection.patience.is_over(db, row):
+                continue
+            each = _holding(Selected(*columns), selection, told)
             if each is not None:
                 yield each
         wanted |= {"root": page[-1]["root"], "path": page[-1]["path"]}

@@ -30,6 +30,7 @@ __all__ = [
     "Books",
     "Found",
     "Known",
+    "Patience",
     "Promote",
     "Reading",
     "Redo",
@@ -151,6 +152,41 @@ def nights(times: Iterable[float], now: float, zone: tzinfo | None) -> int:
         if at >= last_at + _APART_S and on > last_date:
             count, last_at, last_date = count + 1, at, on
     return count
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """In how many nights something fails until it is given up."""
+
+    nights: int
+    now: float
+    """Unix seconds."""
+    zone: tzinfo | None
+    """Whose dates make the nights."""
+
+    def is_over(self, db: sqlite3.Connection, standing: sqlite3.Row, run_id: str = "") -> bool:
+        """
+        Whether a recording, as `STANDING` has it, was given up before this run.
+
+        So the run in which it failed last has told of it, and only the user has it tried again.
+        What fails for one run alone, since it cannot be read say, is never given up.
+        """
+        if not standing["is_failed"]:
+            return False
+        failed = _failures(db, standing["request_key"], standing["generation"])
+        times = [row["started_at"] for row in failed if row["counted"]]
+        is_own = any(row["owner"] == run_id for row in failed)
+        return not is_own and nights(times, self.now, self.zone) >= self.nights
+
+
+def _failures(db: sqlite3.Connection, key: str, generation: int) -> list[sqlite3.Row]:
+    """The attempts at a transcript that came to nothing, but for those that were cut short."""
+    return db.execute(
+        "SELECT owner, started_at, counted FROM attempts WHERE request_key = ?"
+        " AND generation = ? AND (state IN ('refused', 'not_accepted') OR outcome = 'error')"
+        " AND reason IS NOT ?",
+        (key, generation, INTERRUPTED),
+    ).fetchall()
 
 
 class Books(Store):
@@ -301,12 +337,7 @@ class Books(Store):
         redo = self.run.redo
         if not (redo.failed or redo.force):
             return False
-        failed = self.db.execute(
-            "SELECT owner, started_at, counted FROM attempts WHERE request_key = ?"
-            " AND generation = ? AND (state IN ('refused', 'not_accepted') OR outcome = 'error')"
-            " AND reason IS NOT ?",
-            (key, generation, INTERRUPTED),
-        ).fetchall()
+        failed = _failures(self.db, key, generation)
         if any(row["owner"] == self.run.run_id for row in failed):
             return False
         if redo.force or redo.failed is True:

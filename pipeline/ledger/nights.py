@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pipeline.ledger import BACKLOG
 from pipeline.ledger.accounts import STANDING_OF_SEEN, Reader
+from pipeline.ledger.books import Patience
 from pipeline.models import Turn
 
 __all__ = ["Billed", "Ended", "Saved", "already", "billed", "ended", "saved"]
@@ -41,7 +42,7 @@ class Ended:
     """How a recording stands that the last run had work with."""
 
     outcome: str
-    """`written`, `failed`, `skipped`, `parked`, or one of those that need no work."""
+    """`written`, `failed`, `given_up`, `skipped`, `parked`, or one of those that need no work."""
     reason: str | None
     """Why there is no result; None also for those that the run did not come to."""
     name: bytes
@@ -85,20 +86,24 @@ def already(db: Reader) -> dict[str, int]:
     )
 
 
-def ended(db: Reader, run_id: str) -> Iterator[Ended]:
+def ended(db: Reader, run_id: str, patience: Patience) -> Iterator[Ended]:
     """How each recording stands that the last run, which has this id, had work with."""
     rows = db.execute(
-        "SELECT s.outcome,"
-        " coalesce(s.why, iif(s.outcome = 'parked' AND s.turn = :backlog, :left, NULL)),"
-        " s.root, s.path, s.result,"
+        "SELECT s.outcome, s.request_key, s.generation, s.is_failed, s.root, s.path, s.result,"
+        " coalesce(s.why, iif(s.outcome = 'parked' AND s.turn = :backlog, :left, NULL)) AS told,"
         " iif(s.outcome IN ('failed', 'parked'), (SELECT max(a.transcript_id) FROM attempts a"
-        " WHERE a.request_key = s.request_key AND a.generation = s.generation), NULL) "
+        " WHERE a.request_key = s.request_key AND a.generation = s.generation), NULL) AS id "
         f"FROM ({STANDING_OF_SEEN} ORDER BY s.recording_id) s",
         {"run": run_id, "backlog": Turn.BACKLOG, "left": BACKLOG},
     )
     return (
-        Ended(outcome, why, _name(root, path, result), transcript_id)
-        for outcome, why, root, path, result, transcript_id in rows
+        Ended(
+            "given_up" if patience.is_over(db, row, run_id) else row["outcome"],
+            row["told"],
+            _name(row["root"], row["path"], row["result"]),
+            row["id"],
+        )
+        for row in rows
     )
 
 

@@ -30,8 +30,8 @@ __all__ = [
     "course",
 ]
 
-ENDS = ("failed", "parked", "skipped")
-"""How recordings end that have no result."""
+ENDS = ("failed", "given_up", "parked", "skipped")
+"""How recordings end that have no result; those given up have failed, too."""
 
 _MOST_MOMENTS = 200
 _MOST_FOLLOWED = 20_000

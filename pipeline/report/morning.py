@@ -11,7 +11,8 @@ is under way, or long after: what is not known is None, or said in words.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import Standing, printable
 from pipeline.ledger import nights
 from pipeline.ledger.accounts import Reader
+from pipeline.ledger.books import Patience
 from pipeline.ledger.evidence import opened
 from pipeline.report import words
 from pipeline.report.calendar import Night, last_nights, local, month_of
@@ -30,7 +32,7 @@ from pipeline.report.looks import Result, Unread, look
 from pipeline.settings import Settings
 from pipeline.speech_models import outdated
 
-__all__ = ["Cause", "Morning", "morning"]
+__all__ = ["Cause", "Morning", "is_run", "morning"]
 
 _MOST_CAUSES = 20
 """Causes of an end that are told apart. Ours: a reason for each recording is no cause."""
@@ -42,7 +44,7 @@ _VERDICTS = {
     ExitCode.DONE: "It came to its end, and nothing went wrong.",
     ExitCode.UNEXPECTED: "It broke off: this is a bug, and the log has its traceback.",
     ExitCode.USAGE: "It could not work so: a setting, an option or a folder is wrong.",
-    ExitCode.PARTIAL: "It came to its end; some recordings failed, or are left for the next run.",
+    ExitCode.PARTIAL: "Some recordings failed, are missing or left, or a source is: see below.",
     ExitCode.REFUSED: "It ended early: the service refused the key, the project or the balance.",
     ExitCode.TRY_LATER: "It ended early: the service was down, or the disk is full.",
     ExitCode.CAP_REACHED: "It ended early: a cap on spending was reached.",
@@ -59,7 +61,7 @@ class Cause(msgspec.Struct, frozen=True):
     """Why recordings have no result."""
 
     ended: str
-    """`failed`, `parked` or `skipped`."""
+    """`failed`, `given_up`, `parked` or `skipped`."""
     reason: str
     """One sentence."""
     recordings: int
@@ -91,6 +93,8 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     """How it ended, one sentence."""
     reason: str | None
     """Why it ended before it was through, if it did."""
+    why: list[str] = []
+    """The causes of an exit code that is not 0, in a few words each, the worst first."""
 
     found: int
     """Recordings: the sum of `done`, `failed`, `skipped` and `parked`."""
@@ -102,6 +106,8 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     kept: int
     """Written with other options than were asked for this time."""
     failed: int
+    given_up: int = 0
+    """Of `failed`: those that failed on as many nights as they are tried, and were told before."""
     skipped: int
     parked: int
     """Left for the next run."""
@@ -130,7 +136,7 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     """What took longest, one sentence."""
     stages: list[Stage]
     causes: list[Cause]
-    """Most frequent first, by end: failed, parked, skipped."""
+    """Most frequent first, by end: failed, given up, parked, skipped."""
 
     looked_at: int
     """Results of this run that were read for what is odd about them."""
@@ -165,11 +171,13 @@ class _Summary(msgspec.Struct):
     exit_code: int
     time: datetime
     reason: str | None = None
+    why: list[str] = []
     found: int = 0
     written: int = 0
     already_written: int = 0
     kept: int = 0
     failed: int = 0
+    given_up: int = 0
     skipped: int = 0
     parked: int = 0
     audio_hours: float = 0.0
@@ -207,7 +215,8 @@ def morning(
             raise SettingsError(f"cannot read {error.filename}: {error.strerror}") from error
         ended_at = local(went.ended_at or _begun(run_id), zone)
         if is_last:
-            ends, counts, causes = _of_ledger(db, run_id, summary)
+            patience = Patience(settings.gives_up_after, ended_at.timestamp(), settings.zone)
+            ends, counts, causes = _of_ledger(db, run_id, summary, patience)
         else:
             ends, counts, causes = _of_events(went)
         if summary is not None:
@@ -229,12 +238,14 @@ def morning(
         exit_code=None if summary is None else summary.exit_code,
         verdict=_UNFINISHED if summary is None else _verdict(summary.exit_code),
         reason=None if summary is None or summary.reason is None else cause(summary.reason),
+        why=[cause(each) for each in summary.why] if summary else [],
         found=done + ends["failed"] + ends["skipped"] + ends["parked"],
         done=done,
         written=ends["written"],
         already_written=ends["already_written"],
         kept=ends["kept"],
         failed=ends["failed"],
+        given_up=ends["given_up"],
         skipped=ends["skipped"],
         parked=ends["parked"],
         audio_hours=summary.audio_hours if summary else round(went.audio_s / 3600, 6),
@@ -282,7 +293,7 @@ def _run(runs: Path, run_id: str | None) -> tuple[str, bool]:
     told = [path.name for path in begun if _last_told(path)]
     if run_id is None:
         # What mends a ledger leaves events as well, but neither a summary nor a recording found.
-        run_id = next((each for each in reversed(told) if _is_run(runs / each)), None)
+        run_id = next((each for each in reversed(told) if is_run(runs / each)), None)
         if run_id is None:
             raise SettingsError(f"there is no run in {runs}: has anything been run there?")
     if run_id not in told:
@@ -296,11 +307,13 @@ def _last_told(folder: Path) -> int:
     return events.stat().st_mtime_ns if events.is_file() else 0
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether what left its traces in a folder of `runs` was a run that found recordings."""
     if (folder / "summary.json").is_file():
         return True
-    with (folder / "events.ndjson").open("rb") as events:
+    with suppress(FileNotFoundError), (folder / "events.ndjson").open("rb") as events:
         return any(b'"type":"recording_found"' in line for line in events)
+    return False
 
 
 def _begun(run_id: str) -> datetime:
@@ -335,30 +348,33 @@ def _of_summary(summary: _Summary) -> tuple[Counter[str], _Counts]:
     for ended, reasons in summary.reasons.items():
         for reason, number in reasons.items():
             counts[ended, cause(reason)] += number
+            if ended == "given_up":
+                counts["failed", cause(reason)] -= number
     ends = ("written", "already_written", "kept", *ENDS)
-    return Counter({ended: getattr(summary, ended) for ended in ends}), counts
+    return Counter({ended: getattr(summary, ended) for ended in ends}), +counts
 
 
 def _of_ledger(
-    db: Reader, run_id: str, summary: _Summary | None
+    db: Reader, run_id: str, summary: _Summary | None, patience: Patience
 ) -> tuple[Counter[str], _Counts, Causes]:
     """The same of the last run, as the ledger has it, and what the recordings are called."""
     ends, causes = Counter(nights.already(db)), Causes()
-    not_come_to = _not_come_to(db, run_id, summary)
-    for each in nights.ended(db, run_id):
+    not_come_to = _not_come_to(nights.ended(db, run_id, patience), summary)
+    for each in nights.ended(db, run_id, patience):
         ends[each.outcome] += 1
+        ends["failed"] += each.outcome == "given_up"
         if each.outcome in ENDS:
             name = printable(each.name)
             causes.add(each.outcome, each.reason or not_come_to, name, each.transcript_id)
     return ends, causes.counts, causes
 
 
-def _not_come_to(db: Reader, run_id: str, summary: _Summary | None) -> str:
+def _not_come_to(ended: Iterable[nights.Ended], summary: _Summary | None) -> str:
     """What a summary says of recordings for which the ledger has no reason."""
     if summary is None:
         return "not come to before the run ended"
     reasons = dict(summary.reasons.get("parked", {}))
-    for each in nights.ended(db, run_id):
+    for each in ended:
         if each.outcome == "parked" and each.reason is not None:
             reasons.pop(each.reason, None)
     return next(iter(reasons), summary.reason or "left for the next run")

@@ -54,6 +54,7 @@ def as_html(morning: Morning) -> str:
         "morning.html",
         morning=morning,
         headline=_headline(morning),
+        why=list(_why(morning)),
         sources=_sources(morning.sources),
         columns=[head for head, _, _ in _COLUMNS],
         bands=shown,
@@ -73,8 +74,10 @@ def as_line(morning: Morning) -> str:
     month = f"{words.usd(morning.month_cost_usd)} this month"
     if morning.month_open_hours or morning.month_open_cost_usd:
         month += f", at the most {words.usd(morning.month_open_cost_usd)} not settled"
+    given_up = f" ({morning.given_up:,} given up before)" if morning.given_up else ""
     parts = [
-        f"{morning.done:,} done{new}, {morning.failed:,} failed, {morning.skipped:,} skipped,"
+        f"{morning.done:,} done{new}, {morning.failed:,} failed{given_up},"
+        f" {morning.skipped:,} skipped,"
         f" {morning.parked:,} parked",
         f"{words.hours(morning.audio_hours)} of audio, cost {words.usd(morning.cost_usd)}"
         f" ({month})",
@@ -85,7 +88,8 @@ def as_line(morning: Morning) -> str:
         parts.append(f"{morning.unreadable:,} unreadable")
     if morning.slowest:
         parts.append(f"slowest: {morning.slowest}")
-    ended = "not finished" if morning.exit_code is None else f"exit code {morning.exit_code}"
+    code = morning.exit_code
+    ended = "not finished" if code is None else words.exit_code(code, morning.why)
     return words.shown(f"{morning.run_id}: {'; '.join(parts)}; {ended}")
 
 
@@ -124,6 +128,14 @@ def _headline(morning: Morning) -> str:
     if morning.done < morning.found:
         return f"{morning.done:,} of {words.count(morning.found, 'recording')} done"
     return "The one recording is done" if morning.found == 1 else f"All {morning.found:,} done"
+
+
+def _why(morning: Morning) -> Iterator[str]:
+    """The causes of its end, but for those that stand below with the recordings that they hit."""
+    told = [each.reason for each in morning.causes]
+    for said in dict.fromkeys((*morning.why, morning.reason)):
+        if said is not None and not any(reason in said for reason in told):
+            yield said
 
 
 def _sources(sources: Sequence[Standing]) -> list[tuple[Standing, list[tuple[int, str]]]]:

@@ -3,9 +3,10 @@ Ledger -> what stands in it, for people and for programs. Reads only, also besid
 """
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import msgspec
 from pipeline.errors import SettingsError
 from pipeline.events import moment, printable
 from pipeline.files import regular
-from pipeline.ledger.accounts import OUTCOMES, recordings, states
+from pipeline.ledger.accounts import GIVEN_UP, OUTCOMES, recordings, states
 from pipeline.ledger.archive import versions
+from pipeline.ledger.books import Patience
 from pipeline.ledger.evidence import opened
 from pipeline.lines import visible
+from pipeline.models import NIGHTS
 from pipeline.names import version
-from pipeline.report.words import billed_lines
+from pipeline.report.words import billed_lines, exit_code
 
 __all__ = ["list_lines", "status_json", "status_text", "version_lines"]
 
@@ -65,6 +68,7 @@ class _LastRun(msgspec.Struct):
     failed: int
     parked: int
     exit_code: int
+    why: list[str] = []
 
 
 def status_text(state: Path, prices: Mapping[str, float] = {}) -> str:
@@ -78,14 +82,24 @@ def status_text(state: Path, prices: Mapping[str, float] = {}) -> str:
     if last := status["last_run"]:
         lines.append(
             f"last run     {last['run_id']}: {last['found']} found, {last['written']} written,"
-            f" {last['failed']} failed, {last['parked']} parked, exit code {last['exit_code']}"
+            f" {last['failed']} failed, {last['parked']} parked,"
+            f" {exit_code(last['exit_code'], last.get('why', []))}"
         )
     return "\n".join(map(visible, lines))
 
 
-def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Iterator[str]:
+def list_lines(
+    state: Path,
+    *,
+    state_filter: str | None,
+    as_json: bool,
+    nights: int = NIGHTS,
+    zone: tzinfo | None = None,
+) -> Iterator[str]:
     """
     A line for each recording: its state, its path, and its result or the reason there is none.
+
+    What failed on so many `nights`, dates of that zone, is given up; it has failed as well.
 
     Raises:
         SettingsError: there is no ledger in that folder, or no such state.
@@ -93,8 +107,10 @@ def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Itera
     """
     if state_filter not in (None, *OUTCOMES):
         raise SettingsError(f"`{state_filter}` is no state: they are {', '.join(OUTCOMES)}")
+    patience = Patience(nights, time.time(), zone)
     with opened(state) as db:
         for row in recordings(db):
+            is_given_up = patience.is_over(db, row)
             facts = {
                 "type": "recording",
                 "state": row["outcome"].removeprefix("already_"),
@@ -104,14 +120,16 @@ def list_lines(state: Path, *, state_filter: str | None, as_json: bool) -> Itera
                 "reason": row["why"],
                 "audio_duration": row["duration_s"],
                 "transcript_id": row["transcript_id"],
+                "given_up": is_given_up,
             }
-            if state_filter not in (None, facts["state"]):
+            shown = GIVEN_UP if is_given_up else facts["state"]
+            if state_filter not in (None, facts["state"], shown):
                 continue
             if as_json:
                 yield json.dumps(facts, ensure_ascii=False)
             else:
                 what = facts["result"] or facts["reason"] or ""
-                line = f"{facts['state']:9}  {facts['path']}  {what}"
+                line = f"{shown:9}  {facts['path']}  {what}"
                 yield visible(line)
 
 

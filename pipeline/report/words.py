@@ -3,12 +3,22 @@ Words for people: in, numbers, times and names from anywhere; out, text that is 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
 __all__ = [
-    *("billed_lines", "clock", "count", "cut", "day", "hours", "short_day", "shown", "span", "usd")
+    "billed_lines",
+    "clock",
+    "count",
+    "cut",
+    "day",
+    "exit_code",
+    "hours",
+    "short_day",
+    "shown",
+    "span",
+    "usd",
 ]
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -46,6 +56,11 @@ def _pictured(found: re.Match[str]) -> str:
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """So many of something: `1 recording`, `1,234 recordings`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def exit_code(code: int, why: Sequence[str]) -> str:
+    """An exit code with its causes: `exit code 0`, `exit code 4: key refused`."""
+    return ": ".join(filter(None, (f"exit code {code}", "; ".join(why))))
 
 
 def hours(number: float) -> str:

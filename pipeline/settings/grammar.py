@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -277,17 +277,29 @@ class Window:
         When the window closes that is open now, Unix seconds; None when none is open.
 
         `zone` is where the clock hangs, None for this place. A window over a change to or from
-        daylight saving is an hour shorter or longer; 02:30, where that is left out, is
-        half an hour after the change. Source: PEP 495.
+        daylight saving is an hour shorter or longer. One that would open at a time that the clocks
+        skip opens at the first moment after, and where they skip all of it, for its length.
         """
-        today = moment(now_s, zone).date()
-        for days in (-1, 0):  # one that opened yesterday may still be open
-            first = today + timedelta(days)
-            last = first + timedelta(self.closes < self.opens)
-            opened, closed = _moment(first, self.opens, zone), _moment(last, self.closes, zone)
-            if opened <= now_s < closed:
-                return closed
-        return None
+        _, closed = self.latest(now_s, zone)
+        return closed if now_s < closed else None
+
+    def latest(self, now_s: float, zone: ZoneInfo | None) -> tuple[float, float]:
+        """When the window that opened last did so, and when it closes, or did: Unix seconds."""
+        now = moment(now_s, zone)
+        spans = (self._on(now.date() + timedelta(days), zone) for days in (-1, 0))
+        return max(span for span in spans if span[0] <= now.timestamp())
+
+    def _on(self, day: date, zone: ZoneInfo | None) -> tuple[float, float]:
+        """When the window of a day opens and closes."""
+        last = day + timedelta(self.closes < self.opens)
+        opened, closed = _moment(day, self.opens, zone), _moment(last, self.closes, zone)
+        after = _after_skip(day, self.opens, zone)
+        if after is None:
+            return opened, closed
+        if closed <= after or _after_skip(last, self.closes, zone) is not None:
+            on_a_wall = datetime.combine(day, self.closes) - datetime.combine(day, self.opens)
+            closed = after + (on_a_wall % timedelta(days=1)).total_seconds()
+        return after, closed
 
     def __str__(self) -> str:
         return f"{self.opens:%H:%M}-{self.closes:%H:%M}"
@@ -296,6 +308,22 @@ class Window:
 def _moment(day: date, at: time, zone: ZoneInfo | None) -> float:
     """Unix seconds of a time on a wall: the first of two equal ones."""
     return datetime.combine(day, at, zone).timestamp()
+
+
+def _after_skip(day: date, at: time, zone: ZoneInfo | None) -> float | None:
+    """
+    The first moment after the times that the clocks skip, if this is one of them, Unix seconds.
+
+    Source: PEP 495: what is left out is read by the clock before the change, or after it with
+    `fold`, and so lies behind the change, or before it.
+    """
+    late, early = int(_moment(day, at, zone)), int(_moment(day, at.replace(fold=1), zone))
+    if early >= late:
+        return None
+    ahead = moment(late, zone).utcoffset()
+    return early + bisect_left(
+        range(early, late), True, key=lambda at_s: moment(at_s, zone).utcoffset() == ahead
+    )
 
 
 def parse_texts(value: object) -> object:

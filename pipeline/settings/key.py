@@ -100,6 +100,7 @@ def require_key(settings: Settings, environ: Mapping[str, str]) -> str:
         raise KeyRefused(
             "no API key: set `ASSEMBLYAI_API_KEY`, or name a file with `--api-key-file`",
             "hint: `--provider local` needs none and transcribes on this machine",
+            cause="no key",
         )
     return key
 

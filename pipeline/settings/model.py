@@ -30,6 +30,7 @@ from pydantic import (
 
 from pipeline.addresses import PROVIDERS, canonical_base_url, is_url, provider_kind
 from pipeline.errors import SettingsError
+from pipeline.models import NIGHTS
 from pipeline.options import asked_models, merge
 from pipeline.settings.grammar import (
     Address,
@@ -519,6 +520,11 @@ class Settings(BaseModel):
         if self.output is not None:
             return self.output / ".overnight"
         raise SettingsError("where are the results? Name their folder with `--output`")
+
+    @property
+    def gives_up_after(self) -> int:
+        """On how many nights something fails until it is given up."""
+        return NIGHTS if isinstance(self.retry_failed, bool) else self.retry_failed
 
     @property
     def provider_kind(self) -> str:

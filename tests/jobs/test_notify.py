@@ -75,7 +75,8 @@ def test_planned_ends_are_successes(code: ExitCode) -> None:
     """What ended as it should, at a cap or at the end of a window is no failure; all else is."""
     expected = Moment.SUCCESS if code in (0, 8, 10) else Moment.FAILURE
 
-    assert moment_of(code) is expected
+    assert moment_of(Summary(run_id="x", exit_code=code)) is expected
+    assert moment_of(Summary(run_id="x", exit_code=code, missed_window=True)) is Moment.FAILURE
 
 
 @pytest.mark.parametrize(

@@ -428,11 +428,20 @@ def test_launchd_starts_at_the_time_of_the_plist(user: User) -> None:
     assert found.next_start.timetz().replace(tzinfo=None) == time(6, 30)
 
 
-def test_the_last_run_is_the_newest_that_came_to_its_end(user: User) -> None:
-    """Runs that were cut off have no summary, and are passed over."""
+@pytest.mark.parametrize(
+    ("why", "said"),
+    [
+        ({}, "some recordings failed, are missing or left, or a source is; 5 found"),
+        ({"why": ["source nas is missing"]}, "source nas is missing; 5 found"),
+    ],
+)
+def test_the_last_run_is_the_newest_that_came_to_its_end(
+    user: User, why: dict[str, list[str]], said: str
+) -> None:
+    """Runs that were cut off have no summary, and are passed over; its causes are told."""
     for name, facts in {
         "20261124T220000Z-ffffff": {"exit_code": 0, "written": 1},
-        "20261125T220000Z-000000": {"exit_code": 3, "written": 2},
+        "20261125T220000Z-000000": {"exit_code": 3, "written": 2} | why,
         "20261126T220000Z-000000": None,
     }.items():
         (user.home / "runs" / name).mkdir(parents=True)
@@ -444,9 +453,7 @@ def test_the_last_run_is_the_newest_that_came_to_its_end(user: User) -> None:
 
     assert found.last_run
     assert found.last_run["written"] == 2
-    assert "finished, but some recordings failed or wait for the next run; 5 found, 2 written" in (
-        str(found)
-    )
+    assert f"{said}, 2 written" in str(found)
 
 
 @pytest.mark.parametrize(

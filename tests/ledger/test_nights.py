@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
+from datetime import UTC
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,12 +11,15 @@ from anyio import to_thread
 
 from pipeline.ledger import Ledger, Run, nights, read_only
 from pipeline.ledger.accounts import Reader
+from pipeline.ledger.books import Patience
 from pipeline.models import AttemptState, Completion, Entry
 from tests.ledger.ledgers import HERE, Clock, Steps, ledger_at
 
 pytestmark = pytest.mark.anyio
 
 T = TypeVar("T")
+
+PATIENCE = Patience(nights=3, now=2e9, zone=UTC)
 
 
 @pytest.fixture
@@ -114,7 +118,7 @@ async def test_recordings_are_told_by_how_they_end(tmp_path: Path, ledger: Ledge
     await Steps(ledger, b"s.wav", b"s").reach(AttemptState.ACCEPTED)
     await Steps(ledger, b"not/come/to.wav").find()
 
-    rows = await read(tmp_path, lambda db: list(nights.ended(db, HERE.run_id)))
+    rows = await read(tmp_path, lambda db: list(nights.ended(db, HERE.run_id, PATIENCE)))
 
     assert [(row.name, row.outcome, row.transcript_id is not None) for row in rows] == [
         (b"w.wav", "written", False),
@@ -133,7 +137,7 @@ async def test_what_was_there_is_counted(tmp_path: Path) -> None:
         await ledger.record_ended([(1, "already_written")])
 
         assert await read(tmp_path, nights.already) == {"already_written": 1}
-        assert await read(tmp_path, lambda db: list(nights.ended(db, "run-2"))) == []
+        assert await read(tmp_path, lambda db: list(nights.ended(db, "run-2", PATIENCE))) == []
 
 
 async def test_results_of_a_run_come_in_pages(tmp_path: Path, ledger: Ledger) -> None:
@@ -167,6 +171,6 @@ async def test_a_root_leads_a_name_where_it_leads_the_result(
     found = Entry(path, 1, 1, 1, 1, True, "{}", result)
     await ledger.record_found(root, [found], lambda _: None, ())
 
-    (row,) = await read(tmp_path, lambda db: list(nights.ended(db, HERE.run_id)))
+    (row,) = await read(tmp_path, lambda db: list(nights.ended(db, HERE.run_id, PATIENCE)))
 
     assert row.name == name

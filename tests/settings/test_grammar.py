@@ -337,6 +337,57 @@ def test_a_time_that_is_left_out_still_ends_a_window() -> None:
     assert window.closes_at(at("2026-03-29T03:30"), BERLIN) is None
 
 
+LORD_HOWE, APIA = ZoneInfo("Australia/Lord_Howe"), ZoneInfo("Pacific/Apia")
+
+
+@pytest.mark.parametrize(
+    ("window", "zone", "opens", "closes"),
+    [
+        ("02:00-03:00", BERLIN, "2026-03-29T03:00", "2026-03-29T04:00"),
+        ("02:15-02:45", BERLIN, "2026-03-29T03:00", "2026-03-29T03:30"),
+        ("02:00-02:01", BERLIN, "2026-03-29T03:00", "2026-03-29T03:01"),
+        ("02:30-03:30", BERLIN, "2026-03-29T03:00", "2026-03-29T03:30"),
+        ("02:30-06:00", BERLIN, "2026-03-29T03:00", "2026-03-29T06:00"),
+        ("02:30-02:00", BERLIN, "2026-03-29T03:00", "2026-03-30T02:00"),
+        ("03:00-04:00", BERLIN, "2026-03-29T03:00", "2026-03-29T04:00"),
+        ("02:00-02:30", LORD_HOWE, "2026-10-04T02:30", "2026-10-04T03:00"),  # half an hour
+        ("10:00-12:00", APIA, "2011-12-31T00:00", "2011-12-31T02:00"),  # a whole day
+    ],
+)
+def test_a_window_that_clocks_skip_opens_after(
+    window: str, zone: ZoneInfo, opens: str, closes: str
+) -> None:
+    """It is open from the first moment after what is left out, for its length if that is all."""
+    parsed, opened, closed = Window.parse(window), at(opens, zone), at(closes, zone)
+
+    assert parsed.closes_at(opened - 1, zone) != closed
+    assert parsed.closes_at(opened, zone) == closed
+    assert parsed.closes_at(closed - 1, zone) == closed
+    assert parsed.closes_at(closed, zone) != closed
+    assert parsed.latest(closed, zone) == (opened, closed)
+
+
+@given(
+    st.integers(0, 1439),
+    st.integers(0, 1439),
+    st.integers(0, 26),
+    st.sampled_from([BERLIN, LORD_HOWE]),
+)
+def test_no_window_is_left_out(opens: int, closes: int, before_h: int, zone: ZoneInfo) -> None:
+    """On each day, those of a change among them, a window opens, and is open for a while."""
+    if opens == closes:
+        return
+    first, last = (f"{minute // 60:02}:{minute % 60:02}" for minute in (opens, closes))
+    window = Window.parse(f"{first}-{last}")
+    for change in ("2026-03-29T03:00", "2026-10-04T02:30", "2026-10-25T03:00", "2026-04-05T02:00"):
+        now = at(change, zone) + 26 * 3600 - before_h * 3600
+        opened, closed = window.latest(now, zone)
+
+        assert 0 < closed - opened <= 25 * 3600
+        assert 0 <= now - opened <= 25 * 3600
+        assert window.closes_at(now, zone) == (closed if now < closed else None)
+
+
 @given(st.integers(0, 1439), st.integers(0, 1439), st.integers(1_700_000_000, 1_900_000_000))
 def test_a_window_that_is_open_closes_within_a_day(opens: int, closes: int, now: int) -> None:
     """Whenever one looks, a window is closed or closes within 25 hours, and the other one not."""
