@@ -389,6 +389,7 @@ async def _summary(
         absent=[each.name for each in sources if each.problem is not None],
         is_unread=any(scan.incomplete for scan in scans),
         is_undeleted=not settings.dry_run and await ledger.is_deletion_left(),
+        is_barred=not settings.dry_run and await ledger.is_deletion_barred(),
     )
     if not counts:
         context.emit(Warned(message="no recordings found"))

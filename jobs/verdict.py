@@ -37,6 +37,8 @@ class Ending:
     """Whether something in the folders could not be looked at."""
     is_undeleted: bool = False
     """Whether copies at the service are still to be deleted."""
+    is_barred: bool = False
+    """Whether some of them were asked for with a key that nobody has trusted."""
     is_missed: bool = False
     """Whether it began outside of the window, and none worked in the latest one."""
     foreign: int = 0
@@ -84,7 +86,9 @@ def _amiss(ending: Ending) -> Iterator[str]:
             yield f"{_recordings(number)} left" + (f": {reason}" if reason else "")
     if ending.is_unread:
         yield "not everything could be looked at"
-    if ending.is_undeleted and ExitCode.WINDOW_CLOSED not in ending.ends:
+    if ending.is_barred:
+        yield "copies at the service are not deleted, since another key asked for them"
+    elif ending.is_undeleted and ExitCode.WINDOW_CLOSED not in ending.ends:
         yield "copies at the service are not deleted yet"
     if ending.foreign:
         yield f"{ending.foreign:,} of the older results: their recordings hold other bytes"

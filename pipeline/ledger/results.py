@@ -322,6 +322,16 @@ class Results(Books):
         return bool(is_any)
 
     @reading
+    def is_deletion_barred(self) -> bool:
+        """Whether a copy here is to be deleted that a key asked for which nobody has trusted."""
+        (is_any,) = self.ro.execute(
+            f"SELECT EXISTS (SELECT 1 {_DUE} AND t.state IN ('written', 'completed')"
+            f" AND NOT {_OWN})",
+            (self.run.base_url, self.own_keys),
+        ).fetchone()
+        return bool(is_any)
+
+    @reading
     def deletions_unheld(self, after: int, limit: int) -> list[int]:
         """The next attempts that are due to be deleted, and whose result no recording has."""
         rows = self.ro.execute(

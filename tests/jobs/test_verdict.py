@@ -17,7 +17,7 @@ LOST = "the answer of the service was lost: the next run finds out what became o
 PARKED = {"not come to": None, "at service": AT_SERVICE, "unsaved": UNSAVED, "backlog": BACKLOG}
 PARKED |= {"lost": LOST}
 
-BAD = {"failed", "absent", "unread", "foreign", "lost"}
+BAD = {"failed", "absent", "unread", "foreign", "lost", "barred"}
 """What somebody has to look at, whatever else has happened."""
 LATE = {"at service", "unsaved", "undeleted"}
 """What a window cuts short."""
@@ -60,6 +60,7 @@ def ending(ends: frozenset[int], traits: frozenset[str]) -> Ending:
         absent=["nas"] if "absent" in traits else [],
         is_unread="unread" in traits,
         is_undeleted="undeleted" in traits,
+        is_barred="barred" in traits,
         is_missed="missed" in traits,
         foreign="foreign" in traits,
     )
@@ -89,5 +90,6 @@ def test_a_cause_is_told_once_and_the_worst_first() -> None:
         "1 recording failed",
         f"1 recording left: {LOST}",
         "not everything could be looked at",
+        "copies at the service are not deleted, since another key asked for them",
         "1 of the older results: their recordings hold other bytes",
     ]
