@@ -30,6 +30,7 @@ The error tree: three families, one for each thing that a caller can do about an
   + TransientError        try again; never leaves `pipeline.retry`
     - RateLimited           HTTP 429, carries `retry_after_s`
     - ServiceUnavailable    HTTP 5xx, or an answer that is not whole
+      . NotTheService         what answers does not speak the API
     - ConnectionLost        no connection, a reset, a stall
     - AccessDoubted         the key was refused, and taken again a moment later
 

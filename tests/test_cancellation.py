@@ -43,7 +43,7 @@ from pipeline.stages.upload import upload
 from pipeline.stages.write import render_lacking, write
 from tests.support.clock import MovableLoop, advance
 from tests.support.nights import sound
-from tests.support.runs import Archive, opened
+from tests.support.runs import Archive, files, opened
 from tests.support.service import Fault
 from tests.support.service_account import Transcript
 from tests.support.ticks import Line, Tick, awaits, ticks
@@ -235,12 +235,7 @@ def is_doomed(content: bytes) -> bool:
 
 def contents(archive: Archive) -> dict[str, bytes]:
     """Every recording that is not empty."""
-    found = {
-        str(path.relative_to(archive.recordings)): path.read_bytes()
-        for path in archive.recordings.rglob("*")
-        if path.is_file()
-    }
-    return {name: content for name, content in found.items() if content}
+    return {name: content for name, content in files(archive.recordings).items() if content}
 
 
 def digest(content: bytes) -> str:
@@ -260,7 +255,7 @@ def whole(archive: Archive) -> None:
         elif body != b"of somebody else":
             transcript = service.transcripts[json.loads(body)["id"]]
             assert transcript.content == digest(recorded[name.removesuffix(".json")])
-    assert not list(archive.state.rglob("*~overnight"))
+    assert not [name for name in files(archive.state) if name.endswith("~overnight")]
 
 
 def is_ours(transcript: Transcript) -> bool:
@@ -385,12 +380,21 @@ async def test_scan(everywhere: Everywhere) -> None:
             archive.add(f"{number}/a.wav", b"%d" % number)
         archive.add("empty.wav", b"")
 
+    async def known(archive: Archive) -> None:
+        archive.add("a.wav", b"one")
+        await archive.run(**QUICK)
+        archive.add("of a kind that it did not take.qta", b"two")
+
     async def stage(cut: Cut, tick: Tick) -> None:
         await tick.run(cut.scan.run(cut.context.ledger, cut.context.emit))
 
     never = {"await ledger.record_ended(ended)"}  # amid a scan from 5,000 on
 
-    assert await everywhere("pipeline/stages/scan.py", Scene(fill, stage), never=never) == never
+    missed = await everywhere(
+        "pipeline/stages/scan.py", Scene(fill, stage), Scene(known, stage), never=never
+    )
+
+    assert missed == never
 
 
 async def test_feed(everywhere: Everywhere) -> None:

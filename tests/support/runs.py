@@ -30,7 +30,17 @@ from pipeline.settings import Settings
 from tests.support.clock import advance
 from tests.support.service import ScriptedService
 
-__all__ = ["COMMAND", "Archive", "Ended", "Outcome", "opened", "quickly", "recording", "watched"]
+__all__ = [
+    "COMMAND",
+    "Archive",
+    "Ended",
+    "Outcome",
+    "files",
+    "opened",
+    "quickly",
+    "recording",
+    "watched",
+]
 
 COMMAND = str(Path(sys.executable).with_name("overnight"))
 """The installed command."""
@@ -50,6 +60,20 @@ def recording(path: Path | bytes, content: bytes, *, age_s: float = _OLD_S) -> N
         file.write(content)
     changed = time.time() - age_s
     os.utime(where, (changed, changed))
+
+
+def files(folder: Path, *, but: str | None = None) -> dict[str, bytes]:
+    """Every file in a folder, by its path there, but what is in folders of that name."""
+    found: dict[str, bytes] = {}
+    # Not by `Path.rglob`, which costs many times as much where blocking calls are watched.
+    for where, folders, names in os.walk(folder):
+        folders[:] = [each for each in folders if each != but]
+        for name in names:
+            path = os.path.join(where, name)
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    found[os.path.relpath(path, folder)] = file.read()
+    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True)
@@ -198,20 +222,11 @@ class Archive:
 
     def results(self) -> dict[str, bytes]:
         """Every file in the output folder but the state, by its path."""
-        return {
-            str(path.relative_to(self.output)): path.read_bytes()
-            for path in sorted(self.output.rglob("*"))
-            if path.is_file() and self.state not in path.parents
-        }
+        return files(self.output, but=self.state.name)
 
     def versions(self) -> dict[str, bytes]:
         """The replaced results, by their path in `versions/`."""
-        kept = self.state / "versions"
-        return {
-            str(path.relative_to(kept)): path.read_bytes()
-            for path in sorted(kept.rglob("*"))
-            if path.is_file()
-        }
+        return files(self.state / "versions")
 
     async def rows(self, query: str) -> list[tuple[Any, ...]]:
         """What stands in the ledger."""
