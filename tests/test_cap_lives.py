@@ -44,7 +44,6 @@ LONGEST_S = 1800
 AMR_BYTES_PER_S = 600
 TOO_SHORT = "ERROR:Audio duration is too short.\n"
 MODELS = ({}, {"speech_models": ["universal-2"]}, {"punctuate": False}, {"multichannel": True})
-NO_PRICE = {model: price for model, price in PRICES.items() if model == "universal-2"}
 
 _LONGEST_NIGHT_S = 80.0
 """Of the time that `hurry` moves."""
@@ -166,8 +165,6 @@ class Life:
         costs = {name: self.number(1, 40) / 100 for name in ("max_cost", "max_cost_month")}
         if self.chance(2):
             given |= {name: cap for name, cap in (hours | costs).items() if self.chance(2)}
-        if not given.keys() & costs.keys() and self.chance(2):
-            given["prices"] = NO_PRICE
         return given
 
     def _trouble(self, *, is_real: bool) -> None:
