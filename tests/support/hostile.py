@@ -155,7 +155,9 @@ def whole(body: bytes | Callable[[bytes], bytes], *headers: str, status: str = "
 
     async def script(stream: ByteStream, asked: Asked) -> None:
         made = body(asked.answer) if callable(body) else body
-        await stream.send(head(f"Content-Length: {len(made)}", *headers, status=status) + made)
+        # The last on its connection, which is said: whoever reuses it would find nobody there.
+        said = ("Connection: close", f"Content-Length: {len(made)}", *headers)
+        await stream.send(head(*said, status=status) + made)
 
     return script
 
