@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pipeline.errors import ExitCode
 from pipeline.ledger import BACKLOG
 from pipeline.ledger.accounts import AT_SERVICE, UNSAVED
+from pipeline.report.words import count
 
 __all__ = ["MISSED", "Cause", "Ending", "causes", "exit_code_of"]
 
@@ -80,10 +81,10 @@ def _amiss(ending: Ending) -> Iterator[str]:
     for name in ending.absent:
         yield f"source {name} is missing"
     if ending.failed:
-        yield f"{_recordings(ending.failed)} failed"
+        yield f"{count(ending.failed, 'recording')} failed"
     for reason, number in ending.parked.items():
         if _is_amiss(reason, ending.ends):
-            yield f"{_recordings(number)} left" + (f": {reason}" if reason else "")
+            yield f"{count(number, 'recording')} left" + (f": {reason}" if reason else "")
     if ending.is_unread:
         yield "not everything could be looked at"
     if ending.is_barred:
@@ -101,7 +102,3 @@ def _is_amiss(reason: str | None, ends: Mapping[ExitCode, str]) -> bool:
     if reason in (AT_SERVICE, UNSAVED):  # a cap leaves time to fetch what was asked for
         return not ends.keys() - {ExitCode.CAP_REACHED}
     return reason != BACKLOG
-
-
-def _recordings(number: int) -> str:
-    return "1 recording" if number == 1 else f"{number:,} recordings"

@@ -39,20 +39,20 @@ from pipeline.settings import Settings, address_in, glob_pattern
 
 __all__ = ["MEDIA_SUFFIXES", "Listing", "Root", "Scan", "find_roots"]
 
-MEDIA_SUFFIXES = frozenset(
+_FIRST_SUFFIXES = frozenset(
     (
         # What the service lists. Source: https://www.assemblyai.com/docs, FAQ on file types.
         b"3ga 8svx aac ac3 aif aiff alac amr ape au dss flac flv m4a m4b m4p m4r mp3 mpga ogg oga"
         b" mogg opus qcp tta voc wav wma wv webm mts m2ts ts mov mp2 mp4 m4v mxf"
         # Usual relatives; the service goes by content, not by name.
         b" 3gp 3g2 aifc asf avi caf gsm m2t mka mkv mpe mpeg mpg ogv ra rm snd spx vob w64 wmv"
-        b" qta wave bwf rf64 awb ogx mp4a"
     ).split()
 )
-"""Suffixes, in lower case, of what is taken for a recording."""
-
 _LATER_SUFFIXES = frozenset(b"qta wave bwf rf64 awb ogx mp4a".split())
-"""Those of them that the first versions of this program did not take."""
+"""What the first versions of this program did not take."""
+
+MEDIA_SUFFIXES = _FIRST_SUFFIXES | _LATER_SUFFIXES
+"""Suffixes, in lower case, of what is taken for a recording."""
 
 _CHUNK = 1000
 """Recordings looked up at a time."""

@@ -206,9 +206,8 @@ async def _tell_failed(context: Context, pending: Pending, reason: str) -> None:
             context.emit(events.Warned(message=message))
 
 
-def _completion(context: Context, head: Head, options: Mapping[str, Any]) -> Completion:
+def _completion(context: Context, head: Head, channels: int | None) -> Completion:
     duration_s = head.audio_duration
-    channels = _channels(head, options)
     cost = context.settings.cost_usd(head.speech_model_used, duration_s, channels)
     return Completion(
         head.speech_model_used, duration_s, cost, head.confidence, head.language_code, head.odd
@@ -282,13 +281,14 @@ async def _save(context: Context, pending: Pending, spool: Spool, head: Head) ->
     """Save a finished transcript, whatever is odd about it; False while its audio is being made."""
     attempt_id = pending.attempt_id
     options = await context.ledger.asked_for(attempt_id)
-    completion = _completion(context, head, options)
+    channels = _channels(head, options)
+    completion = _completion(context, head, channels)
     context.intake.allowance.settle(
         attempt_id,
         completion.duration_s,
         completion.price_usd,
         # Of channels that it does not count what was expected holds, whatever its model costs.
-        None if _channels(head, options) is None else completion.model_used,
+        None if channels is None else completion.model_used,
     )
     if said := unpriced(completion.model_used, context.settings):
         context.warn_once(said, said)

@@ -90,12 +90,7 @@ async def test_a_finished_archive_adds_up(archive: Archive) -> None:
 async def test_what_is_in_doubt_is_told_as_spent(archive: Archive) -> None:
     """Lost answers count as caps count them, beside what is billed."""
     await archive.run()
-    archive.add("lost.wav", bytes(8000 * 1800))
-    archive.service.faults.add(Fault(on="submit", action="drop_before", times=None))
-    archive.service.faults.add(
-        Fault(on="list", action="answer", status=200, body="[]", skip=1, times=None)
-    )
-    await archive.run(settle="100ms")
+    await archive.leave_in_doubt()
 
     found, _ = await audited(archive)
 

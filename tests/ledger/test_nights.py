@@ -1,6 +1,6 @@
 """What the ledger tells of nights, and of what a run wrote and did not."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC
 from pathlib import Path
@@ -20,17 +20,6 @@ pytestmark = pytest.mark.anyio
 T = TypeVar("T")
 
 PATIENCE = Patience(nights=3, now=2e9, zone=UTC)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
-    async with ledger_at(tmp_path, clock=clock) as ledger:
-        yield ledger
 
 
 async def read(folder: Path, call: Callable[[Reader], T]) -> T:

@@ -1,8 +1,6 @@
 """What counts against the caps of a month: all that is paid, or may be."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from anyio import to_thread
@@ -12,24 +10,13 @@ from pipeline.ledger import Ledger
 from pipeline.ledger.accounts import billed
 from pipeline.models import AttemptState, Completion
 from pipeline.report.calendar import month_of
-from tests.ledger.ledgers import Clock, Steps, ledger_at, reading
+from tests.ledger.ledgers import Clock, Steps, reading
 
 pytestmark = pytest.mark.anyio
 
 LONG_S, COST_USD, DEAREST_USD = 1800.0, 0.25, 3.6
 NOW = datetime.fromtimestamp(Clock().now, UTC)
 PRICES = {"universal-2": 1.8, "dear": DEAREST_USD}
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
-    async with ledger_at(tmp_path, clock=clock) as ledger:
-        yield ledger
 
 
 async def spent(ledger: Ledger, since: float = 0.0) -> tuple[float, float]:

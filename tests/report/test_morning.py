@@ -201,12 +201,7 @@ async def test_what_of_a_month_is_in_doubt(archive: Archive) -> None:
     """What may be paid is told beside what is, in every form, until it is known."""
     archive.add("one.wav", HOUR + b"1")
     await archive.run()
-    archive.add("lost.wav", bytes(8000 * 1800))
-    archive.service.faults.add(Fault(on="submit", action="drop_before", times=None))
-    archive.service.faults.add(
-        Fault(on="list", action="answer", status=200, body="[]", skip=1, times=None)
-    )
-    await archive.run(settle="100ms")
+    await archive.leave_in_doubt()
 
     facts = await facts_of(archive)
 

@@ -66,12 +66,7 @@ async def test_status_as_text(archive: Archive) -> None:
 
 async def test_status_tells_what_is_in_doubt(archive: Archive) -> None:
     """What is under way or in doubt is told as caps count it, beside what is settled."""
-    archive.add("lost.wav", bytes(8000 * 1800))
-    archive.service.faults.add(Fault(on="submit", action="drop_before", times=None))
-    archive.service.faults.add(
-        Fault(on="list", action="answer", status=200, body="[]", skip=1, times=None)
-    )
-    await archive.run(settle="100ms", min_size="1k")
+    await archive.leave_in_doubt(min_size="1k")
 
     prices = archive.settings().prices
     status = await to_thread.run_sync(status_json, archive.state, prices)

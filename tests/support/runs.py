@@ -28,7 +28,7 @@ from pipeline.events import Event, Summary
 from pipeline.ledger import read_only
 from pipeline.settings import Settings
 from tests.support.clock import advance
-from tests.support.service import ScriptedService
+from tests.support.service import Fault, ScriptedService
 
 __all__ = [
     "COMMAND",
@@ -207,6 +207,14 @@ class Archive:
         """Any command line, to its end."""
         async with self.started(*arguments) as process:
             return await self.ended(process)
+
+    async def leave_in_doubt(self, **given: Any) -> None:
+        """A run over half an hour more, of which nobody learns whether it was asked for."""
+        self.add("lost.wav", bytes(8000 * 1800))
+        self.service.faults.add(Fault(on="submit", action="drop_before", times=None))
+        unlisted = Fault(on="list", action="answer", status=200, body="[]", skip=1, times=None)
+        self.service.faults.add(unlisted)
+        await self.run(settle="100ms", **given)
 
     def run_line(self, *more: str | Path) -> list[str | Path]:
         """The command line of a run over the recordings, quick about it."""
