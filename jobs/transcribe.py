@@ -391,13 +391,15 @@ async def _summary(
         is_undeleted=not settings.dry_run and await ledger.is_deletion_left(),
         is_barred=not settings.dry_run and await ledger.is_deletion_barred(),
     )
-    if not counts:
+    is_scanned = all(scan.is_through for scan in scans)
+    if not (counts or ending.absent or ending.is_unread) and is_scanned:
         context.emit(Warned(message="no recordings found"))
     summary = Summary(
         run_id="",
         exit_code=exit_code_of(ending),
         reason=intake.reason,
         dry_run=settings.dry_run,
+        scanned=is_scanned,
         found=counts.total(),
         **_outcomes(counts),
         given_up=given_up,

@@ -201,6 +201,8 @@ class Summary(Event, tag="summary"):
     """Whether it waits for a window, and no run worked in the latest one: no good night."""
     dry_run: bool = False
     """Whether nothing was sent: what is parked is what would be."""
+    scanned: bool = True
+    """Whether all folders were looked through; if not, they may hold more than `found`."""
     found: int = 0
     written: int = 0
     already_written: int = 0
@@ -215,7 +217,7 @@ class Summary(Event, tag="summary"):
     skipped: int = 0
     parked: int = 0
     ignored: int = 0
-    """What else lies in the folders: never listed, never sent."""
+    """Files that are no recordings: never listed, never sent."""
     ignored_suffixes: dict[str, int] = msgspec.field(default_factory=dict)
     """How many ignored files have which suffix, in lower case without its dot; the first hundred of
     them."""
@@ -224,6 +226,10 @@ class Summary(Event, tag="summary"):
     excluded_folders: dict[str, int] = msgspec.field(default_factory=dict)
     """How many of them lie in which folder that is excluded as a whole; the first hundred of
     them."""
+    hidden: int = 0
+    """Files and folders whose names begin with a dot; what is in such a folder is not counted."""
+    links: int = 0
+    """Symbolic links that are not followed, or lead nowhere."""
     unmatched: list[str] = []
     """Globs of `exclude` that matched nothing in any source."""
     collected: int = 0

@@ -1,13 +1,16 @@
 """
-What a scan leaves out, and what it passes over: in, globs and names; out, a verdict, and counts.
+What a scan leaves out, and what it passes over: in, globs and names; out, a verdict, counts, and
+lines of the log for whoever wants to know of each.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from logging import DEBUG
 from typing import Any
 
+from pipeline.logs import log
 from pipeline.settings import glob_pattern
 
 __all__ = ["Exclusions", "PassedOver", "passed_over"]
@@ -59,24 +62,44 @@ class PassedOver:
     """What lies in the folders and is not taken."""
 
     ignored: int = 0
-    """Files and links that are no recordings."""
+    """Files that are no recordings."""
     suffixes: Counter[str] = field(default_factory=Counter)
     """Those of ignored files."""
     excluded: int = 0
     """Recordings that are left out because of `exclude`."""
     folders: Counter[str] = field(default_factory=Counter)
     """Those of them that are in an excluded folder, by its path in the results."""
+    hidden: int = 0
+    """Files and folders whose names begin with a dot."""
+    links: int = 0
+    """Symbolic links that are not followed, or lead nowhere."""
 
-    def ignore(self, suffix: str) -> None:
-        """One more file that is no recording by its name."""
+    def ignore(self, path: str, suffix: str | None) -> None:
+        """One more file that is no recording by its name; without a suffix by its kind."""
         self.ignored += 1
-        _add(self.suffixes, suffix, 1)
+        if suffix is not None:
+            _add(self.suffixes, suffix, 1)
+        log(DEBUG, "scan.ignored", path=path)
 
-    def exclude(self, folder: str, count: int) -> None:
-        """So many more recordings in a folder that is excluded."""
-        self.excluded += count
+    def exclude(self, path: str) -> None:
+        """One more recording that is excluded."""
+        self.excluded += 1
+        log(DEBUG, "scan.excluded", path=path)
+
+    def exclude_in(self, folder: str, count: int) -> None:
+        """So many of those are in a folder that is excluded."""
         if count:
             _add(self.folders, folder, count)
+
+    def hide(self, path: str) -> None:
+        """One more that is hidden."""
+        self.hidden += 1
+        log(DEBUG, "scan.hidden", path=path)
+
+    def leave_link(self, path: str) -> None:
+        """One more link that is not followed."""
+        self.links += 1
+        log(DEBUG, "scan.link", path=path)
 
 
 def _add(named: Counter[str], name: str, count: int) -> None:
@@ -92,6 +115,8 @@ def passed_over(scans: Iterable[tuple[PassedOver, Exclusions]]) -> dict[str, Any
         made.suffixes += passed.suffixes
         made.excluded += passed.excluded
         made.folders += passed.folders
+        made.hidden += passed.hidden
+        made.links += passed.links
         unmatched |= exclusions.unmatched
         matched |= exclusions.globs - exclusions.unmatched
     return {
@@ -99,5 +124,7 @@ def passed_over(scans: Iterable[tuple[PassedOver, Exclusions]]) -> dict[str, Any
         "ignored_suffixes": dict(made.suffixes.most_common()),
         "excluded": made.excluded,
         "excluded_folders": dict(made.folders.most_common()),
+        "hidden": made.hidden,
+        "links": made.links,
         "unmatched": sorted(unmatched - matched),
     }

@@ -247,6 +247,8 @@ _ENDS = (
 
 def _summary_lines(summary: Summary) -> Iterator[str]:
     yield f"{_count(summary.found, 'recording')}: {', '.join(_ends(summary))}"
+    if not summary.scanned:
+        yield "the scan was cut short: there may be more recordings than those"
     said = set[str]()
     given_up = Counter(summary.reasons.get("given_up", {}))
     for end, words in (*_ENDS, ("given_up", "given up before")):
@@ -274,6 +276,8 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
         (summary.rendered, "file", "rendered from results that were there"),
         (summary.ignored, "file", f"ignored: {_named(summary.ignored_suffixes, '.')}"),
         (summary.excluded, "recording", f"excluded{_in_folders(summary.excluded_folders)}"),
+        (summary.hidden, "hidden name", "not looked at"),
+        (summary.links, "link", "not followed"),
     ):
         if count:
             yield f"{_count(count, noun)} {words}"

@@ -19,13 +19,17 @@ def test_the_summary_names_what_was_not_taken() -> None:
     one, other = PassedOver(), PassedOver()
     for suffix, count in {"vox": 3, "qta": 1, "": 2}.items():
         for _ in range(count):
-            one.ignore(suffix)
-    other.ignore("qta")
-    other.ignored += 1  # a link
-    one.exclude("old/", 2)
-    other.exclude("b/old/", 3)
-    other.exclude("empty/", 0)
-    other.excluded += 1  # by its name
+            one.ignore("a", suffix)
+    other.ignore("a", "qta")
+    other.ignore("a", None)  # a pipe
+    one.exclude_in("old/", 2)
+    other.exclude_in("b/old/", 3)
+    other.exclude_in("empty/", 0)
+    for number in range(6):  # and one of them by its name
+        other.exclude(f"{number}.wav")
+    one.hide(".a")
+    other.hide(".b/")
+    other.leave_link("c")
     exclusions = Exclusions(["d000"])
     fields = passed_over([(one, exclusions), (other, exclusions)])
 
@@ -33,6 +37,8 @@ def test_the_summary_names_what_was_not_taken() -> None:
 
     assert "8 files ignored: .vox 3, .qta 2, no suffix 2" in said
     assert "6 recordings excluded: b/old/ 3, old/ 2" in said
+    assert "2 hidden names not looked at" in said
+    assert "1 link not followed" in said
     assert "`--exclude d000` matched nothing" in said
 
 
@@ -41,7 +47,7 @@ def test_the_summary_names_only_the_first() -> None:
     passed = PassedOver()
     for number in range(20):
         for _ in range(number + 1):
-            passed.ignore(f"s{number}")
+            passed.ignore("a", f"s{number}")
     said = render_summary(
         Summary(run_id="r", exit_code=0, **passed_over([(passed, Exclusions([]))]))
     )

@@ -96,6 +96,8 @@ class Morning(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
     why: list[str] = []
     """The causes of an exit code that is not 0, in a few words each, the worst first."""
 
+    scanned: bool | None = None
+    """Whether the folders were looked through to the end; None for a run that did not say."""
     found: int
     """Recordings: the sum of `done`, `failed`, `skipped` and `parked`."""
     done: int
@@ -172,6 +174,7 @@ class _Summary(msgspec.Struct):
     time: datetime
     reason: str | None = None
     why: list[str] = []
+    scanned: bool = True
     found: int = 0
     written: int = 0
     already_written: int = 0
@@ -239,6 +242,7 @@ def morning(
         verdict=_UNFINISHED if summary is None else _verdict(summary.exit_code),
         reason=None if summary is None or summary.reason is None else cause(summary.reason),
         why=[cause(each) for each in summary.why] if summary else [],
+        scanned=None if summary is None else summary.scanned,
         found=done + ends["failed"] + ends["skipped"] + ends["parked"],
         done=done,
         written=ends["written"],

@@ -124,7 +124,11 @@ def _put(path: Path, body: bytes) -> None:
 def _headline(morning: Morning) -> str:
     """How it went, in a few words."""
     if not morning.found:
-        return "No recordings found"
+        cut_short = "Cut short before any recording was found"
+        return "No recordings found" if morning.scanned else cut_short
+    if morning.scanned is False:
+        least = words.count(morning.found, "recording")
+        return f"{morning.done:,} of at least {least} done"
     if morning.done < morning.found:
         return f"{morning.done:,} of {words.count(morning.found, 'recording')} done"
     return "The one recording is done" if morning.found == 1 else f"All {morning.found:,} done"

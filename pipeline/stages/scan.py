@@ -217,6 +217,8 @@ class Scan:
         """What could not be looked at; cleared as it is told."""
         self.incomplete = False
         """Whether there was anything that could not be looked at."""
+        self.is_through = False
+        """Whether it came to its end."""
 
     async def run(
         self, ledger: Ledger, emit: Emit, changed: Callable[[], None] = lambda: None
@@ -253,6 +255,7 @@ class Scan:
                 emit(Warned(message=later.message))
             while self.warnings:
                 emit(Warned(message=self.warnings.pop(0)))
+        self.is_through = True
 
     def _chunks(self, root: Root) -> Iterator[list[Entry]]:
         entries: list[Entry] = []
@@ -298,13 +301,15 @@ class Scan:
         follow = self._settings.follow_links
         for entry in self._entries(root, folder):
             name = entry.name
-            if name.startswith(b"."):
-                continue
             try:
-                if entry.is_dir(follow_symlinks=follow):
+                if name.startswith(b"."):
+                    self._hide(root, folder, entry, entered)
+                elif entry.is_dir(follow_symlinks=follow):
                     # Without links no folder is met twice: only those from before count.
                     identity = _identity(entry.stat(follow_symlinks=follow))
                     if identity in entered:
+                        if entry.is_symlink():
+                            self.passed.leave_link(_called(root, folder + name))
                         continue
                     if self._is_excluded(folder + name, is_folder=True):
                         self._pass_over(root, folder + name + b"/", entered)
@@ -313,12 +318,25 @@ class Scan:
                     if follow:
                         entered.add(identity)
                 elif entry.is_file(follow_symlinks=follow):
-                    if self._is_taken(folder, name):
+                    if self._is_taken(root, folder, name):
                         yield name, entry.stat(follow_symlinks=follow)
+                elif entry.is_symlink():
+                    self.passed.leave_link(_called(root, folder + name))
                 else:
-                    self.passed.ignored += 1
+                    self.passed.ignore(_called(root, folder + name), None)
             except OSError as error:
                 self._warn(f"cannot look at {printable(folder + name)}", error)
+
+    def _hide(
+        self, root: Root, folder: bytes, entry: "os.DirEntry[bytes]", entered: set[tuple[int, int]]
+    ) -> None:
+        """Count what is hidden, but for what is ours."""
+        if entry.is_dir(follow_symlinks=False):
+            is_ours = _identity(entry.stat(follow_symlinks=False)) in entered
+        else:
+            is_ours = is_temporary(entry.name)
+        if not is_ours:
+            self.passed.hide(_called(root, folder + entry.name))
 
     def _pass_over(self, root: Root, excluded: bytes, entered: set[tuple[int, int]]) -> None:
         """Count the recordings in an excluded folder, as far as it can be read."""
@@ -336,8 +354,10 @@ class Scan:
                             waiting.append(path + b"/")
                     elif entry.is_file(follow_symlinks=False):
                         self._is_excluded(path)
-                        count += self._is_recording(folder, entry.name)
-        self.passed.exclude(printable(root.prefix + excluded), count)
+                        if self._is_recording(folder, entry.name):
+                            self.passed.exclude(_called(root, path))
+                            count += 1
+        self.passed.exclude_in(_called(root, excluded), count)
 
     def _entries(self, root: Root, folder: bytes) -> Iterator["os.DirEntry[bytes]"]:
         """What is in a folder, by name: all of it, or part by part where it is very much."""
@@ -368,8 +388,10 @@ class Scan:
                 continue
             if stat.S_ISREG(found.st_mode):
                 yield name, found
+            elif stat.S_ISLNK(found.st_mode):
+                self.passed.leave_link(_called(root, folder + name))
             else:
-                self.passed.ignored += 1
+                self.passed.ignore(_called(root, folder + name), None)
 
     def _warn_of_outsiders(self) -> None:
         inside = tuple(os.path.join(root.folder, b"") for root in self._roots)
@@ -378,13 +400,14 @@ class Scan:
                 self.incomplete = True
                 self.warnings.append(f"{printable(path)} is listed, and in none of the folders")
 
-    def _is_taken(self, folder: bytes, name: bytes) -> bool:
+    def _is_taken(self, root: Root, folder: bytes, name: bytes) -> bool:
         """Whether a file is a recording that is not left out; what is passed over is counted."""
         is_recording = self._is_recording(folder, name)
         is_excluded = self._is_excluded(folder + name)
         if not is_recording:
-            self.passed.ignore(printable(_suffix(name)))
-        self.passed.excluded += is_recording and is_excluded
+            self.passed.ignore(_called(root, folder + name), printable(_suffix(name)))
+        elif is_excluded:
+            self.passed.exclude(_called(root, folder + name))
         return is_recording and not is_excluded
 
     def _is_excluded(self, path: bytes, *, is_folder: bool = False) -> bool:
@@ -492,6 +515,11 @@ def _is_redacted(name: bytes) -> bool:
 def _suffix(name: bytes) -> bytes:
     """What follows the last dot of a name that is not hidden, in lower case."""
     return name[name.rfind(b".") + 1 :].lower() if b"." in name else b""
+
+
+def _called(root: Root, path: bytes) -> str:
+    """How what lies in a root is called in events."""
+    return printable(root.prefix + path)
 
 
 def _parts(entries: list[Entry]) -> Iterator[list[Entry]]:

@@ -44,6 +44,7 @@ def made(
         "ended_time": at.replace(hour=23),
         "elapsed_s": 3600.0,
         "finished": True,
+        "scanned": True,
         "exit_code": 3,
         "verdict": text,
         "reason": text,

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import Event, RecordingFound, Skipped, Warned
 from pipeline.ledger import Ledger, Reading, read_only
+from pipeline.logs import configure_logs
 from pipeline.models import MAX_UPLOAD_BYTES, Completion
 from pipeline.names import distinct, fold
 from pipeline.settings import Settings
@@ -158,6 +159,92 @@ async def test_links_are_not_followed(eye: Eye) -> None:
 
     assert looked.found == ["real/a.wav"]
     assert not looked.scan.incomplete
+
+
+async def test_what_is_passed_over_is_told_apart(
+    eye: Eye, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Excluded, ignored, hidden, link: each is counted as what it is, and `-vv` names each."""
+    named = {
+        "excluded": ["old/x.wav", "no.wav", "old/deep/y.wav"],
+        "ignored": ["notes.txt", "pipe.wav"],
+        "hidden": [".trash", ".seen.wav", "sub/.x"],
+        "link": ["link.wav", "sub/loop", "broken.wav"],
+    }
+    for name in ("a.wav", "old/.hidden.wav", "old/n.txt", ".trash/b.wav", "notes.txt"):
+        eye.add(name)
+    for name in ("old/x.wav", "no.wav", "old/deep/y.wav", ".seen.wav", "sub/.x"):
+        eye.add(name)
+    os.mkfifo(eye.root / "in/pipe.wav")
+    for name, target in {"link.wav": "a.wav", "sub/loop": "..", "broken.wav": "nowhere"}.items():
+        os.symlink(target, eye.root / "in" / name)
+
+    with configure_logs(verbose=2, quiet=False, log_file=None, console=None):
+        passed = (await eye.look(exclude=["old", "no.wav"])).scan.passed
+
+    assert (passed.excluded, passed.ignored, passed.hidden, passed.links) == (3, 2, 3, 3)
+    assert passed.folders == {"old/": 2}
+    lines = capsys.readouterr().err.splitlines()
+    for why, names in named.items():
+        told = [line for line in lines if f"event=scan.{why} " in line]
+        assert sorted(line.rpartition("path=")[2] for line in told) == sorted(names)
+
+
+async def test_nobody_is_told_of_each_without_vv(
+    eye: Eye, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is passed over is counted in silence: an archive may hold very much of it."""
+    eye.add(".hidden.wav")
+
+    with configure_logs(verbose=1, quiet=False, log_file=None, console=None):
+        await eye.look()
+
+    assert "scan.hidden" not in capsys.readouterr().err
+
+
+async def test_what_is_ours_is_not_called_hidden(eye: Eye) -> None:
+    """A state folder and temporary files among the recordings are no news to anybody."""
+    (eye.root / "in/.overnight").mkdir()
+    eye.add(".a.wav.json~overnight")
+    output = os.fsencode(eye.root / "in")
+
+    scan = Scan(
+        Settings(output=eye.root / "in"),
+        await to_thread.run_sync(find_roots, [os.fsdecode(output)]),
+        listing=Listing(output, 0.0),
+        leave_out=[output, output + b"/.overnight"],
+    )
+    await scan.run(eye.ledger, lambda _: None)
+
+    assert scan.passed.hidden == 0
+
+
+@pytest.mark.parametrize("named", ["listed", "given"])
+async def test_a_named_link_is_one(eye: Eye, named: str) -> None:
+    """A link in a list is told apart from what is no recording, too; one as FOLDER is its file."""
+    eye.add("real.wav")
+    os.symlink("real.wav", eye.root / "in/link.wav")
+    os.mkfifo(eye.root / "in/pipe.wav")
+    paths = [eye.root / "in/link.wav", eye.root / "in/pipe.wav"]
+
+    if named == "listed":
+        looked = await eye.look(listed=paths)
+        assert (looked.scan.passed.links, looked.scan.passed.ignored) == (1, 1)
+    else:
+        looked = await eye.look("in/link.wav")
+        assert looked.found == ["real.wav"]
+
+
+async def test_followed_links_that_lead_nowhere_new_are_counted(eye: Eye) -> None:
+    """Asked to follow links, those that lead nowhere, or to a folder that was met, are links."""
+    eye.add("real/a.wav")
+    os.symlink("..", eye.root / "in/real/loop")
+    os.symlink("nowhere", eye.root / "in/broken.wav")
+    os.symlink("real/a.wav", eye.root / "in/good.wav")
+
+    passed = (await eye.look(follow_links=True)).scan.passed
+
+    assert (passed.links, passed.ignored) == (2, 0)
 
 
 async def test_a_loop_of_links_ends(eye: Eye) -> None:
