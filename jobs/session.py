@@ -211,6 +211,7 @@ async def session(
             version=__version__,
             provider=settings.provider,
             output=printable(os.fsencode(settings.output or "")),
+            to_delete=await ledger.deletions_due() if has_service else 0,
         )
         totals(started)
         if key and (warning := await to_thread.run_sync(exposed, settings)):

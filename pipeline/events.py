@@ -85,6 +85,8 @@ class RunStarted(Event, tag="run_started"):
     version: str
     provider: str
     output: str
+    to_delete: int = 0
+    """Copies of earlier runs that the service is to delete."""
 
 
 class RecordingFound(Event, tag="recording_found"):
@@ -93,6 +95,9 @@ class RecordingFound(Event, tag="recording_found"):
     recording: str
     size: int
     """Bytes."""
+    phase: str | None = None
+    """How far earlier runs came with it: `submitting`, `transcribing`, `saving`, or `failed`; None
+    where it is to be uploaded."""
 
 
 class Uploaded(Event, tag="uploaded"):

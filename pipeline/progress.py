@@ -22,6 +22,7 @@ from typing import BinaryIO, Self, TextIO
 
 from pipeline.events import (
     Completed,
+    Deleted,
     Event,
     Failed,
     Parked,
@@ -50,6 +51,10 @@ __all__ = [
     "render_summary",
 ]
 
+_PHASES = ("submitting", "transcribing", "saving")
+_MOST_FOLLOWED = 10_000
+"""Recordings whose phase is known from earlier runs: equal ones may share it, in any number."""
+
 _ENOUGH_FOR_RATE = 5
 """Recordings done before their pace says when the rest will be."""
 
@@ -64,7 +69,10 @@ class Tally:
         """Seconds of audio in what has completed."""
         self.cost_usd: float | None = 0.0
         """Estimated, of what has completed; None when a model had no price."""
+        self.to_delete = 0
+        """Copies of earlier runs that the service still has."""
         self._found = 0
+        self._failed_before = 0
         self._started: datetime | None = None
         # Bounded by what settings let be under way at once, not by how much there is.
         self._under_way: dict[str, str] = {}
@@ -89,16 +97,21 @@ class Tally:
 
     def remaining_s(self, now: datetime) -> float | None:
         """Seconds that the rest takes at the pace so far; None while that says little."""
-        if self.done < _ENOUGH_FOR_RATE:
+        done = self.done - self._failed_before
+        if done < _ENOUGH_FOR_RATE:
             return None
-        return (self.total - self.done) * self.elapsed_s(now) / self.done
+        return (self.total - self.done) * self.elapsed_s(now) / done
 
     def __call__(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._started = event.time
+                self.to_delete = event.to_delete
+            case Deleted():  # the oldest first
+                self.to_delete = max(self.to_delete - 1, 0)
             case RecordingFound():
                 self._found += 1
+                self._go_on(event.recording, event.phase)
             case Uploaded():
                 self._under_way[event.recording] = "submitting"
             case Submitted():
@@ -113,6 +126,14 @@ class Tally:
             case Written() | Skipped() | Failed() | Parked():
                 self.ended[str(event.__struct_config__.tag)] += 1
                 self._under_way.pop(event.recording, None)
+
+    def _go_on(self, recording: str, phase: str | None) -> None:
+        """Take up a recording where earlier runs left it."""
+        if phase == "failed":
+            self.ended["failed"] += 1
+            self._failed_before += 1
+        elif phase in _PHASES and len(self._under_way) < _MOST_FOLLOWED:
+            self._under_way.setdefault(recording, phase)
 
 
 class PlainProgress:
@@ -163,8 +184,10 @@ def phases(tally: Tally) -> Iterator[str]:
     """How many recordings are in which phase, in phrases."""
     under_way = tally.under_way()
     yield f"{tally.total - tally.done - under_way.total():,} to upload"
-    for phase in ("submitting", "transcribing", "saving"):
+    for phase in _PHASES:
         yield f"{under_way[phase]:,} {phase}"
+    if tally.to_delete:
+        yield f"{tally.to_delete:,} to delete"
     for end in ("failed", "skipped", "parked"):
         if count := tally.ended[end]:
             yield f"{count:,} {end}"

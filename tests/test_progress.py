@@ -17,6 +17,7 @@ from rich.console import Console
 
 from pipeline.events import (
     Completed,
+    Deleted,
     Event,
     Failed,
     Parked,
@@ -35,6 +36,7 @@ from pipeline.progress import (
     PlainProgress,
     Tally,
     WarningLines,
+    phases,
     render_summary,
 )
 from pipeline.terminal import TerminalProgress, say_above
@@ -86,6 +88,67 @@ def test_a_recording_is_in_one_phase_at_a_time() -> None:
         ({}, 1, 1),
     ]
     assert (tally.audio_s, tally.cost_usd) == (36.0, 0.5)
+
+
+@pytest.mark.parametrize("phase", ["submitting", "transcribing", "saving"])
+def test_what_earlier_runs_came_to_is_not_to_be_uploaded(phase: str) -> None:
+    """After a restart a recording counts where it was left, until it goes on."""
+    tally = tally_of(
+        started(),
+        RecordingFound(recording="a", size=1, phase=phase),
+        RecordingFound(recording="b", size=1),
+    )
+
+    words = list(phases(tally))
+    assert "1 to upload" in words
+    assert f"1 {phase}" in words
+    for event in [*life_of("a")[3:], *life_of("b")[1:]]:
+        tally(event)
+    assert (tally.done, tally.total, tally.under_way()) == (2, 2, {})
+
+
+def test_what_went_on_before_it_was_found_is_as_far_as_it_is() -> None:
+    """Leftovers are worked on beside the scan: what it tells of them later takes nothing back."""
+    found, *_, completed, _ = life_of("a")
+    found.phase = "transcribing"
+
+    assert tally_of(completed, found).under_way() == {"saving": 1}
+
+
+def test_what_failed_before_is_done_and_no_pace() -> None:
+    """What failed in earlier runs, and is not tried again, is not to be uploaded for ever."""
+    failed = [RecordingFound(recording=f"f{n}", size=1, phase="failed") for n in range(20)]
+    tally = tally_of(started(), *failed, *life_of("a"), RecordingFound(recording="b", size=1))
+
+    words = list(phases(tally))
+    assert (tally.done, tally.total) == (21, 22)
+    assert words[0] == "1 to upload"
+    assert "20 failed" in words
+    assert tally.remaining_s(START + timedelta(seconds=10)) is None
+
+
+def test_copies_that_are_due_to_be_deleted_are_told() -> None:
+    """What earlier runs left to be deleted at the service counts from the start, and down."""
+    first = started()
+    first.to_delete = 2
+    tally = tally_of(first)
+
+    told = []
+    for _ in range(3):
+        told.append([each for each in phases(tally) if "delete" in each])
+        tally(Deleted(transcript_id="t"))
+
+    assert told == [["2 to delete"], ["1 to delete"], []]
+
+
+def test_equal_recordings_of_a_phase_are_bounded() -> None:
+    """However many recordings wait for one transcript, no row is kept for each of them."""
+    tally = tally_of(
+        *(RecordingFound(recording=f"{n}", size=1, phase="transcribing") for n in range(10_100))
+    )
+
+    assert tally.under_way() == {"transcribing": 10_000}
+    assert tally.total == 10_100
 
 
 def test_a_retry_is_not_counted_twice() -> None:

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, tzinfo
 from io import FileIO
 from math import inf
@@ -123,6 +123,8 @@ class Found:
     """Path and size of recordings that this run has work with."""
     skipped: list[tuple[bytes, str]]
     """Path and reason."""
+    phases: dict[bytes, str] = field(default_factory=dict)
+    """Of those with work by path: how far earlier runs came, as `RecordingFound` tells it."""
 
 
 @dataclass(frozen=True, slots=True)

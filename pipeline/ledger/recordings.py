@@ -131,7 +131,25 @@ class Recordings(Books):
             else:
                 found.work.append((entry.path, entry.size))
         self._see(seen)
+        if known:
+            found.phases = self._phases([row["recording_id"] for row in known.values()])
         return found
+
+    def _phases(self, recording_ids: Sequence[int]) -> dict[bytes, str]:
+        """How far earlier runs came with recordings that wait for a result, by path."""
+        rows = self.db.execute(
+            "SELECT r.path, CASE t.state WHEN 'submitted' THEN 'transcribing'"
+            "  WHEN 'completed' THEN 'saving' WHEN 'failed' THEN 'failed'"
+            "  WHEN 'missing' THEN 'failed' ELSE 'submitting' END"
+            " FROM recordings r CROSS JOIN transcripts t USING (request_key, generation)"
+            f" WHERE r.recording_id IN ({_marks(recording_ids)}) AND r.state = 'found'"
+            " AND (t.state IN ('submitted', 'completed', 'failed', 'missing') OR EXISTS ("
+            "  SELECT 1 FROM attempts a WHERE a.request_key = r.request_key"
+            "  AND a.generation = r.generation"
+            "  AND a.state IN ('uploaded', 'submitting', 'ambiguous')))",
+            recording_ids,
+        )
+        return dict(rows.fetchall())
 
     def _insert(self, root: str, entry: Entry) -> int:
         name, folded = self._free_name(root, entry)
@@ -439,8 +457,8 @@ class Recordings(Books):
         return bool(is_any)
 
 
-def _marks(entries: Sequence[Entry]) -> str:
-    return ",".join("?" * len(entries))
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _differs(row: sqlite3.Row, entry: Entry) -> bool:

@@ -309,6 +309,15 @@ class Results(Books):
         return [(row[0], row[1]) for row in rows]
 
     @reading
+    def deletions_due(self) -> int:
+        """How many copies the service is to delete by now."""
+        (count,) = self.ro.execute(
+            f"SELECT count(*) {_DUE} AND {_OWN} AND t.state = 'written'",
+            (self.run.base_url, self.own_keys),
+        ).fetchone()
+        return int(count)
+
+    @reading
     def is_deletion_left(self) -> bool:
         """
         Whether a copy here is still to be deleted.

@@ -43,6 +43,8 @@ _REASON_LENGTH = 400
 _NAME_LENGTH = 1_000
 
 _STEPS = {"recording_found": 0, "uploaded": 1, "submitted": 2, "completed": 3, "written": 4}
+_KNOWN = {"submitting": 1, "transcribing": 2, "saving": 3}
+"""Steps that earlier runs left a recording at."""
 _STAGES = (
     ("upload", "waiting for a turn and uploading"),
     ("submit", "asking for the transcript"),
@@ -94,6 +96,7 @@ class _Line(msgspec.Struct):
     recording: str = ""
     reason: str = ""
     message: str = ""
+    phase: str | None = None
     transcript_id: str | None = None
     audio_duration: float = 0.0
     cost_usd: float | None = None
@@ -156,7 +159,7 @@ class Course:
         self.warned = 0
         """How many there were."""
         self._spreads = [_Spread() for _ in _STAGES]
-        self._under_way: dict[str, tuple[int, float]] = {}
+        self._under_way: dict[str, tuple[int, float | None]] = {}
         self._phases: Counter[int] = Counter()
         self._moments: list[Moment] = []
         self._apart_s = 0.05
@@ -185,7 +188,9 @@ class Course:
         self._sample(at)
         self.started_at = self.started_at or at
         self.ended_at = max(at, self.ended_at or at)
-        if (step := _STEPS.get(line.type)) is not None:
+        if line.phase in _KNOWN and self._may_follow(line.recording):
+            self._follow(line.recording, _KNOWN[line.phase], None)
+        elif (step := _STEPS.get(line.type)) is not None:
             self._move(line.recording, step, at.timestamp())
         match line.type:
             case "recording_found":
@@ -207,14 +212,21 @@ class Course:
 
     def _move(self, recording: str, step: int, at_s: float) -> None:
         before = self._leave(recording)
-        if before is not None and before[0] == step - 1:
+        if before is not None and before[0] == step - 1 and before[1] is not None:
             self._spreads[step - 1].add(at_s - before[1])
         is_last = step == len(_STAGES)
         if not is_last and (step > 0 or len(self._under_way) < _MOST_FOLLOWED):
-            self._under_way[recording] = step, at_s
-            self._phases[step] += 1
+            self._follow(recording, step, at_s)
 
-    def _leave(self, recording: str) -> tuple[int, float] | None:
+    def _may_follow(self, recording: str) -> bool:
+        return recording not in self._under_way and len(self._under_way) < _MOST_FOLLOWED
+
+    def _follow(self, recording: str, step: int, at_s: float | None) -> None:
+        """A recording has come so far at a time, None for an earlier run."""
+        self._under_way[recording] = step, at_s
+        self._phases[step] += 1
+
+    def _leave(self, recording: str) -> tuple[int, float | None] | None:
         before = self._under_way.pop(recording, None)
         if before is not None:
             self._phases[before[0]] -= 1

@@ -241,7 +241,8 @@ class Scan:
                         found = await ledger.record_found(root.name, others, size_of, formats)
                         for path, size in found.work:
                             label = printable(root.prefix + path)
-                            emit(RecordingFound(recording=label, size=size))
+                            phase = found.phases.get(path)
+                            emit(RecordingFound(recording=label, size=size, phase=phase))
                         for path, reason in found.skipped:
                             emit(Skipped(recording=printable(root.prefix + path), reason=reason))
                         changed()

@@ -228,3 +228,15 @@ def test_whatever_is_told_adds_up(
         assert min(moment.saving, moment.at_service, moment.uploaded) >= 0
         assert moment.saving + moment.at_service + moment.uploaded <= 6
     assert [moment.time for moment in moments] == sorted(moment.time for moment in moments)
+
+
+def test_what_earlier_runs_left_is_where_they_left_it(tmp_path: Path) -> None:
+    """What the service has since an earlier run shows as that, and its wait there is not timed."""
+    left = RecordingFound(time=at(0), recording="a", size=1, phase="transcribing")
+    went = read(tmp_path, [left, found("b", 1), completed("a", 50), written("a", 52)])
+
+    assert [(each.at_service, each.saving) for each in went.moments()] == [
+        *[(0, 0), (1, 0), (1, 0)],
+        *[(0, 1), (0, 0)],
+    ]
+    assert [(stage.name, stage.longest_s) for stage in went.stages()] == [("save", 2)]
