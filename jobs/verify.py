@@ -29,7 +29,7 @@ from pipeline.events import Emit, Warned, printable
 from pipeline.ledger import evidence
 from pipeline.ledger.accounts import Reader
 from pipeline.ledger.evidence import Saved
-from pipeline.ledger.lock import held_since
+from pipeline.ledger.lock import holder
 from pipeline.models import TranscriptState
 from pipeline.names import is_temporary
 from pipeline.settings import FORMATS, Settings
@@ -290,8 +290,8 @@ def _check_files(db: Reader, settings: Settings, started_at: float | None) -> It
     for name in evidence.strays(db, others(), _SUFFIXES, output):
         yield Finding("stray", printable(name), "no recording of the ledger has such a file")
     if started_at is None:
-        since = held_since(settings.state_dir / "lock")
-        started_at = inf if since is None else since
+        found = holder(settings.state_dir / "lock")
+        started_at = inf if found is None else found.since
     for place in unfinished:
         with suppress(FileNotFoundError):
             if os.stat(place, follow_symlinks=False).st_mtime < started_at:

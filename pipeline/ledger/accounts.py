@@ -102,9 +102,15 @@ def _counts(db: Reader, query: str) -> dict[str, int]:
 
 
 def recordings(db: Reader) -> Iterator[sqlite3.Row]:
-    """Every recording by root and path, with the id of the transcript that it has or waits for."""
+    """
+    Every recording by root and path, with the id of the transcript that it has or waits for.
+
+    And with the folder of its root, and whether the last run found it, if it found any.
+    """
     query = f"""
-        SELECT s.*, (
+        SELECT s.*, (SELECT f.folder FROM roots f WHERE f.name = s.root) AS folder,
+        NOT EXISTS (SELECT 1 FROM seen)
+        OR EXISTS (SELECT 1 FROM seen e WHERE e.recording_id = s.recording_id) AS is_seen, (
           SELECT a.transcript_id FROM attempts a
           WHERE a.request_key = s.request_key AND a.generation = s.generation
           AND a.state = 'accepted' ORDER BY a.attempt_id DESC LIMIT 1

@@ -24,7 +24,7 @@ from anyio import to_thread
 from pipeline.errors import DiskFull, LedgerUnusable, Locked
 from pipeline.files import no_room, regular
 
-__all__ = ["Lock", "held_since", "lock"]
+__all__ = ["Holder", "Lock", "holder", "lock"]
 
 _LOOK_EVERY_S = 1.0
 _TEXT_BYTES = 400
@@ -94,23 +94,37 @@ async def lock(path: Path, *, wait: bool = False, break_: bool = False) -> Async
             await to_thread.run_sync(_let_go, held)
 
 
-def held_since(path: Path) -> float | None:
+class Holder(NamedTuple):
+    """Who holds a lock, as its text tells."""
+
+    host: str
+    pid: int
+    since: float
+    """Unix seconds."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on this machine."""
+        return self.host == socket.gethostname()
+
+
+def holder(path: Path) -> Holder | None:
     """
-    Since when a lock is held, Unix seconds; None where nobody holds it, as far as its text tells.
+    Who holds a lock; None where nobody does, as far as its text tells.
 
     Of a holder on another machine nobody knows whether it still runs: it counts as if it did.
     """
     found = _named(_text(path))
     if found is None:
         return None
-    if found.host == socket.gethostname():
+    if found.is_here:
         try:
             os.kill(found.pid, 0)
         except ProcessLookupError:
             return None
         except PermissionError:
             pass  # it is there, and somebody else's
-    return found.since
+    return found
 
 
 def _try(mine: Lock, break_: bool) -> int | None:
@@ -194,17 +208,11 @@ def _read(descriptor: int) -> str:
     return os.pread(descriptor, _TEXT_BYTES, 0).decode("utf-8", "replace")
 
 
-class _Named(NamedTuple):
-    host: str
-    pid: int
-    since: float
-
-
-def _named(text: str) -> _Named | None:
+def _named(text: str) -> Holder | None:
     """Whom a text names, None for rubbish: what a crash of the machine left was no holder's."""
     try:
         host, pid, since = text.split()[:3]
-        found = _Named(host, int(pid), datetime.fromisoformat(since).timestamp())
+        found = Holder(host, int(pid), datetime.fromisoformat(since).timestamp())
     except (ValueError, OverflowError):
         return None
     return found if 0 < found.pid < 1 << 31 and host.isprintable() else None
@@ -217,7 +225,7 @@ def _holder(text: str) -> str:
 
 def _is_elsewhere(text: str) -> bool:
     found = _named(text)
-    return found is not None and found.host != socket.gethostname()
+    return found is not None and not found.is_here
 
 
 def _way_out(text: str) -> str:

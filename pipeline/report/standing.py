@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ import msgspec
 from pipeline.errors import SettingsError
 from pipeline.events import moment, printable
 from pipeline.files import regular
+from pipeline.ledger import BACKLOG
 from pipeline.ledger.accounts import GIVEN_UP, OUTCOMES, recordings, states
 from pipeline.ledger.archive import versions
 from pipeline.ledger.books import Patience
 from pipeline.ledger.evidence import opened
+from pipeline.ledger.lock import holder
 from pipeline.lines import visible
-from pipeline.models import NIGHTS
+from pipeline.models import NIGHTS, Turn
 from pipeline.names import version
 from pipeline.report.words import billed_lines, exit_code
 
@@ -39,7 +41,37 @@ def status_json(state: Path, prices: Mapping[str, float] = {}) -> dict[str, Any]
     """
     with opened(state) as db:
         counts = states(db, prices)
-    return {"type": "status", **counts, "last_run": _last_run(state / "runs")}
+    under_way = _under_way(state)
+    return {
+        "type": "status",
+        **counts,
+        "under_way": None if under_way is None else msgspec.to_builtins(under_way),
+        "last_run": _last_run(state / "runs"),
+    }
+
+
+class _UnderWay(msgspec.Struct):
+    """A run, or a repair, that holds the state folder now."""
+
+    run_id: str | None
+    """None where it has not begun, or has summed up."""
+    host: str
+    pid: int
+    since: datetime
+    is_here: bool
+
+
+def _under_way(state: Path) -> _UnderWay | None:
+    """What holds the lock of a state folder."""
+    found = holder(state / "lock")
+    if found is None:
+        return None
+    since, runs = moment(found.since), state / "runs"
+    # Its folder is called by the second before it asked for the lock.
+    first = f"{since - timedelta(seconds=2):%Y%m%dT%H%M%SZ}"
+    begun = sorted(each.name for each in runs.glob("*-*") if each.name >= first)
+    is_open = bool(begun) and not (runs / begun[-1] / "summary.json").exists()
+    return _UnderWay(begun[-1] if is_open else None, found.host, found.pid, since, found.is_here)
 
 
 def _last_run(runs: Path) -> dict[str, Any] | None:
@@ -78,6 +110,7 @@ def status_text(state: Path, prices: Mapping[str, float] = {}) -> str:
         "recordings   " + _counted(status["recordings"]),
         "transcripts  " + _counted(status["transcripts"]),
         *billed_lines("transcribed", status),
+        f"under way    {_told(status['under_way'])}",
     ]
     if last := status["last_run"]:
         lines.append(
@@ -86,6 +119,16 @@ def status_text(state: Path, prices: Mapping[str, float] = {}) -> str:
             f" {exit_code(last['exit_code'], last.get('why', []))}"
         )
     return "\n".join(map(visible, lines))
+
+
+def _told(under_way: dict[str, Any] | None) -> str:
+    """What is under way, in words."""
+    if under_way is None:
+        return "nothing"
+    found = msgspec.convert(under_way, _UnderWay)
+    where = "" if found.is_here else f" on {found.host}, if it has not ended there"
+    what = f"{found.run_id or 'a run or a repair'}: process {found.pid}{where}"
+    return f"{what}, since {found.since.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def list_lines(
@@ -107,7 +150,7 @@ def list_lines(
     """
     if state_filter not in (None, *OUTCOMES):
         raise SettingsError(f"`{state_filter}` is no state: they are {', '.join(OUTCOMES)}")
-    patience = Patience(nights, time.time(), zone)
+    patience, left = Patience(nights, time.time(), zone), _Left(state)
     with opened(state) as db:
         for row in recordings(db):
             is_given_up = patience.is_over(db, row)
@@ -117,10 +160,11 @@ def list_lines(
                 "root": row["root"],
                 "path": printable(row["path"]),
                 "result": printable(row["result"]) if row["result_sha256"] else None,
-                "reason": row["why"],
+                "reason": row["why"] or left.why(row),
                 "audio_duration": row["duration_s"],
                 "transcript_id": row["transcript_id"],
                 "given_up": is_given_up,
+                "folder": row["folder"] and printable(row["folder"]),
             }
             shown = GIVEN_UP if is_given_up else facts["state"]
             if state_filter not in (None, facts["state"], shown):
@@ -128,9 +172,52 @@ def list_lines(
             if as_json:
                 yield json.dumps(facts, ensure_ascii=False)
             else:
-                what = facts["result"] or facts["reason"] or ""
-                line = f"{shown:9}  {facts['path']}  {what}"
-                yield visible(line)
+                source = f"in {row['root']}: {facts['reason']}"
+                what = source if facts["reason"] else facts["result"]
+                yield visible(f"{shown:9}  {facts['path']}  {what}")
+
+
+class _Left:
+    """Why recordings were left of which the ledger notes no reason."""
+
+    def __init__(self, state: Path) -> None:
+        self._runs = state / "runs"
+        under_way = _under_way(state)
+        self._under_way = under_way.run_id if under_way else None
+        self._whys: dict[str, str] = {}
+
+    def why(self, row: Any) -> str | None:
+        """The reason of a parked recording, a row of `recordings`; None of any other."""
+        if row["outcome"] != "parked":
+            return None
+        if self._under_way is not None:
+            return "the run that is under way has not come to it yet"
+        run_id = row["run_id"]
+        if not row["is_seen"]:
+            return f"the last run did not find it; {run_id} did, and did not come to it"
+        if row["turn"] == Turn.BACKLOG:
+            return BACKLOG
+        if run_id not in self._whys:
+            self._whys[run_id] = self._of(run_id)
+        return self._whys[run_id]
+
+    def _of(self, run_id: str) -> str:
+        """Why a run left what it did not come to."""
+        try:
+            body = (self._runs / run_id / "summary.json").read_bytes()
+            summary = msgspec.json.decode(body, type=_Parked)
+        except (OSError, ValueError, RecursionError):
+            return "its run was cut off before it came to it"
+        limit = "left by `--limit`"
+        is_limited = limit in summary.reasons.get("parked", {})
+        return summary.reason or (limit if is_limited else "left for the next run")
+
+
+class _Parked(msgspec.Struct):
+    """What a summary tells of what was not come to."""
+
+    reason: str | None = None
+    reasons: dict[str, dict[str, int]] = {}
 
 
 def version_lines(state: Path, *, as_json: bool) -> Iterator[str]:

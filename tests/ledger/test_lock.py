@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ExitCode, Locked
-from pipeline.ledger.lock import held_since, lock
+from pipeline.ledger.lock import holder, lock
 
 pytestmark = pytest.mark.anyio
 
@@ -114,7 +114,7 @@ def rubbish() -> Iterator[bytes]:
 async def test_rubbish_is_nobody(tmp_path: Path, text: bytes) -> None:
     """What names no holder holds nothing: a run begins, however the text came there."""
     (tmp_path / "lock").write_bytes(text)
-    assert await to_thread.run_sync(held_since, tmp_path / "lock") is None
+    assert await to_thread.run_sync(holder, tmp_path / "lock") is None
 
     async with lock(tmp_path / "lock") as held:
         await to_thread.run_sync(held.check)
@@ -132,7 +132,7 @@ def test_no_text_of_a_lock_is_an_error(text: bytes) -> None:
     with TemporaryDirectory() as folder:
         Path(folder, "lock").write_bytes(text)
 
-        assert held_since(Path(folder, "lock")) is None
+        assert holder(Path(folder, "lock")) is None
 
 
 async def test_a_holder_elsewhere_can_be_replaced_by_word_of_the_user(tmp_path: Path) -> None:
