@@ -63,6 +63,10 @@ class Saved:
     """Canonical JSON of what was asked for."""
     odd: str | None
     """What was suspicious about it when it was saved, in a sentence."""
+    folder: bytes | None
+    """Where its root was found last, absolute; None where no run has noted it."""
+    path: bytes
+    """Of its recording, below that."""
 
 
 def billed(db: Reader, since: float, until: float) -> Iterator[Billed]:
@@ -113,15 +117,16 @@ def saved(db: Reader, run_id: str, page: int = _PAGE) -> Iterator[list[Saved]]:
     while rows := db.execute(
         "SELECT r.recording_id, r.root, r.path, r.result, coalesce(t.options, '{}'),"
         " (SELECT max(a.odd) FROM attempts a"
-        " WHERE a.request_key = r.result_key AND a.generation = r.result_generation) "
+        " WHERE a.request_key = r.result_key AND a.generation = r.result_generation),"
+        " (SELECT f.folder FROM roots f WHERE f.name = r.root) "
         "FROM recordings r LEFT JOIN transcripts t"
         " ON t.request_key = r.result_key AND t.generation = r.result_generation "
         "WHERE r.written_run = ? AND r.recording_id > ? ORDER BY r.recording_id LIMIT ?",
         (run_id, last, page),
     ).fetchall():
         yield [
-            Saved(_name(root, path, result), result, options, odd)
-            for _, root, path, result, options, odd in rows
+            Saved(_name(root, path, result), result, options, odd, folder, path)
+            for _, root, path, result, options, odd, folder in rows
         ]
         last = rows[-1][0]
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -54,6 +54,9 @@ class Result(msgspec.Struct, frozen=True):
     language_code: str | None
     odd: list[str]
     """What is odd about it, a sentence each."""
+    audio_href: str | None = None
+    """The recording itself as a link from the folder of the run; null where no run has noted where
+    it lies."""
 
 
 class Unread(msgspec.Struct, frozen=True):
@@ -92,7 +95,8 @@ def look(db: Reader, run_id: str, output: Path, folder: Path) -> Looks:
     A result that cannot be read is named, and no reason to stop.
     """
     looks, detected = Looks(), Counter[str]()
-    place = place_of(output, folder)
+    place = cache(partial(place_of, folder=folder))
+    results = place(os.fsencode(output))
     with ThreadPoolExecutor(_READERS, "result-reader") as readers:
         for page in saved(db, run_id):
             weighed = list(readers.map(partial(_weighed, os.fsencode(output)), page))
@@ -102,12 +106,17 @@ def look(db: Reader, run_id: str, output: Path, folder: Path) -> Looks:
                     detected.update(filter(None, [language(found.language_code)]))
             looks.usual_language = _usual(detected)
             for each, found, options in zip(page, weighed, asked, strict=True):
-                _note(looks, each, found, options, place)
+                audio = None if each.folder is None else place(each.folder) + quote(each.path)
+                _note(looks, each, found, options, (results + quote(each.result), audio))
     return looks
 
 
 def _note(
-    looks: Looks, each: Saved, found: Appraisal | str, asked: Mapping[str, Any], place: str
+    looks: Looks,
+    each: Saved,
+    found: Appraisal | str,
+    asked: Mapping[str, Any],
+    links: tuple[str, str | None],
 ) -> None:
     recording, result = called(printable(each.name)), called(printable(each.result))
     if isinstance(found, str):
@@ -123,12 +132,13 @@ def _note(
     listed = Result(
         recording,
         result,
-        place + quote(each.result),
+        links[0],
         found.audio_duration,
         found.words,
         found.confidence,
         found.language_code and called(found.language_code),
         [called(sentence) for sentence in odd],
+        links[1],
     )
     for is_of_it, those in ((True, looks.results), (bool(odd), looks.suspects)):
         if is_of_it and len(those) < _MOST_LISTED:
@@ -159,14 +169,14 @@ def _usual(detected: Counter[str]) -> str | None:
     return None
 
 
-def place_of(output: Path, folder: Path) -> str:
+def place_of(there: bytes, folder: Path) -> str:
     """
-    Where results begin in links of a page in `folder`.
+    Where links to what lies `there` begin, of a page in `folder`.
 
     Relative where both have a folder in common that may be moved or copied as a whole; else the
     URL of a file. Percent-encoded as bytes, so that any name works.
     """
-    there, here = os.path.realpath(os.fsencode(output)), os.path.realpath(os.fsencode(folder))
+    there, here = os.path.realpath(there), os.path.realpath(os.fsencode(folder))
     if os.path.commonpath((there, here)) == b"/":
         return f"file://{quote(there)}/"
     return quote(os.path.relpath(there, here)) + "/"

@@ -34,7 +34,7 @@ def made(
     written, already_written, kept, failed, skipped, parked = numbers
     at = datetime(2026, 11, 25, 22, tzinfo=UTC)
     ends = {"failed": failed, "parked": parked, "skipped": skipped}
-    result = Result(text, text, "../../../x.json", 61.0, 12, 0.5, text, [text])
+    result = Result(text, text, "../../../x.json", 61.0, 12, 0.5, text, [text], "../x.wav")
     facts: dict[str, Any] = {
         "run_id": text,
         "version": "1",

@@ -1,8 +1,10 @@
 """The page in a real browser: it loads from disk, alone, and can be read on a phone."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import anyio
 import pytest
@@ -114,7 +116,7 @@ def test_a_phone_shows_all_of_its_width(
 def test_every_link_leads_to_its_result(browser: Browser, report: Path) -> None:
     """A link that is followed from disk shows the very bytes of the result that it names."""
     with shown(browser, report, DESK) as (page, _):
-        links = page.locator("main a").evaluate_all("links => links.map(link => link.href)")
+        links = page.locator("main a.name").evaluate_all("links => links.map(link => link.href)")
         results = {
             json.dumps(json.loads(path.read_bytes()), sort_keys=True)
             for path in report.parents[3].rglob("*.json")
@@ -127,6 +129,19 @@ def test_every_link_leads_to_its_result(browser: Browser, report: Path) -> None:
 
     assert len(set(links)) == len(NAMES)
     assert read == results
+
+
+def test_every_recording_can_be_listened_to(browser: Browser, report: Path) -> None:
+    """The link beside a result leads to the very file that was sent, whatever it is called."""
+    with shown(browser, report, DESK) as (page, _):
+        links = page.locator("main a.listen").evaluate_all("links => links.map(link => link.href)")
+        assert len(links) == page.locator("main a.name").count()
+
+    recordings = os.fsencode(report.parents[4] / "recordings")
+    assert {unquote_to_bytes(urlsplit(link).path) for link in links} == {
+        os.path.join(recordings, name) for name in NAMES
+    }
+    assert {(urlsplit(link).scheme, urlsplit(link).query) for link in links} == {("file", "")}
 
 
 def test_markup_in_names_is_seen(browser: Browser, report: Path) -> None:

@@ -13,7 +13,7 @@ from anyio import to_thread
 
 from pipeline.ledger import read_only
 from pipeline.report.looks import Looks, Unread, look, place_of
-from tests.support.runs import Archive, Outcome, opened
+from tests.support.runs import Archive, Outcome, opened, recording
 from tests.support.service import Fault
 
 pytestmark = pytest.mark.anyio
@@ -39,13 +39,13 @@ def said(archive: Archive, name: str, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_bytes()) | usual | fields))
 
 
-async def looked(archive: Archive, ended: Outcome) -> Looks:
+async def looked(archive: Archive, ended: Outcome, state: Path | None = None) -> Looks:
     """What is seen of the results of a run."""
-    run_id = ended.summary.run_id
+    run_id, state = ended.summary.run_id, state or archive.state
 
     def read() -> Looks:
-        with closing(read_only(archive.state / "ledger.sqlite3")) as db:
-            return look(db, run_id, archive.output, archive.state / "runs" / run_id)
+        with closing(read_only(state / "ledger.sqlite3")) as db:
+            return look(db, run_id, archive.output, state / "runs" / run_id)
 
     return await to_thread.run_sync(read)
 
@@ -173,6 +173,30 @@ async def test_links_lead_to_files_of_any_name(archive: Archive) -> None:
     assert are_files(targets)
 
 
+@pytest.mark.parametrize("state", ["below", "beside"])
+async def test_so_do_those_to_listen_to(archive: Archive, state: str) -> None:
+    """Beside each result is a link to its recording, of whichever folder, and of any name."""
+    others = archive.root / "other #1 50%"
+    for number, name in enumerate(HOSTILE):
+        archive.add(name, HOUR + b"%d" % number)
+        recording(os.path.join(os.fsencode(others), b"in/" + name), HOUR + b"o%d" % number)
+    given = {"state": archive.root / "state"} if state == "beside" else {}
+    ended = await archive.run(archive.recordings, others, **given)
+
+    looks = await looked(archive, ended, given.get("state"))
+
+    run = (given.get("state") or archive.state) / "runs" / ended.summary.run_id
+    page = (run / "report.html").as_uri()
+    links = [urlsplit(urljoin(page, each.audio_href or "")) for each in looks.results]
+    targets = {unquote_to_bytes(link.path) for link in links}
+    assert {(link.scheme, link.query, link.fragment) for link in links} == {("file", "", "")}
+    assert targets == {
+        *(os.path.join(os.fsencode(archive.recordings), name) for name in HOSTILE),
+        *(os.path.join(os.fsencode(others), b"in/" + name) for name in HOSTILE),
+    }
+    assert are_files(targets)
+
+
 def test_links_are_relative_where_folders_move_together(tmp_path: Path) -> None:
     """A state folder below the results, or beside them, is linked to from where it is."""
     output = tmp_path / "out put"
@@ -181,7 +205,7 @@ def test_links_are_relative_where_folders_move_together(tmp_path: Path) -> None:
         tmp_path / "state/runs/r",
         Path("/nowhere/runs/r"),
     ):
-        place = place_of(output, folder)
+        place = place_of(os.fsencode(output), folder)
         led = urljoin((folder / "report.html").as_uri(), f"{place}x.json")
 
         assert led == (output / "x.json").as_uri()

@@ -112,11 +112,11 @@ def test_a_page_needs_nothing_else() -> None:
     assert re.findall(r"https?://", page) == []
 
 
-def test_links_lead_to_results_only() -> None:
-    """The only places that a page leads to are results."""
+def test_links_lead_to_results_and_recordings_only() -> None:
+    """The only places that a page leads to are results, and what they are of."""
     links = [value for name, value in PLAIN.attributes if name == "href"]
 
-    assert set(links) == {"data:,", "../../../x.json"}
+    assert set(links) == {"data:,", "../../../x.json", "../x.wav"}
 
 
 def test_sources_are_told_apart_where_there_are_several() -> None:
