@@ -79,6 +79,8 @@ class Adopted:
     """Completed transcripts in the archive."""
     adopted: int = 0
     """Results that are ours from here on."""
+    plain: int = 0
+    """Of those: made with no option, though some are asked for; they count all the same."""
     known: int = 0
     """Documents whose transcript its recording has already, and copies of one that was taken."""
     without: int = 0
@@ -100,6 +102,7 @@ class Adopted:
             "recordings": self.recordings,
             "documents": self.documents,
             "adopted": self.adopted,
+            "plain": self.plain,
             "known": self.known,
             "without": self.without,
             "findings": dict(self.findings),
@@ -107,10 +110,15 @@ class Adopted:
 
     def __str__(self) -> str:
         left = ", ".join(f"{count} {kind}" for kind, count in self.findings.items())
+        plain = (
+            f"\n{self.plain} of them were made with no option: they count, whatever a run asks for;"
+            " `overnight reprocess` makes them anew"
+        )
         return (
             f"{self.adopted} results {'would be' if self.dry_run else 'are'} adopted,"
             f" {self.known} known before; documents left: {left or 'none'};"
             f" {self.without} of {self.recordings} recordings are without a result"
+            f"{plain if self.plain else ''}"
         )
 
 
@@ -368,6 +376,8 @@ class _Work:
                 self._leave("taken", document.name, why_not, document.transcript_id)
                 continue
             self.adopted.adopted += 1
+            is_plain = ready[match.recording_id].is_plain
+            self.adopted.plain += is_plain and recording.options != "{}"
             what = f"{self._label(match.recording_id)} has `{printable(document.name)}`"
             place = printable(recording.result)
             self._tell(Finding("adopted", place, what, document.transcript_id))

@@ -114,7 +114,7 @@ async def reprocess(
     summary = await transcribe(
         settings.model_copy(update={"limit": None}),
         sources,
-        redo=Redo(force=settings.force, changed=True, failed=True, promote=promote),
+        redo=Redo(force=settings.force, changed=True, adopted=True, failed=True, promote=promote),
         listed=list(made.listed),
         ended=partial(_compared, seen),
         emit=emit,

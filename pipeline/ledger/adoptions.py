@@ -71,6 +71,11 @@ class Adoption:
     digest: str
     """sha256, hex."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether another tool made it with no option."""
+        return not self.key_fingerprint and self.options == "{}"
+
 
 class Adoptions(Recordings):
     """Transitions of results that were not asked for here."""
@@ -196,7 +201,8 @@ class Adoptions(Recordings):
             (
                 *(read.content, read.edges, read.size, read.mtime_ns, read.ctime_ns, read.inode),
                 *(read.settled, key, generation, adoption.completion.duration_s, adoption.size),
-                *(adoption.digest, key, generation, self.run.run_id, key != asked_for),
+                *(adoption.digest, key, generation, self.run.run_id),
+                *(self._is_other(self.db, asked_for, key, generation),),
                 adoption.recording_id,
             ),
         )

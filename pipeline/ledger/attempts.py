@@ -45,7 +45,7 @@ class Attempts(Books):
         if row is not None:
             # Only its times are new. They are no consent to pay for what else is new.
             key = request_key(read.content, row["options"], self.run.provider_kind)
-            changed = key != row["result_key"]
+            changed = self._is_other(self.db, key, row["result_key"], row["result_generation"])
             self._drop(claim.attempt_id, "it was transcribed before")
             self._note(claim, read, row["result_key"], row["result_generation"])
             self.db.execute(

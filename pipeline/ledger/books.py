@@ -73,6 +73,8 @@ class Redo:
     """All of them: a new generation."""
     changed: bool = False
     """Those written with other options or by another provider."""
+    adopted: bool = False
+    """Of those also what was adopted and made with no option: it was taken as it was."""
     failed: int = False
     """Those that failed for good: all, or those that failed in fewer nights than this number."""
     checksum: bool = False
@@ -423,6 +425,25 @@ class Books(Store):
             (key, generation),
         ).fetchone()
         return row
+
+    def _is_other(
+        self, db: sqlite3.Connection, asked_for: str | None, key: str, generation: int
+    ) -> bool:
+        """
+        Whether a result was made with other options than are asked for, or by another provider.
+
+        What another tool made with no option was adopted to count as it is, whatever a run asks
+        for. Of adopted ones alone it is not known who asked for them.
+        """
+        if asked_for == key:
+            return False
+        plain = (
+            "SELECT 1 FROM attempts a JOIN transcripts t USING (request_key, generation)"
+            " WHERE a.request_key = ? AND a.generation = ? AND a.key_fingerprint = ''"
+            " AND a.outcome = 'completed' AND t.options = '{}' AND t.provider = ?"
+        )
+        made = db.execute(plain, (key, generation, self.run.provider_kind)).fetchone()
+        return made is None or self.run.redo.adopted
 
     def _want_again(self, key: str | None, generation: int | None) -> None:
         """An open transcript that nothing is under way for any more is wanted again."""

@@ -47,7 +47,7 @@ class Recordings(Books):
             return known
         rows = self.ro.execute(
             "SELECT path, settled, size, mtime_ns, ctime_ns, inode, result, result_size, content,"
-            " result_key, kept, recording_id FROM recordings WHERE root = ?"
+            " result_key, result_generation, kept, recording_id FROM recordings WHERE root = ?"
             f" AND path IN ({_marks(entries)})"
             " AND state = 'written' AND lacking IS NULL AND NOT redo",
             (root, *(entry.path for entry in entries)),
@@ -60,7 +60,7 @@ class Recordings(Books):
                 and not _differs(row, entry)
                 and _has_result(row, size_of)
                 and not (formats and _lacking(row, size_of, formats))
-                and row["kept"] == self._is_changed(row, entry)
+                and row["kept"] == self._is_changed(self.ro, row, entry)
                 and not (row["kept"] and redo.changed and entry.skip is None)
             ):
                 ended = "kept" if row["kept"] else "already_written"
@@ -69,10 +69,10 @@ class Recordings(Books):
                 known.others.append(entry)
         return known
 
-    def _is_changed(self, row: sqlite3.Row, entry: Entry) -> bool:
+    def _is_changed(self, db: sqlite3.Connection, row: sqlite3.Row, entry: Entry) -> bool:
         """Whether a result was made with other options, or by another kind of provider."""
         key = request_key(row["content"], entry.options, self.run.provider_kind)
-        return bool(key != row["result_key"])
+        return self._is_other(db, key, row["result_key"], row["result_generation"])
 
     @transition
     def record_ended(self, ended: Sequence[tuple[int, str]]) -> None:
@@ -222,7 +222,7 @@ class Recordings(Books):
         if row["state"] == "written" or self._stands(row, key, size_of):
             if _has_result(row, size_of):
                 self._stand(row)
-                kept = self._is_changed(row, entry)
+                kept = self._is_changed(self.db, row, entry)
                 again = entry.skip is None and (redo.force or (redo.changed and kept))
                 marks = (self.run.run_id, kept, again, _lacking(row, size_of, formats))
                 if not again:

@@ -16,9 +16,12 @@ from anyio import to_thread
 from jobs.adopt import Adopted, adopt
 from jobs.audit import audit
 from jobs.finding import Finding
+from jobs.planning import plan
 from jobs.rebuild import rebuild
+from jobs.reprocess import reprocess
 from jobs.verify import verify
 from pipeline.errors import ExitCode, Locked, SettingsError
+from pipeline.ledger.archive import Selection
 from pipeline.ledger.lock import lock
 from tests.support.audio import tone, wav_bytes
 from tests.support.machine import Ended, Point, machine
@@ -247,6 +250,90 @@ async def test_other_options_are_kept_and_never_paid_for_unasked(
     assert redone.summary.written == 3
     assert archive.service.requests["submit"] == submits + 3
     assert set(archive.versions().values()) == set(said.values())
+
+
+@pytest.mark.parametrize("asked", [{"sentiment_analysis": True}, {"speaker_labels": True}])
+async def test_what_was_made_with_no_option_is_not_kept_for_ever(
+    archive: Archive, left: Path, asked: dict[str, bool]
+) -> None:
+    """It was adopted to count: whatever a run asks for, it is no news, and no cause to pay."""
+    said = await answers(archive)
+    plain = {
+        name: json.dumps(json.loads(body) | dict.fromkeys(asked, False)).encode()
+        for name, body in said.items()
+    }
+    leave(left, {f"{name}.json": body for name, body in plain.items()})
+    submits = archive.service.requests["submit"]
+
+    done, _ = await adopted(archive, left, transcript=asked)
+
+    assert (done.adopted, done.plain) == (3, 3)
+    assert "3 of them were made with no option" in str(done)
+    await runs_for_nothing(archive, 3, transcript=asked)
+    await runs_for_nothing(archive, 3, transcript=asked, redo_changed=True)
+    await runs_for_nothing(archive, 3, transcript={"auto_chapters": True})
+    await runs_for_nothing(archive, 3)
+    assert archive.service.requests["submit"] == submits
+    again = await archive.run(transcript=asked, force=True)
+    assert again.summary.written == 3
+
+
+async def test_reprocess_makes_it_anew(archive: Archive, left: Path) -> None:
+    """Who wants other words of what was adopted says so by `reprocess`, which plans it first."""
+    said = await answers(archive)
+    leave(left, {f"{name}.json": body for name, body in said.items()})
+    await adopted(archive, left)
+    settings = archive.settings(transcript={"speaker_labels": True})
+
+    made = await to_thread.run_sync(plan, settings, Selection())
+    done = await reprocess(settings, made, emit=lambda _: None)
+
+    assert (made.again, done.summary.written) == (3, 3)
+    assert set(archive.versions().values()) == set(said.values())
+
+
+@pytest.mark.parametrize("moment", ["touched", "read again", "rebuilt"])
+async def test_it_stays_so(archive: Archive, left: Path, moment: str) -> None:
+    """Neither new times of a recording nor a ledger made anew call an adopted result other."""
+    said = await answers(archive)
+    leave(left, {f"{name}.json": body for name, body in said.items()})
+    await adopted(archive, left)
+    given: dict[str, Any] = {"transcript": {"speaker_labels": True}}
+    if moment == "touched":
+        for name in CONTENTS:
+            os.utime(archive.recordings / name, (1_700_000_000, 1_700_000_000))
+    elif moment == "read again":
+        given["checksum"] = True
+    else:
+        await rebuild(archive.settings(), lambda _: None, emit=lambda _: None)
+
+    for _ in range(2):
+        outcome = await archive.run(**given)
+
+        assert (outcome.summary.kept, outcome.summary.already_written) == (0, 3)
+
+
+async def test_what_this_program_made_with_no_option_is_kept(archive: Archive, left: Path) -> None:
+    """Of a journal of ours it is known what was asked for: that is kept, as it always was."""
+    await archive.run()
+    shutil.move(archive.output, left / "old")
+
+    done, _ = await adopted(archive, left, transcript={"speaker_labels": True})
+    outcome = await archive.run(transcript={"speaker_labels": True})
+
+    assert (done.adopted, done.plain) == (3, 0)
+    assert outcome.summary.kept == 3
+
+
+async def test_another_provider_makes_it_other(archive: Archive, left: Path) -> None:
+    """What one provider made is not what another would make: that is told as before."""
+    said = await answers(archive)
+    leave(left, {f"{name}.json": body for name, body in said.items()})
+    await adopted(archive, left, provider="assemblyai", settle="10s")
+
+    outcome = await archive.run()
+
+    assert outcome.summary.kept == 3
 
 
 # --- left -----------------------------------------------------------------------------------------
