@@ -15,6 +15,7 @@ Programs made of the pipeline: one module a job, and the command line on top.
     verify       `overnight verify`: is everything that was paid for on disk, as it was saved
     audit        `overnight audit`: what was asked for, what it came to, and what nobody uses
     rebuild      `overnight verify --rebuild`: a lost ledger from all that is left of it
+    unclaimed    what a rebuild finds at the account that nobody here knows
     adopt        `overnight reprocess --adopt`: what other tools transcribed is not paid for again
     render       `overnight reprocess --render`: derived files of all results, made anew
     timer        `overnight nightly install`: files that have a scheduler start it

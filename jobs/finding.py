@@ -22,6 +22,10 @@ class Finding:
     what: str
     """One sentence."""
     transcript_id: str | None = None
+    created_at: float | None = None
+    """When a transcript of the account was asked for, Unix seconds, as its list tells."""
+    audio_duration: float | None = None
+    """Seconds of it, where that is known."""
 
     def facts(self) -> dict[str, Any]:
         """The same for programs."""
@@ -31,6 +35,8 @@ class Finding:
             "path": self.path,
             "what": self.what,
             "transcript_id": self.transcript_id,
+            "created_at": self.created_at,
+            "audio_duration": self.audio_duration,
         }
 
     def __str__(self) -> str:

@@ -24,11 +24,12 @@ import anyio
 from anyio import to_thread
 
 from jobs.account import whole_list
-from jobs.finding import Finding, Tell
+from jobs.finding import Tell
 from jobs.session import session
 from jobs.shelf import transcripts_below
+from jobs.unclaimed import LISTING, all_unclaimed, save, sums
 from pipeline.errors import ExitCode, LedgerUnusable, RecordingError, SettingsError
-from pipeline.events import Emit, Warned, printable
+from pipeline.events import Emit, Warned, moment
 from pipeline.files import copy_file, keep_standing, sync
 from pipeline.ledger import Ledger, Reading, evidence
 from pipeline.ledger.journal import journals, lines
@@ -64,6 +65,15 @@ class Rebuilt:
     """Transcripts of the account that nobody here knows."""
     aside: str | None
     """Where the old ledger is, None if there was none."""
+    listing: str | None = None
+    """The file that names all of the unclaimed, None if there are none."""
+    since: float | None = None
+    until: float | None = None
+    """When the first and the last of them were asked for, Unix seconds."""
+    unclaimed_hours: float = 0.0
+    """Hours of audio in those whose length is known."""
+    measured: int = 0
+    """How many that are."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -80,6 +90,11 @@ class Rebuilt:
             "to_fetch": self.to_fetch,
             "unclaimed": self.unclaimed,
             "aside": self.aside,
+            "listing": self.listing,
+            "since": self.since,
+            "until": self.until,
+            "unclaimed_hours": round(self.unclaimed_hours, 4),
+            "measured": self.measured,
         }
 
     def __str__(self) -> str:
@@ -91,10 +106,27 @@ class Rebuilt:
             said.append(f"the old one is {self.aside}")
         if self.unclaimed:
             said.append(
-                f"{self.unclaimed} transcripts are nobody's, and nothing is asked for until you say"
-                " whose: `overnight verify --claim ID=PATH`, `--disclaim ID`, `--disclaim all`"
+                f"{self.unclaimed} transcripts are nobody's{self._amount}, and nothing is asked for"
+                " until you say whose: `overnight verify --claim ID=PATH`, `--disclaim ID`,"
+                " `--disclaim all`"
             )
+        if self.listing:
+            said.append(f"all of them stand in {self.listing}")
+        if self.unclaimed > self.measured:
+            said.append("hint: `--details` asks for their lengths as well, at no cost")
         return "\n".join(said)
+
+    @property
+    def _amount(self) -> str:
+        """What is known of all that is unclaimed, in words."""
+        parts = []
+        if self.since is not None and self.until is not None:
+            first, last = (f"{moment(at):%Y-%m-%d}" for at in (self.since, self.until))
+            parts.append(f"asked for on {first}" if first == last else f"of {first} to {last}")
+        if self.measured:
+            some = "" if self.measured == self.unclaimed else f" in {self.measured} of them"
+            parts.append(f"{self.unclaimed_hours:,.2f} h of audio{some}")
+        return f" ({', '.join(parts)})" if parts else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +153,18 @@ class Claimed:
 
 
 async def rebuild(
-    settings: Settings, tell: Tell, *, emit: Emit, environ: Mapping[str, str] = os.environ
+    settings: Settings,
+    tell: Tell,
+    *,
+    details: bool = False,
+    emit: Emit,
+    environ: Mapping[str, str] = os.environ,
 ) -> Rebuilt:
     """
     Make a new ledger, and put the old one aside; each unclaimed transcript goes to `tell`.
+
+    The newest first, and all of them into a file. With `details` the newest thousand are asked for
+    their lengths, by their ids, at no cost.
 
     Raises:
         ServiceUnusable: the account's list cannot be read to its end; nothing was moved.
@@ -137,11 +177,12 @@ async def rebuild(
             await to_thread.run_sync(_clear, state, beside)
             await _until_settled(settings, run.totals)
             ledger = run.context.ledger
-            nameless = 0
+            nameless, created = 0, dict[str, str | None]()
             async for page in whole_list(run.context.client):
                 known = [(row.id, row.status, row.audio_url) for row in page if row.id]
                 await ledger.adopt_listed(known)
                 nameless += len(page) - len(known)
+                created |= {row.id: row.created for row in page if row.id}
             if nameless:
                 message = f"{nameless} rows of the account's list have no id, and are nobody's"
                 run.totals(Warned(message=message))
@@ -152,14 +193,14 @@ async def rebuild(
             await _adopt_sources(ledger)
             await _adopt_said(ledger, state, beside, run.totals)
             counts = await ledger.conclude()
-            async for transcript_id, status in _unclaimed(ledger):
-                place = nobodys.get(transcript_id)
-                what = f"{status}; nobody here knows transcript {transcript_id}"
-                name = printable(place) if place else None
-                tell(Finding("unclaimed", name, what, transcript_id))
+            each = await all_unclaimed(run, created, nobodys, details=details)
+            for one in each:
+                tell(one)
+            await to_thread.run_sync(save, beside / LISTING, each)
             await ledger.copy_to(beside / "whole")
-            aside = await to_thread.run_sync(_put, state, beside / "whole")
-    return Rebuilt(aside=aside, **counts)
+            aside = await to_thread.run_sync(_put, state, beside)
+    listing = str(state / LISTING) if each else None
+    return Rebuilt(aside=aside, listing=listing, **counts, **sums(each))
 
 
 async def claim(
@@ -234,15 +275,15 @@ def _last_change(runs: Path) -> float:
 # --- what is left ---------------------------------------------------------------------------------
 
 
-async def _adopt_results(settings: Settings, ledger: Ledger, output: bytes) -> dict[str, bytes]:
-    """Note every whole transcript on disk; where those lie that no journal knows."""
-    nobodys: dict[str, bytes] = {}
+async def _adopt_results(settings: Settings, ledger: Ledger, output: bytes) -> dict[str, Result]:
+    """Note every whole transcript on disk; those among them that no journal knows, by their ids."""
+    nobodys: dict[str, Result] = {}
     versions = os.path.join(os.fsencode(settings.state_dir), b"versions")
     async for found in _batches(_results(settings, output)):
         copies, unknown, renamed = await ledger.adopt_results(found)
         for kept, name in renamed:
             await _name(os.path.join(versions, kept), os.path.join(versions, name))
-        nobodys |= {each.transcript_id: each.place for each in unknown if each.place}
+        nobodys |= {each.transcript_id: each for each in unknown if each.place}
         readings = [(copy, await _read(os.path.join(copy.folder, copy.path))) for copy in copies]
         await ledger.adopt_copies([(copy, read) for copy, read in readings if read])
     return nobodys
@@ -325,14 +366,6 @@ def _said(state: Path, former: Path) -> tuple[list[tuple[str, float]], list[str]
     return None
 
 
-async def _unclaimed(ledger: Ledger) -> AsyncIterator[tuple[str, str]]:
-    last = ""
-    while page := await ledger.next_unclaimed(last, _BATCH):
-        for row in page:
-            yield row
-        last = page[-1][0]
-
-
 async def _batches(each: Iterator[T]) -> AsyncIterator[list[T]]:
     """What blocking code gives, some at a time."""
     while batch := await to_thread.run_sync(list, islice(each, _BATCH)):
@@ -365,9 +398,11 @@ def _clear(state: Path, but: Path) -> None:
             shutil.rmtree(folder)
 
 
-def _put(state: Path, fresh: Path) -> str | None:
+def _put(state: Path, beside: Path) -> str | None:
     """
     Put the old ledger aside as it is, its log included, and the new one in its place.
+
+    So is the list of what is nobody's.
 
     Cut off in the middle, there is no ledger: no run begins, and a rebuild can be made again. A
     ledger is never there with the log of another one.
@@ -379,6 +414,7 @@ def _put(state: Path, fresh: Path) -> str | None:
             os.rename(state / f"{_NAME}{suffix}", f"{aside}{suffix}")
             moved = str(aside)
     sync(os.fsencode(state))
-    os.rename(fresh, state / _NAME)
+    os.rename(beside / "whole", state / _NAME)
+    os.rename(beside / LISTING, state / LISTING)
     sync(os.fsencode(state))
     return moved

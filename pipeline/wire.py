@@ -128,6 +128,8 @@ class Row(msgspec.Struct):
     """Empty where it cannot be read: not finished yet, as any other that is not known."""
     audio_url: str | None = None
     """None where it cannot be read."""
+    created: str | None = None
+    """When it was asked for, as the service writes it."""
 
 
 class _Rows(msgspec.Struct):

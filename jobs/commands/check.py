@@ -13,12 +13,15 @@ from pipeline.errors import SettingsError
 
 __all__ = ["audit", "verify"]
 
+_MOST_SAID = 20
+
 
 def verify(
     *,
     access: Access = ACCESS,
     repair: Annotated[bool, Switch] = False,
     rebuild: Annotated[bool, Switch] = False,
+    details: Annotated[bool, Switch] = False,
     claim: Annotated[list[str] | None, Text] = None,
     disclaim: Annotated[list[str] | None, Text] = None,
     json: Annotated[bool, Switch] = False,
@@ -34,6 +37,8 @@ def verify(
         Bring back what is missing or damaged, by its id; costs nothing.
     rebuild
         Make a lost or damaged ledger anew, and put the old one aside; costs nothing.
+    details
+        With `--rebuild`: ask how long each transcript is that nobody knows; costs nothing.
     claim
         ID=PATH: a transcript nobody knows, or an id in doubt, is of that recording; repeatable.
     disclaim
@@ -48,6 +53,8 @@ def verify(
 
     if sum(map(bool, (repair, rebuild, claim or disclaim))) > 1:
         raise SettingsError("`--repair`, `--rebuild` and `--claim` or `--disclaim` go one by one")
+    if details and not rebuild:
+        raise SettingsError("`--details` is of what `--rebuild` finds")
     settings = access.settings(dry_run=False)  # whatever the settings file says of runs
     tell, environ = teller(json), dict(os.environ)
     if not (repair or rebuild or claim or disclaim):
@@ -58,11 +65,18 @@ def verify(
     if repair:
         work = partial(job.repair, settings, tell)
     elif rebuild:
-        work = partial(remake.rebuild, settings, tell)
+        first = tell if json else _first(tell)
+        work = partial(remake.rebuild, settings, first, details=details)
     with repair_listeners(settings) as emit:
         done = run_stoppable(partial(work, emit=emit, environ=environ))
     tell(done)
     return int(done.exit_code)
+
+
+def _first(tell: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The first findings, for people; where there are more of them is told in the end."""
+    left = iter(range(_MOST_SAID))
+    return lambda finding: tell(finding) if next(left, None) is not None else None
 
 
 def audit(

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path, PurePath
 
 import anyio
@@ -37,11 +39,14 @@ def lose(archive: Archive) -> None:
         path.unlink()
 
 
-async def remade(archive: Archive, **given: object) -> tuple[Rebuilt, list[Finding]]:
+async def remade(
+    archive: Archive, *, details: bool = False, **given: object
+) -> tuple[Rebuilt, list[Finding]]:
     """What a rebuild came to."""
     told: list[Finding] = []
     settings = archive.settings(**given)
-    return await rebuild(settings, told.append, emit=lambda _: None), told
+    made = await rebuild(settings, told.append, details=details, emit=lambda _: None)
+    return made, told
 
 
 async def say(archive: Archive, *claims: str, disclaim: str = "") -> Claimed:
@@ -520,6 +525,123 @@ async def test_what_nobody_claims_stops_runs(archive: Archive) -> None:
     assert (one_left.unclaimed, one_left.exit_code) == (1, ExitCode.PARTIAL)
     assert (none_left.unclaimed, none_left.exit_code) == (0, ExitCode.DONE)
     assert (outcome.summary.written, outcome.summary.already_written) == (1, 3)
+
+
+# --- what is said of it --------------------------------------------------------------------------
+
+
+async def foreign_rows(archive: Archive, count: int) -> list[str]:
+    """So many transcripts of another program, over a run of ours whose ledger is lost."""
+    await archive.run()
+    foreign = archive.service.add_foreign(count)
+    lose(archive)
+    return foreign
+
+
+async def test_what_is_nobodys_has_a_date(archive: Archive) -> None:
+    """Each is told with when it was asked for, the newest first, and a file has all of them."""
+    foreign = await foreign_rows(archive, 3)
+    sent = paid(archive), archive.service.requests["get"]
+
+    found, told = await remade(archive)
+
+    dates = [each.created_at for each in told]
+    assert sorted(each.transcript_id or "" for each in told) == sorted(foreign)
+    assert all(abs(at - time.time()) < 600 for at in dates if at is not None)
+    assert dates == sorted(dates, key=lambda at: at or 0.0, reverse=True)
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert all(f"asked for {today}" in each.what for each in told)
+    assert (found.unclaimed, found.measured) == (3, 0)
+    assert f"3 transcripts are nobody's (asked for on {today})" in str(found)
+    lines = (archive.state / "unclaimed.ndjson").read_bytes().splitlines()
+    assert [json.loads(line) for line in lines] == [each.facts() for each in told]
+    assert (paid(archive), archive.service.requests["get"]) == sent
+
+
+async def test_details_are_lengths(archive: Archive) -> None:
+    """With `--details` each is asked for by its id, and nothing else is: free, and with a total."""
+    foreign = await foreign_rows(archive, 3)
+    sent, gets = paid(archive), archive.service.requests["get"]
+
+    found, told = await remade(archive, details=True)
+
+    lengths = [each.audio_duration for each in told]
+    assert None not in lengths
+    assert archive.service.requests["get"] - gets == len(foreign)
+    assert (found.measured, found.unclaimed_hours) == (3, sum(filter(None, lengths)) / 3600)
+    assert "h of audio)" in str(found)
+    assert "--details" not in str(found)
+    assert paid(archive) == sent
+
+
+async def test_lengths_that_are_not_told_stop_nothing(archive: Archive) -> None:
+    """A transcript that cannot be had, or is none, has no length; the ledger is made."""
+    await foreign_rows(archive, 3)
+    archive.service.faults.add(Fault(on="get", action="unknown_id"))
+    archive.service.faults.add(Fault(on="get", action="garbage", times=None))
+
+    found, told = await remade(archive, details=True)
+
+    assert (found.unclaimed, len(told), found.measured) == (3, 3, 0)
+    assert (await say(archive, disclaim="all")).unclaimed == 0
+
+
+ODD_TIMES = [None, "", "yesterday", 7, {}, "9999-12-31T23:59:59.999999+00:00", "0001-01-01", "\x1b"]
+
+
+@pytest.mark.parametrize("created", ODD_TIMES, ids=repr)
+async def test_a_time_that_is_none(archive: Archive, created: object) -> None:
+    """Whatever the list says in the place of a time, the transcript is told."""
+    foreign = await foreign_rows(archive, 2)
+    patch = {"created": created}
+    archive.service.faults.add(Fault(on="list", action="patch", times=None, patch=patch))
+
+    found, told = await remade(archive)
+
+    assert {each.transcript_id for each in told} == set(foreign)
+    assert "2 transcripts are nobody's" in str(found)
+
+
+async def test_the_command_names_the_first(archive: Archive) -> None:
+    """For people twenty are named, and the file that has all; programs get all; a total in both."""
+    await foreign_rows(archive, 33)
+    line = ["--output", archive.output, "--provider", archive.service.url]
+
+    ended = await archive.command("verify", *line, "--rebuild")
+    lines = ended.stdout.decode().splitlines()
+    for path in archive.state.glob("ledger.sqlite3*"):
+        path.unlink()
+    as_json = await archive.command("verify", *line, "--rebuild", "--details", "--json")
+    refused = await archive.command("verify", *line, "--details")
+
+    assert ended.exit_code == as_json.exit_code == ExitCode.PARTIAL
+    assert sum(each.startswith("unclaimed") for each in lines) == 20
+    assert "33 transcripts are nobody's" in ended.stdout.decode()
+    assert f"all of them stand in {archive.state / 'unclaimed.ndjson'}" in lines
+    assert [each["type"] for each in as_json.lines] == ["finding"] * 33 + ["rebuilt"]
+    assert as_json.summary["measured"] == 33
+    assert refused.exit_code == ExitCode.USAGE
+
+
+async def test_a_rebuild_without_anything_unclaimed_leaves_no_old_list(archive: Archive) -> None:
+    """What an earlier rebuild could not account for is not told by a later one that can."""
+    await foreign_rows(archive, 1)
+    await remade(archive)
+    archive.service.faults.add(
+        Fault(
+            on="list",
+            action="answer",
+            status=200,
+            body='{"page_details": {}, "transcripts": []}',
+            times=None,
+        )
+    )
+    lose(archive)
+
+    found, told = await remade(archive)
+
+    assert (found.listing, told) == (None, [])
+    assert (archive.state / "unclaimed.ndjson").read_bytes() == b""
 
 
 async def test_what_is_claimed_is_fetched(archive: Archive) -> None:
