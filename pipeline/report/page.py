@@ -82,6 +82,8 @@ def as_line(morning: Morning) -> str:
         f"{words.hours(morning.audio_hours)} of audio, cost {words.usd(morning.cost_usd)}"
         f" ({month})",
     ]
+    if morning.scanned is False:
+        parts.append("the scan was cut short")
     if morning.suspicious:
         parts.append(f"{morning.suspicious:,} suspicious")
     if morning.unreadable:

@@ -17,7 +17,7 @@ from pipeline.errors import ExitCode
 from pipeline.events import Event, RunStarted, Summary, Warned
 from pipeline.progress import render_summary
 from pipeline.report.morning import morning
-from pipeline.report.page import as_html
+from pipeline.report.page import as_html, as_line
 from pipeline.stages.scan import find_roots
 from tests.support.dead_disk import hangs
 from tests.support.runs import Archive, Outcome, opened
@@ -107,6 +107,7 @@ async def test_the_page_of_the_morning_says_so(archive: Archive) -> None:
     assert facts.scanned is False
     assert "No recordings found" not in page
     assert "Cut short" in page
+    assert "the scan was cut short" in as_line(facts)
 
 
 async def test_a_full_disk_says_that_it_is_full(archive: Archive, tmp_path: Path) -> None:
