@@ -216,8 +216,22 @@ async def rows_of(archive: Archive) -> list[dict[str, Any]]:
     return [{"run_id": run_id} for (run_id,) in await archive.rows(query)]
 
 
-async def test_what_is_missing_or_given_up_has_a_reason(archive: Archive) -> None:
-    """What the service lost, and what nobody tries any more, are told with why and where."""
+async def test_what_is_missing_has_a_reason(archive: Archive) -> None:
+    """What was paid for and is gone at the service is told with why and where, as a failure."""
+    archive.add("gone.wav", b"gone")
+    deleted = {"audio_url": "http://deleted_by_user", "text": "Deleted by user."}
+    fault = Fault(on="get", action="patch", times=None, patch=deleted)
+    archive.service.faults.add(fault)
+    await archive.run()
+
+    (line,) = [each for each in await listed(archive, "failed") if each["path"] == "gone.wav"]
+
+    assert "deleted at the service" in line["reason"]
+    assert line["folder"] == str(archive.recordings)
+
+
+async def test_what_is_given_up_has_a_reason(archive: Archive) -> None:
+    """What nobody tries any more is told with why it failed."""
     await archive.run(retry_failed=True)
     lines = await listed(archive, "given-up", nights=1)
 
