@@ -26,6 +26,7 @@ Programs made of the pipeline: one module a job, and the command line on top.
     matching     which document is of which recording
     finding      what a job that looks has found
     shelf        what lies in the folder of the results
+    telling      a run that others hear of: when they are told, and of what
     notify       hooks and heartbeat: whom a run tells of its start and end
     verdict      why a run ends with the exit code that it does
     session      what every job works with: state folder, ledger, service

@@ -11,6 +11,7 @@ that names everything wrong with them.
     hooks     Hooks: whom a run tells of its start and end
     model     Settings: every key with its unit, default, range and reason
     sources   load_settings(flags, config=, environ=)  ->  Settings
+              load_told(flags, config=, environ=)      ->  Settings: whom to tell of wrong ones
               origins(flags, config=, environ=)        ->  {"poll_interval": "./overnight.toml", …}
     surroundings  what a machine or cluster has put around the program
     key       require_key(settings, environ)           ->  the API key, or KeyRefused
@@ -32,7 +33,7 @@ from pipeline.settings.grammar import (
 from pipeline.settings.hooks import HOOK_VARIABLES, Heartbeat, Hooks, is_url
 from pipeline.settings.key import exposed, key_fingerprint, read_api_key, require_key
 from pipeline.settings.model import FORMATS, PROVIDERS, Rule, Settings, Timeouts, Uploads
-from pipeline.settings.sources import load_settings, origins
+from pipeline.settings.sources import load_settings, load_told, origins
 from pipeline.settings.surroundings import home_of, odd_variables
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "is_url",
     "key_fingerprint",
     "load_settings",
+    "load_told",
     "nearest",
     "odd_variables",
     "origins",
