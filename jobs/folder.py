@@ -59,7 +59,7 @@ async def run_folder(
                 "which recordings? Name their folder",
                 "hint: `overnight run FOLDER -o OUTPUT`, or try `overnight run --sample`",
             )
-        if settings.output is None:
+        if settings.output is None and not settings.dry_run:
             raise SettingsError("where should results go? Name a folder with `--output`")
         roots = await to_thread.run_sync(find_roots, [str(folder) for folder in given or [Path()]])
         return await transcribe(
