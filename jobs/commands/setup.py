@@ -12,6 +12,7 @@ from pipeline.errors import ExitCode, SettingsError
 
 __all__ = ["doctor", "init"]
 
+_DISK_S = 10.0
 _PACKAGE = Path(__file__).parent.parent
 _EXAMPLES = (
     _PACKAGE / "config.example.toml",  # in the wheel
@@ -32,10 +33,16 @@ def doctor(*, access: Access = ACCESS, json: Annotated[bool, Switch] = False) ->
     """
     from jobs.checks import Foreseen
     from jobs.doctor import examine
+    from jobs.leaving import answered
     from jobs.nightly import NIGHTLY
     from pipeline.settings import origins
 
-    settings = access.settings()
+    # Names of sources are those that links lead to, on disks that may not answer.
+    (settings,) = answered([access.settings], _DISK_S)
+    if settings is None:
+        raise SettingsError(
+            f"no answer in {_DISK_S:g} s from a folder that the settings name: is its disk there?"
+        )
     if settings.source:  # what counts is a night
         settings = access.settings(defaults=NIGHTLY)
     tell_of, checks = teller(json), []

@@ -69,6 +69,8 @@ def test_a_warning_is_no_end() -> None:
     assert [each.state for each in found] == ["warning", "failure"]
     assert Foreseen.of(found[:1]) == Foreseen(ExitCode.DONE, warnings=1, failures=0)
     assert Foreseen.of(found) == Foreseen(ExitCode.WINDOW_CLOSED, warnings=1, failures=1)
+    assert str(Foreseen.of(found[:1])) == "a run that starts now can work"
+    assert str(Foreseen.of(found)) == "a run that starts now ends with exit code 10"
 
 
 def test_a_line_holds_nothing_that_a_terminal_obeys() -> None:

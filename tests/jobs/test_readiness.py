@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, closing
@@ -165,6 +166,14 @@ def a_link_for_a_lock(archive: Archive) -> None:
     (archive.state / "lock").symlink_to(archive.root / "elsewhere")
 
 
+def left_by_a_killed_run(archive: Archive) -> None:
+    """Another process has its number by now, as in each new container."""
+    archive.state.mkdir(parents=True)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    text = f"{socket.gethostname()} {os.getppid()} {now} 5eb1f00d\n"
+    (archive.state / "lock").write_text(text)
+
+
 def ledger(archive: Archive, version: int) -> Path:
     archive.state.mkdir(parents=True)
     path = archive.state / "ledger.sqlite3"
@@ -226,6 +235,7 @@ Trouble = Callable[[Archive], None]
         ("", [no_price], 2),
         ("", [held], 11),
         ("", [a_link_for_a_lock], 2),
+        ("", [left_by_a_killed_run], 0),
         ("", [a_newer_ledger], 2),
         ("", [an_older_ledger], 0),
         ("", [no_database], 2),
@@ -342,6 +352,16 @@ async def test_a_disk_that_hangs_is_given_up(archive: Archive, ends: str) -> Non
     assert ends in silent["what"]
     assert ended.exit_code == (ExitCode.PARTIAL if ends == "phone" else ExitCode.USAGE)
     assert any(check["subject"] == "service" for check in ended.lines[:-1])
+
+
+async def test_a_disk_that_hangs_is_given_up_by_the_settings(archive: Archive) -> None:
+    """A source that has its name from a folder which does not answer is told within bounds."""
+    hangs(archive, "phone", "lstat")
+    with anyio.fail_after(50):
+        ended = await archive.command("doctor")
+
+    assert ended.exit_code == ExitCode.USAGE
+    assert "no answer in 10 s from a folder that the settings name" in ended.stderr
 
 
 def checked(settings: Settings, now: str, environ: dict[str, str] | None = None) -> dict[str, str]:
