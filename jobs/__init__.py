@@ -21,12 +21,16 @@ Programs made of the pipeline: one module a job, and the command line on top.
     timer        `overnight nightly install`: files that have a scheduler start it
     units        what is in those files
     doctor       `overnight doctor`: what is in place, what is not
+    readiness    whether a night that begins now could work
+    reach        whether those whom a run tells could be told
+    checks       what was looked at before a run, and what it would end with
     budget       one request budget for each account, whoever works for it
     account      the whole list of an account, a page at a time
     documents    the service's answers in what other tools left
     matching     which document is of which recording
     finding      what a job that looks has found
     shelf        what lies in the folder of the results
+    telling      a run that others hear of: when they are told, and of what
     notify       hooks and heartbeat: whom a run tells of its start and end
     verdict      why a run ends with the exit code that it does
     session      what every job works with: state folder, ledger, service

@@ -27,6 +27,7 @@ __all__ = [
     "aside",
     "is_attended",
     "logs",
+    "refusal_told",
     "repair_listeners",
     "run_listeners",
     "say",
@@ -186,6 +187,30 @@ def repair_listeners(settings: "Settings") -> "Iterator[Emit]":
         with logs(settings, console):
             os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
             yield emit
+
+
+@contextmanager
+def refusal_told(
+    readable: "Callable[[], Settings]", is_told: "Callable[[Settings], bool]"
+) -> Iterator[None]:
+    """
+    Hooks hear of settings with which no run begins, if `is_told` by those that are `readable`.
+    """
+    from pipeline.errors import SettingsError
+
+    try:
+        yield
+    except SettingsError as error:
+        from functools import partial
+
+        from jobs.leaving import run_stoppable
+        from jobs.telling import tell_refusal
+        from pipeline.progress import WarningLines
+
+        if is_told(told := readable()):
+            emit, environ = WarningLines(tell), dict(os.environ)
+            run_stoppable(partial(tell_refusal, error, told.hooks, emit=emit, environ=environ))
+        raise
 
 
 def terminal() -> "tuple[Console | None, Callable[[str], None]]":

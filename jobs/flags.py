@@ -72,6 +72,12 @@ class Where:
 
         return load_settings(self.given() | others, config=self.config, defaults=defaults)
 
+    def told(self) -> "Settings":
+        """Whom to tell where the settings are wrong, as `load_told`."""
+        from pipeline.settings import load_told
+
+        return load_told(self.given(), config=self.config)
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
+from jobs.telling import Began, telling
 from jobs.transcribe import named_sources, transcribe
 from pipeline.errors import SettingsError
 from pipeline.events import Emit, Summary
@@ -37,26 +38,43 @@ async def run_folder(
     settings: Settings,
     *,
     sample: bool = False,
+    tells: bool = False,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
     clock: Callable[[], float] = time.time,
 ) -> Summary:
     """
-    Transcribe the folders, and tell how it went, as `transcribe` does.
+    Transcribe the folders, and tell how it went, as `transcribe` does; `tells` hooks as well.
 
     Raises:
-        SettingsError: a folder or the list cannot be read, or there is neither.
+        SettingsError: a folder or the list cannot be read, there is neither, or no output.
         BatchError: as `transcribe` does.
     """
     given = [sample_folder()] if sample else folders
-    listed = await _listed(settings.files_from)
-    if not given and listed is None:
-        raise SettingsError("which recordings? Name a folder, or `--sample`")
-    roots = await to_thread.run_sync(find_roots, [str(folder) for folder in given or [Path()]])
-    sources = named_sources(roots, settings)
-    return await transcribe(
-        settings, sources, listed=listed, emit=emit, environ=environ, clock=clock
-    )
+
+    async def run(began: Began | None, emit: Emit) -> Summary:
+        listed = await _listed(settings.files_from)
+        if not given and listed is None:
+            raise SettingsError(
+                "which recordings? Name their folder",
+                "hint: `overnight run FOLDER -o OUTPUT`, or try `overnight run --sample`",
+            )
+        if settings.output is None and not settings.dry_run:
+            raise SettingsError("where should results go? Name a folder with `--output`")
+        roots = await to_thread.run_sync(find_roots, [str(folder) for folder in given or [Path()]])
+        return await transcribe(
+            settings,
+            named_sources(roots, settings),
+            listed=listed,
+            began=began,
+            emit=emit,
+            environ=environ,
+            clock=clock,
+        )
+
+    if not tells:
+        return await run(None, emit)
+    return await telling(run, settings, emit=emit, environ=environ)
 
 
 async def _listed(files_from: str | None) -> list[bytes] | None:

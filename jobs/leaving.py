@@ -12,7 +12,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -23,6 +24,7 @@ from pipeline.errors import ExitCode
 __all__ = [
     "LAST_S",
     "SIGNALS",
+    "answered",
     "at_last",
     "begin",
     "is_leaving",
@@ -98,6 +100,35 @@ def leave(code: int) -> None:
         with suppress(OSError):
             call()
     os._exit(code)
+
+
+def answered(calls: Sequence[Callable[[], T]], within_s: float) -> list[T | None]:
+    """
+    What each of these calls returns, made side by side; None where that takes longer.
+
+    What hangs is left to itself in a thread that the process does not wait for at its end.
+
+    Raises:
+        Exception: as the first call that does.
+    """
+    until_s = time.monotonic() + within_s
+    answers = [Future[T]() for _ in calls]
+
+    def make(call: Callable[[], T], answer: Future[T]) -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    for pair in zip(calls, answers, strict=True):
+        threading.Thread(target=make, args=pair, daemon=True).start()
+    found: list[T | None] = []
+    for answer in answers:
+        try:
+            found.append(answer.result(max(0.0, until_s - time.monotonic())))
+        except TimeoutError:
+            found.append(None)
+    return found
 
 
 @contextmanager

@@ -9,19 +9,16 @@ people, and word to whoever the hooks name.
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import anyio
 from anyio import to_thread
 
-from jobs.leaving import LAST_S, leaving_at_a_signal, left_s
-from jobs.notify import Moment, moment_of, notify
+from jobs.telling import Began, telling
 from jobs.transcribe import Source, named_sources, transcribe
-from pipeline.errors import BatchError, Locked, SettingsError
-from pipeline.events import Emit, Event, RunStarted, Summary, Warned, encode
+from pipeline.errors import BatchError, SettingsError
+from pipeline.events import Emit, Summary, Warned
 from pipeline.models import NIGHTS
 from pipeline.report import words
 from pipeline.report.morning import morning
@@ -58,81 +55,36 @@ async def run_nightly(
     Raises:
         BatchError: as `transcribe` does, and where no source is there; hooks have been told.
     """
-    ends = list[Summary]()
+    line = ""
 
-    def hear(event: Event) -> None:
-        # The summary is the last that is told: hooks and the report may have something to say.
-        if isinstance(event, Summary):
-            ends.append(event)
-        else:
-            emit(event)
-
-    try:
-        return await _night(folders, settings, hear, environ, clock)
-    finally:
-        for summary in ends:
-            emit(summary)
-
-
-async def _night(
-    folders: Sequence[Path],
-    settings: Settings,
-    emit: Emit,
-    environ: Mapping[str, str],
-    clock: Callable[[], float],
-) -> tuple[Summary, str]:
-    tell = partial(notify, settings.hooks, environ=environ, emit=emit)
-
-    async def began(started: RunStarted) -> None:
-        await tell(Moment.START, encode(started))
-
-    try:
-        summary = await transcribe(
+    async def run(began: Began | None, emit: Emit) -> Summary:
+        if settings.output is None:
+            raise SettingsError("where should results go? Name a folder with `--output`")
+        return await transcribe(
             settings,
             await to_thread.run_sync(_sources, folders, settings),
             by_age=True,
-            began=None if settings.dry_run else began,
+            began=began,
             emit=emit,
             environ=environ,
             clock=clock,
         )
-    except Exception as error:  # a bug as well: nobody is there to see it
-        if not (settings.dry_run or isinstance(error, Locked)):
-            known = error if isinstance(error, BatchError) else BatchError()
-            summary = Summary(
-                run_id="", exit_code=known.exit_code, reason=str(error), why=[known.cause]
-            )
-            async with leaving_at_a_signal():
-                await tell(Moment.FAILURE, encode(summary))
-        raise
-    if settings.dry_run:
-        return summary, f"{summary.parked} to be sent, {summary.due_hours:.2f} h of audio"
-    folder = settings.state_dir / "runs" / summary.run_id
-    async with leaving_at_a_signal():
-        return summary, await _told(summary, settings, folder, tell, emit)
 
-
-async def _told(
-    summary: Summary,
-    settings: Settings,
-    folder: Path,
-    tell: Callable[..., Awaitable[None]],
-    emit: Emit,
-) -> str:
-    """Report how a run went, and tell those who want to know; the report as one line."""
-    line = f"run {summary.run_id} ended with {words.exit_code(summary.exit_code, summary.why)}"
-    # The last seconds of a process that was stopped are for those who want to know.
-    with anyio.move_on_after(left_s() - LAST_S):
+    async def report(summary: Summary, folder: Path) -> None:
+        nonlocal line
+        line = f"run {summary.run_id} ended with {words.exit_code(summary.exit_code, summary.why)}"
         try:
             line = await to_thread.run_sync(
                 _report, settings, summary.run_id, folder, abandon_on_cancel=True
             )
         except (BatchError, OSError) as error:
             emit(Warned(message=f"there is no report of this run: {error}"))
-    # A stop leaves time for no more than what is bounded: hooks are, and whoever waits hears of it.
-    with anyio.CancelScope(shield=True):
-        await tell(moment_of(summary), encode(summary), report=folder / "report.html")
-    return line
+
+    if settings.dry_run:
+        summary = await run(None, emit)
+        return summary, f"{summary.parked} to be sent, {summary.due_hours:.2f} h of audio"
+    summary = await telling(run, settings, report=report, emit=emit, environ=environ)
+    return summary, line
 
 
 def _sources(folders: Sequence[Path], settings: Settings) -> list[Source]:

@@ -36,7 +36,7 @@ from pipeline.lines import masked
 from pipeline.settings import HOOK_VARIABLES, Hooks, is_url
 from pipeline.wire import shown
 
-__all__ = ["Moment", "moment_of", "notify"]
+__all__ = ["Hook", "Moment", "moment_of", "named", "notify"]
 
 _PAUSE_S = 1.0  # before a URL is tried again
 _GRACE_S = 2.0  # for a command to end once it is told to
@@ -89,13 +89,13 @@ async def notify(
         report: the page of this run, which commands learn of if it is there.
         environ: what commands inherit, but for the API key and where to find it.
     """
-    named = list(_named(hooks, moment))
+    told = list(named(hooks, moment))
     environment: dict[str, str] = {}
-    if not all(is_url(hook.told) for hook in named):
+    if not all(is_url(hook.told) for hook in told):
         has_report = report is not None and await to_thread.run_sync(report.is_file)
         environment = _environment(environ, summary, report if has_report else None)
 
-    async def tell(hook: _Hook) -> None:
+    async def tell(hook: Hook) -> None:
         try:
             with anyio.fail_after(hooks.timeout):
                 if is_url(hook.told):
@@ -108,12 +108,12 @@ async def notify(
             emit(Warned(message=masked(f"{hook.name} {trouble}")))
 
     async with anyio.create_task_group() as group:
-        for hook in named:
+        for hook in told:
             group.start_soon(tell, hook)
 
 
 @dataclass(frozen=True, slots=True)
-class _Hook:
+class Hook:
     """One of those that are told."""
 
     name: str
@@ -123,16 +123,17 @@ class _Hook:
     is_heartbeat: bool = False
 
 
-def _named(hooks: Hooks, moment: Moment) -> Iterator[_Hook]:
+def named(hooks: Hooks, moment: Moment) -> Iterator[Hook]:
+    """Those that are told of a moment."""
     keys = [f"on_{moment}"] if moment is Moment.START else [f"on_{moment}", "on_finish"]
     for key in keys:
         several: Sequence[str] = getattr(hooks, key)
         for number, told in enumerate(several, start=1):
             which = f", {number} of {len(several)}," if len(several) > 1 else ""
-            yield _Hook(f"hook {key}{which}{_at(told)}", told)
+            yield Hook(f"hook {key}{which}{_at(told)}", told)
     beats = {Moment.START: "start", Moment.SUCCESS: "ok", Moment.FAILURE: "fail"}
     if url := getattr(hooks.heartbeat, beats[moment]):
-        yield _Hook(f"heartbeat{_at(url)}", url, is_heartbeat=True)
+        yield Hook(f"heartbeat{_at(url)}", url, is_heartbeat=True)
 
 
 def _at(told: str) -> str:
@@ -142,7 +143,7 @@ def _at(told: str) -> str:
 # --- URLs -----------------------------------------------------------------------------------------
 
 
-async def _ask(hook: _Hook, summary: bytes) -> str | None:
+async def _ask(hook: Hook, summary: bytes) -> str | None:
     """What is wrong with a URL, after the second try where that may help; None if nothing is."""
     trouble = None
     for pause_s in (0.0, _PAUSE_S):
@@ -158,7 +159,7 @@ async def _ask(hook: _Hook, summary: bytes) -> str | None:
     return trouble
 
 
-async def _status(hook: _Hook, summary: bytes) -> int:
+async def _status(hook: Hook, summary: bytes) -> int:
     """What a URL answers. No key is sent, and of the answer no more is read."""
     async with aiohttp.ClientSession(
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
+from shutil import which
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -44,6 +45,7 @@ __all__ = [
     "Status",
     "carried",
     "install",
+    "installations",
     "may_have_namespaces",
     "next_at",
     "shown",
@@ -446,6 +448,50 @@ def status(
         int(service["ExecMainStatus"]) if last_end and has_exited else None,
         _last_summary(state) if state else None,
     )
+
+
+def installations(
+    environ: Mapping[str, str], *, time_zone: str | None
+) -> list[tuple[str, str, bool]]:
+    """
+    Each that systemd or launchd has: its name, how it stands with it, and whether that is amiss.
+
+    Raises:
+        SettingsError: nobody says where the user's home is.
+    """
+    any_of = Places.of("*", environ)
+    files = [*any_of.timer.parent.glob("*.timer"), *any_of.agent.parent.glob("overnight.*.plist")]
+    names = {
+        path.stem.removeprefix("overnight." if path.suffix == ".plist" else ""): None
+        for path in sorted(files)
+        if _is_ours(path)
+    }
+    return [(name, *_stands(name, environ, time_zone)) for name in names]
+
+
+def _stands(name: str, environ: Mapping[str, str], time_zone: str | None) -> tuple[str, bool]:
+    """How it stands with an installation, and whether that is amiss."""
+    again = f"`overnight nightly install --name {name}` makes it anew"
+    program = _program(Places.of(name, environ))
+    if program is not None and which(program) is None:
+        return f"it starts {program}, which is not there any more: {again}", True
+    found = status(name, environ, state=None, at=None, time_zone=time_zone)
+    if found.next_start is None:
+        return f"it is installed, and nobody says when it starts: {again}", True
+    return f"it starts next at {_local(found.next_start)}, says {found.next_from}", False
+
+
+def _program(places: Places) -> str | None:
+    """What an installation starts, None where its files do not tell."""
+    with suppress(OSError, KeyError, ValueError, IndexError):
+        if places.agent.exists():
+            line = plistlib.loads(places.agent.read_bytes())["ProgramArguments"][-1]
+            words = shlex.split(line)
+            return words[words.index("exec") + 1]
+        text = places.service.read_text("utf-8")
+        line = next(line for line in text.splitlines() if line.startswith("ExecStart="))
+        return shlex.split(line.removeprefix("ExecStart=").replace("%%", "%"))[0].lstrip(":")
+    return None
 
 
 def next_at(at: time, time_zone: str | None, now: datetime) -> datetime:

@@ -44,7 +44,14 @@ from pipeline.stages.upload import UNKNOWN_RESULT, is_left
 from pipeline.stages.write import render_lacking
 from pipeline.wire import Webhook
 
-__all__ = ["Source", "named_sources", "transcribe", "with_model"]
+__all__ = [
+    "Source",
+    "missed_window",
+    "named_sources",
+    "require_prices",
+    "transcribe",
+    "with_model",
+]
 
 _PAGE = 1000
 _PATIENCE_S = 0.2  # of what was cancelled, until a thread that does not return is left to itself
@@ -101,7 +108,7 @@ async def transcribe(
         LedgerUnusable: the ledger is damaged, or newer than this program.
     """
     began_at = time.monotonic()
-    _require_prices(settings, sources)
+    require_prices(settings, sources)
     sources = [replace(each, settings=with_model(each.settings)) for each in sources]
     redo = redo or Redo(
         force=settings.force,
@@ -115,7 +122,7 @@ async def transcribe(
     ) as run:
         ledger = run.context.ledger
         await ledger.require_claimed()
-        is_missed = await to_thread.run_sync(_is_missed, settings, run.folder.parent, clock())
+        is_missed = await to_thread.run_sync(missed_window, settings, run.folder.parent, clock())
         for source in sources:
             if source.problem is not None:
                 run.totals(Warned(message=f"source {source.name}: {source.problem}"))
@@ -173,7 +180,7 @@ async def transcribe(
     return summary
 
 
-def _is_missed(settings: Settings, runs: Path, now_s: float) -> bool:
+def missed_window(settings: Settings, runs: Path, now_s: float) -> bool:
     """Whether no window is open, and in the latest one no run began that found recordings."""
     if settings.window is None or settings.window.closes_at(now_s, settings.zone) is not None:
         return False
@@ -189,7 +196,7 @@ def _leave(path: Path, line: bytes) -> None:
         file.write(line)
 
 
-def _require_prices(settings: Settings, sources: Sequence[Source]) -> None:
+def require_prices(settings: Settings, sources: Sequence[Source]) -> None:
     """
     What a cap on cost needs to be held.
 

@@ -18,7 +18,7 @@ from pipeline.files import in_thread
 from pipeline.settings import Settings
 from pipeline.stages import Context
 
-__all__ = ["guarded"]
+__all__ = ["guarded", "room_low"]
 
 _LOOK_EVERY_S = 10.0
 
@@ -55,14 +55,13 @@ async def _look(context: Context) -> None:
         else:
             intake.closes_at = closes_at
     if settings.min_free is not None:
-        low = await _low(settings, settings.min_free)
+        low = await in_thread(room_low)(settings, settings.min_free)
         if low is not None:
             intake.end(RoomLow(low))
 
 
-@in_thread
-def _low(settings: Settings, least: int) -> str | None:
-    """Where there is less room than that, and how much; None where there is more."""
+def room_low(settings: Settings, least: int) -> str | None:
+    """Where there is less room than that, and how much; None where there is more. Blocks."""
     for folder in filter(None, (settings.output, settings.state_dir)):
         free = shutil.disk_usage(_there(folder)).free
         if free < least:

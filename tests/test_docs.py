@@ -1,6 +1,7 @@
 """The pages cannot lie: what they name exists, and what they list is the whole of it."""
 
 import ast
+import inspect
 import json
 import re
 import shlex
@@ -24,7 +25,8 @@ from anyio import to_thread
 from cyclopts import App
 
 import pipeline
-from jobs import timer
+from jobs import doctor, readiness, timer
+from jobs.checks import SOURCE, Check, Foreseen
 from jobs.cli import app
 from jobs.folder import sample_folder
 from jobs.planning import plan
@@ -432,6 +434,23 @@ def test_the_status_of_an_installation_says_what_is_documented(tmp_path: Path) -
     table = rows(section(OUTPUT, "`overnight nightly status --json`"))
 
     assert [row[0].strip("`") for row in table] == list(facts)
+
+
+def test_the_doctor_says_what_is_documented() -> None:
+    """What is looked at, and what it comes to, have the fields and the subjects of the page."""
+    for facts in (Check("key", "…").facts(), Foreseen.of([]).facts()):
+        table = rows(section(OUTPUT, f"`{facts['type']}`"))
+        assert [row[0].strip("`") for row in table] == list(facts)
+    told = {
+        subject
+        for module in (doctor, readiness)
+        for subject in re.findall(
+            r"""(?:Check\(|_answered\([^"]*)\s*"(\w+)\"""", inspect.getsource(module)
+        )
+    }
+    told |= {"output", "state", SOURCE}
+    table = rows(section(OUTPUT, "Subjects"))
+    assert {name for row in table for name in re.findall(r"`(\w+)`", row[0])} == told
 
 
 @pytest.mark.anyio

@@ -3,15 +3,15 @@
 """
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from cyclopts import App
 
 from jobs.commands.timer import install, status, uninstall
-from jobs.console import run_listeners, say
+from jobs.console import refusal_told, run_listeners, say
 from jobs.flags import FLAGS, Flags
 from jobs.leaving import run_stoppable
-from pipeline.errors import SettingsError
 
 __all__ = ["nightly"]
 
@@ -36,11 +36,12 @@ def transcribe_new(*folders: Path, flags: Flags = FLAGS) -> int:
 
     from jobs.nightly import NIGHTLY, run_nightly
 
-    settings = flags.settings(defaults=NIGHTLY)
-    if settings.output is None:
-        raise SettingsError("where should results go? Name a folder with `--output`")
+    with refusal_told(flags.told, lambda settings: not settings.dry_run):
+        settings = flags.settings(defaults=NIGHTLY)
     environ = dict(os.environ)
-    with run_listeners(settings) as emit:
+    with ExitStack() as stack:
+        with refusal_told(flags.told, lambda settings: not settings.dry_run):
+            emit = stack.enter_context(run_listeners(settings))
         os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
         summary, line = run_stoppable(
             partial(run_nightly, folders, settings, emit=emit, environ=environ)

@@ -3,18 +3,22 @@
 """
 
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from jobs.console import agreed, is_attended, run_listeners, say, tell
+from jobs.console import agreed, is_attended, refusal_told, run_listeners, say, tell
 from jobs.flags import FLAGS, Flags, Switch
 from jobs.leaving import run_stoppable
 from pipeline.errors import ExitCode, SettingsError
 
 if TYPE_CHECKING:
+    from pipeline.events import Emit, Summary
     from pipeline.settings import Settings
 
 __all__ = ["run"]
@@ -41,27 +45,39 @@ def run(
     if sample and folders:
         raise SettingsError("`--sample` takes no folder: its recordings are in the program")
     provider = flags.provider or ("local" if sample else None)
-    settings = flags.settings(provider=provider)
-    if not folders and not sample and settings.files_from is None:
-        raise SettingsError(
-            "which recordings? Name their folder",
-            "hint: `overnight run FOLDER -o OUTPUT`, or try `overnight run --sample`",
-        )
-    if settings.output is None:
-        if not sample:
-            raise SettingsError("where should results go? Name a folder with `--output`")
+    is_told = partial(_is_told, is_watched=sys.stderr.isatty(), sample=sample)
+    with refusal_told(flags.told, is_told):
+        settings = flags.settings(provider=provider)
+    if sample and settings.output is None:
         settings = settings.model_copy(update={"output": Path("transcripts")})
     asks = settings.force and not (settings.dry_run or yes) and is_attended()
     if asks and not _agreed(folders, settings, sample=sample):
         tell("nothing was sent\nhint: `--yes` agrees to it, `--dry-run` only says what it would be")
         return ExitCode.USAGE
-    return _run(folders, settings, sample=sample)
+    with ExitStack() as stack:
+        with refusal_told(flags.told, is_told):
+            emit = stack.enter_context(run_listeners(settings))
+        summary = _run(folders, settings, sample=sample, tells=is_told(settings), emit=emit)
+    if not (settings.json_lines or settings.quiet):
+        from pipeline.progress import render_summary
+
+        say(render_summary(summary))
+    return summary.exit_code
+
+
+def _is_told(settings: "Settings", *, is_watched: bool, sample: bool) -> bool:
+    """Whether hooks hear of a run: where nobody watches it, unless the settings say otherwise."""
+    from pipeline.settings import HOOK_VARIABLES
+
+    # The hook of a run may well start another one, which would start another one.
+    is_of_a_hook = any(name in os.environ for name in HOOK_VARIABLES)
+    said = settings.hooks.run
+    tells = not is_watched if said is None else said
+    return tells and not (sample or settings.dry_run or is_of_a_hook)
 
 
 def _agreed(folders: Sequence[Path], settings: "Settings", *, sample: bool) -> bool:
     """Whether somebody at the terminal agrees to what `--force` comes to, if to anything."""
-    from functools import partial
-
     from jobs.folder import run_folder
     from pipeline.report.words import count, hours, usd
 
@@ -74,18 +90,12 @@ def _agreed(folders: Sequence[Path], settings: "Settings", *, sample: bool) -> b
     return not would.parked or agreed(anew)
 
 
-def _run(folders: Sequence[Path], settings: "Settings", *, sample: bool) -> int:
-    from functools import partial
-
+def _run(
+    folders: Sequence[Path], settings: "Settings", *, sample: bool, tells: bool, emit: "Emit"
+) -> "Summary":
     from jobs.folder import run_folder
-    from pipeline.progress import render_summary
 
     environ = dict(os.environ)
-    with run_listeners(settings) as emit:
-        os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
-        summary = run_stoppable(
-            partial(run_folder, folders, settings, sample=sample, emit=emit, environ=environ)
-        )
-    if not (settings.json_lines or settings.quiet):
-        say(render_summary(summary))
-    return summary.exit_code
+    os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
+    given = partial(run_folder, folders, settings, sample=sample, tells=tells)
+    return run_stoppable(partial(given, emit=emit, environ=environ))

@@ -9,6 +9,7 @@ it names the holder, is empty when nobody holds it, and a holder elsewhere is ne
 import errno
 import fcntl
 import os
+import re
 import secrets
 import socket
 from collections.abc import AsyncIterator
@@ -124,7 +125,25 @@ def holder(path: Path) -> Holder | None:
             return None
         except PermissionError:
             pass  # it is there, and somebody else's
+        if _locks_nothing(found.pid):
+            return None
     return found
+
+
+def _locks_nothing(pid: int) -> bool:
+    """
+    Whether the kernel knows of no file that a process of this machine locks.
+
+    So it is not the holder that is named, but another one with its number: in containers all of
+    them begin with 1. Where the kernel does not tell, the number counts.
+
+    Source: proc_locks(5).
+    """
+    try:
+        locks = Path("/proc/locks").read_text("ascii")
+    except (OSError, ValueError):
+        return False
+    return re.search(rf"FLOCK +ADVISORY +WRITE +{pid} ", locks) is None
 
 
 def _try(mine: Lock, break_: bool) -> int | None:

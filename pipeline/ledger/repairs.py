@@ -7,13 +7,19 @@ None of them asks for a transcript. What was paid is due to be fetched again, by
 from collections.abc import Sequence
 
 from pipeline.ledger.books import Books
-from pipeline.ledger.store import transition
+from pipeline.ledger.store import reading, transition
 
 __all__ = ["Repairs"]
 
 
 class Repairs(Books):
     """Transitions of what was saved once and is not there as it was."""
+
+    @reading
+    def damage(self) -> str | None:
+        """What SQLite finds wrong with the ledger itself at a quick look; None if nothing is."""
+        (said,) = self.ro.execute("PRAGMA quick_check(1)").fetchone()
+        return None if said == "ok" else str(said)
 
     @transition
     def fetch_again(

@@ -322,8 +322,11 @@ def copy_of(path: Path, target: Path) -> None:
     if not path.is_file():
         return
     try:
-        if not path.with_name(f"{path.name}-wal").exists():  # at rest: opened, it would show traces
+        log, shared = (Path(f"{path}{suffix}") for suffix in ("-wal", "-shm"))
+        if not (log.exists() and shared.exists()):  # nobody has it open; opened, it shows traces
             copy_file(os.fsencode(path), os.fsencode(target))
+            if log.exists():
+                copy_file(os.fsencode(log), os.fsencode(f"{target}-wal"))
             return
         with (
             closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db,

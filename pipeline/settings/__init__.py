@@ -11,7 +11,9 @@ that names everything wrong with them.
     hooks     Hooks: whom a run tells of its start and end
     model     Settings: every key with its unit, default, range and reason
     sources   load_settings(flags, config=, environ=)  ->  Settings
+              load_told(flags, config=, environ=)      ->  Settings: whom to tell of wrong ones
               origins(flags, config=, environ=)        ->  {"poll_interval": "./overnight.toml", …}
+    spelling  spelled(value)                           ->  how a settings file spells it
     surroundings  what a machine or cluster has put around the program
     key       require_key(settings, environ)           ->  the API key, or KeyRefused
 """
@@ -32,7 +34,8 @@ from pipeline.settings.grammar import (
 from pipeline.settings.hooks import HOOK_VARIABLES, Heartbeat, Hooks, is_url
 from pipeline.settings.key import exposed, key_fingerprint, read_api_key, require_key
 from pipeline.settings.model import FORMATS, PROVIDERS, Rule, Settings, Timeouts, Uploads
-from pipeline.settings.sources import load_settings, origins
+from pipeline.settings.sources import load_settings, load_told, origins
+from pipeline.settings.spelling import spelled, spelled_key
 from pipeline.settings.surroundings import home_of, odd_variables
 
 __all__ = [
@@ -56,6 +59,7 @@ __all__ = [
     "is_url",
     "key_fingerprint",
     "load_settings",
+    "load_told",
     "nearest",
     "odd_variables",
     "origins",
@@ -65,4 +69,6 @@ __all__ = [
     "plain_text",
     "read_api_key",
     "require_key",
+    "spelled",
+    "spelled_key",
 ]

@@ -149,7 +149,7 @@ class Rate:
         return made
 
     def __str__(self) -> str:
-        return f"{self.count}/{self.window_s:g}s"
+        return f"{self.count}/{self.window_s:.15g}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +224,22 @@ class Timetable:
         # Before the first of the week counts the last of the week before, which is at -1.
         return self.changes[bisect_right(self.changes, minute, key=lambda each: each[0]) - 1][1]
 
+    def __str__(self) -> str:
+        if len(self.changes) == 1 and self.changes[0][0] == 0:
+            return _spelled(self.changes[0][1])
+        entries = [
+            (tuple(_DAYS)[2 * (at // _DAY_MINUTES) + 1], divmod(at % _DAY_MINUTES, 60), limit)
+            for at, limit in self.changes
+        ]
+        daily = dict.fromkeys(f"{h:02}:{m:02},{_spelled(limit)}" for _, (h, m), limit in entries)
+        if len(entries) == 7 * len(daily):
+            return " ".join(daily)
+        return " ".join(f"{day}-{h:02}:{m:02},{_spelled(limit)}" for day, (h, m), limit in entries)
+
 
 _TIMETABLE = "write `10M`, `off`, or `08:00,512k 19:00,off`, each time also as `Mon-08:00`"
 _LEAST_BYTES_PER_S = 1000
+_DAY_MINUTES = 24 * 60
 _DAYS = {
     name: weekday
     for weekday, whole in enumerate(
@@ -234,6 +247,10 @@ _DAYS = {
     )
     for name in (whole, whole[:3])
 }
+
+
+def _spelled(limit: int | None) -> str:
+    return "off" if limit is None else str(limit)
 
 
 def _limit(value: str | float) -> int | None:
@@ -288,6 +305,12 @@ class Window:
         now = moment(now_s, zone)
         spans = (self._on(now.date() + timedelta(days), zone) for days in (-1, 0))
         return max(span for span in spans if span[0] <= now.timestamp())
+
+    def opens_next(self, now_s: float, zone: ZoneInfo | None) -> float:
+        """When the window opens that opens next, Unix seconds; `zone` as in `closes_at`."""
+        today = moment(now_s, zone).date()
+        opened = (self._on(today + timedelta(days), zone)[0] for days in range(3))
+        return next(at_s for at_s in opened if at_s > now_s)
 
     def _on(self, day: date, zone: ZoneInfo | None) -> tuple[float, float]:
         """When the window of a day opens and closes."""

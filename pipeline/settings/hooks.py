@@ -110,5 +110,8 @@ class Hooks(BaseModel):
     path, as it is, and with `/fail`. A table of `start`, `ok` and `fail` is for monitors with other
     ways. Source: https://healthchecks.io/docs/http_api/ and
     https://healthchecks.io/docs/signaling_failures/"""
+    run: bool | None = None
+    """Whether `overnight run` tells them as well. If not set: where stderr is no terminal, so that
+    nobody watches it; never of `--dry-run` and `--sample`."""
     timeout: Annotated[float, BeforeValidator(parse_duration), Field(gt=0)] = 30.0
     """Seconds that each of them may take."""

@@ -30,7 +30,7 @@ from pipeline.settings.surroundings import is_injected
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["load_settings", "origins"]
+__all__ = ["load_settings", "load_told", "origins"]
 
 _PREFIX = "OVERNIGHT_"
 
@@ -95,6 +95,24 @@ def load_settings(
         several = (f"{len(problems)} settings are wrong", *below)
         raise SettingsError(*(problems if len(problems) == 1 else several))
     return settings
+
+
+def load_told(
+    flags: Mapping[str, object],
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    cwd: Path | None = None,
+) -> Settings:
+    """
+    Whom a run tells whose settings are wrong: `hooks` and `dry_run` alone, as far as they are not.
+
+    Where they cannot be read either nobody is told, which is what the defaults say.
+    """
+    values, _, _ = _gather(flags, config, environ, cwd or Path())
+    with suppress(ValidationError):
+        return Settings(**{key: values[key] for key in ("hooks", "dry_run") if key in values})
+    return Settings()
 
 
 def _said(found: "ErrorDetails", values: Mapping[str, Any], origin_of: Mapping[str, str]) -> str:

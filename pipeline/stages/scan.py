@@ -258,10 +258,18 @@ class Scan:
                 emit(Warned(message=self.warnings.pop(0)))
         self.is_through = True
 
+    def holds_any(self) -> bool:
+        """Whether there is any recording to take. Blocks until the first; `warnings` are kept."""
+        for root in self._roots:
+            folders = self._folders(root) if root.only is None else self._only(root, root.only)
+            if any(True for _, found in folders for _ in found):
+                return True
+        return False
+
     def _chunks(self, root: Root) -> Iterator[list[Entry]]:
         entries: list[Entry] = []
         if root.only is not None:
-            folders = iter([(b"", self._named(root, b"", root.only))])
+            folders = self._only(root, root.only)
         elif self._listed is not None:
             folders = self._listed_folders(root)
         else:
@@ -283,6 +291,10 @@ class Scan:
         if entries:
             yield entries
             listing.forget()
+
+    def _only(self, root: Root, names: Iterable[bytes]) -> Iterator[tuple[bytes, Iterator[_Found]]]:
+        """The same of a root that is some files of its folder."""
+        yield b"", self._named(root, b"", names)
 
     def _folders(self, root: Root) -> Iterator[tuple[bytes, Iterator[_Found]]]:
         """Each folder below a root, relative with a final `/`, and the recordings in it."""

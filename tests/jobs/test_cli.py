@@ -118,7 +118,7 @@ def test_a_reader_that_has_enough_is_no_error(folder: Path) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "doctor", "--provider", "local"],
+        [sys.executable, "-m", "jobs.cli", "doctor", "--provider", "local", "-o", "out"],
         cwd=folder,
         env=environment(folder),
         stdout=theirs,

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from jobs.doctor import Finding, examine
+from jobs.checks import Check
+from jobs.doctor import examine
 from pipeline.errors import ExitCode
 from pipeline.settings import Settings, key_fingerprint, load_settings, origins
 from pipeline.speech_models import AS_OF, LASTS_DAYS, SOURCE
@@ -49,9 +50,9 @@ LIST = b"""{"page_details": {"limit": 1, "result_count": 0, "current_url": "u", 
 "next_url": null}, "transcripts": []}"""
 
 
-def findings(settings: Settings, **environ: str) -> dict[str, list[Finding]]:
+def findings(settings: Settings, **environ: str) -> dict[str, list[Check]]:
     """What is found, by subject."""
-    found: dict[str, list[Finding]] = {}
+    found: dict[str, list[Check]] = {}
     for finding in examine(settings, {}, environ):
         found.setdefault(finding.subject, []).append(finding)
     return found
@@ -64,7 +65,7 @@ def test_service_that_takes_the_key_is_in_order(tmp_path: Path) -> None:
 
     assert seen == [("/v2/transcript?limit=1", KEY)]
     assert found["service"][0].exit_code is ExitCode.DONE
-    assert key_fingerprint(KEY) in found["key"][0].text
+    assert key_fingerprint(KEY) in found["key"][0].what
     assert KEY not in str(found)
 
 
@@ -74,7 +75,7 @@ def test_refused_key_is_exit_code_4() -> None:
         (finding,) = findings(Settings(provider=url), ASSEMBLYAI_API_KEY=KEY)["service"]
 
     assert finding.exit_code is ExitCode.REFUSED
-    assert str(finding).startswith("!!")
+    assert finding.state == "failure"
 
 
 def test_service_that_is_not_there_is_exit_code_5() -> None:
@@ -84,7 +85,7 @@ def test_service_that_is_not_there_is_exit_code_5() -> None:
     (finding,) = findings(Settings(provider=url), ASSEMBLYAI_API_KEY=KEY)["service"]
 
     assert finding.exit_code is ExitCode.TRY_LATER
-    assert url in finding.text
+    assert url in finding.what
 
 
 @pytest.mark.parametrize("status", [200, 404])
@@ -97,8 +98,8 @@ def test_a_server_that_is_not_the_service_is_named_so(status: int) -> None:
         (finding,) = findings(Settings(provider=url), ASSEMBLYAI_API_KEY=KEY)["service"]
 
     assert finding.exit_code is ExitCode.TRY_LATER
-    assert f"{url} is reached, but does not speak the API" in finding.text
-    assert finding.text.endswith("a page that says 'Welcome to nginx!'")
+    assert f"{url} is reached, but does not speak the API" in finding.what
+    assert finding.what.endswith("a page that says 'Welcome to nginx!'")
 
 
 def test_no_key_asks_nothing() -> None:
@@ -138,30 +139,57 @@ def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_settings_are_shown_with_their_origin(tmp_path: Path) -> None:
     """What is not a default is shown with where it comes from, but for key commands and hooks."""
     (tmp_path / "overnight.toml").write_text(
-        "[timeouts]\nstall = 9\n[prices]\nmine = 1\n"
-        "[hooks]\non_start = 'hunter22'\nheartbeat = 'http://a/hunter22'\ntimeout = 9\n"
+        "[timeouts]\nstall = 9\n[prices]\nmine = 1\n'a model' = 2\n"
+        "[hooks]\non_start = 'hunter22'\nheartbeat = 'http://127.0.0.1:1/hunter22'\ntimeout = 9\n"
     )
     flags = {"api_key_command": "echo hunter22", "set": ["punctuate=true"], "provider": "local"}
     settings = load_settings(flags, environ={}, cwd=tmp_path)
     lines = [
-        str(finding)
-        for finding in examine(settings, origins(flags, environ={}, cwd=tmp_path), {})
-        if finding.subject == "setting"
+        str(check)
+        for check in examine(settings, origins(flags, environ={}, cwd=tmp_path), {})
+        if check.subject == "setting"
     ]
 
     file = tmp_path / "overnight.toml"
     for shown in (
-        f"timeouts.stall = 9.0, from {file}",
-        f"prices.mine = 1.0, from {file}",
-        f"hooks.on_start = (not shown), from {file}",
-        f"hooks.heartbeat = (not shown), from {file}",
-        f"hooks.timeout = 9.0, from {file}",
-        "transcript.punctuate = True, from --set",
-        "provider = local, from --provider",
-        "api_key_command = (not shown), from --api-key-command",
+        f"timeouts.stall = 9.0  # {file}",
+        f"prices.mine = 1.0  # {file}",
+        f'prices."a model" = 2.0  # {file}',
+        f"# hooks.on_start is set, and not shown  # {file}",
+        f"# hooks.heartbeat is set, and not shown  # {file}",
+        f"hooks.timeout = 9.0  # {file}",
+        "transcript.punctuate = true  # --set",
+        'provider = "local"  # --provider',
+        "# api_key_command is set, and not shown  # --api-key-command",
     ):
-        assert any(line.endswith(shown) for line in lines), shown
+        assert any(line.endswith(f" {shown}") for line in lines), shown
     assert "hunter22" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'settle = "never"\nprovider = "http://127.0.0.1:9"\n',
+        'output = "a \\"b\\" \\u007f"\nformats = "all"\nretry_failed = 2\nfollow_links = true\n',
+        'window = "22:00-06:00"\nbwlimit = "08:00,512k 19:00,off"\nrequests = "9/5m"\n',
+        "uploads = 8\nbacklog.older_than = '3d'\nprices.'a.b' = 0.5\nspeaker_names.a = 'Ann'\n",
+        "[[source]]\nfolder = '/a'\nrules = [{match = 'b/**', punctuate = false}]\n",
+        "[[rules]]\nmatch = 'b/**'\nkeyterms_prompt = ['x', 'ü']\n[transcript]\npunctuate = true\n",
+    ],
+)
+def test_settings_are_shown_as_a_file_has_them(tmp_path: Path, text: str) -> None:
+    """What is shown is TOML: put into a file, it makes the same settings again."""
+    (tmp_path / "overnight.toml").write_text(text)
+    settings = load_settings({}, environ={}, cwd=tmp_path)
+    shown = [
+        check.what
+        for check in examine(settings, origins({}, environ={}, cwd=tmp_path), {})
+        if check.subject == "setting"
+    ]
+
+    (tmp_path / "overnight.toml").write_text("\n".join(shown[:-1]))
+
+    assert load_settings({}, environ={}, cwd=tmp_path) == settings
 
 
 def test_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +197,7 @@ def test_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("http_proxy", "http://me:hunter22@127.0.0.1:9")
     found = findings(Settings(provider="http://service.invalid"))
 
-    assert found["proxy"][0].text == "http://127.0.0.1:9"
+    assert found["proxy"][0].what == "http://127.0.0.1:9"
     assert "hunter22" not in str(found)
 
 
@@ -180,7 +208,7 @@ def test_what_a_run_would_warn_of(monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings(settings, SSL_CERT_FILE="/nowhere/ca", OVERNIGHT_PORT="tcp://10.0.0.7:80")
 
     assert found["proxy"][0].exit_code is ExitCode.USAGE
-    assert "SOCKS5" in found["proxy"][0].text
+    assert "SOCKS5" in found["proxy"][0].what
     assert [each.is_warning for each in found["variable"]] == [True, True]
 
 
@@ -205,11 +233,10 @@ def test_what_others_can_read_is_a_warning(
 
     found = findings(Settings(provider="local", state=tmp_path / "state")).get("rights", [])
 
-    assert [each.text.partition(" has")[0] for each in found] == [
+    assert [each.what.partition(" has")[0] for each in found] == [
         str(tmp_path / "state" / name) for name in told
     ]
-    assert all(str(each).startswith("!!") for each in found)
-    assert {each.exit_code for each in found} <= {ExitCode.DONE}
+    assert {each.state for each in found} <= {"warning"}
 
 
 def test_a_key_file_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
@@ -221,7 +248,7 @@ def test_a_key_file_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
 
     assert [each.exit_code for each in found] == [ExitCode.DONE, ExitCode.DONE]
     assert "0644" in str(found[1])
-    assert str(found[1]).startswith("!!")
+    assert found[1].state == "warning"
 
 
 # --- speech models -------------------------------------------------------------------------------
@@ -238,8 +265,8 @@ def test_an_old_table_of_models_is_told(days: int, is_old: bool) -> None:
 
     (finding,) = found
     assert (finding.exit_code, finding.is_warning) == (ExitCode.DONE, is_old)
-    assert str(AS_OF) in finding.text
-    assert SOURCE in finding.text
+    assert str(AS_OF) in finding.what
+    assert SOURCE in finding.what
 
 
 @pytest.mark.parametrize(
@@ -256,7 +283,7 @@ def test_an_old_table_of_models_is_told(days: int, is_old: bool) -> None:
 def test_models_that_are_going_are_told(given: dict[str, Any], told: list[str]) -> None:
     """Deprecated and retired names that a run would ask for are found, those of sources as well."""
     warned = [
-        each.text
+        each.what
         for each in examine(Settings(**given), {}, {}, lambda: ON_THE_DAY)
         if each.subject == "models" and each.is_warning
     ]

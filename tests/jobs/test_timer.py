@@ -18,6 +18,7 @@ from jobs.timer import (
     Status,
     carried,
     install,
+    installations,
     may_have_namespaces,
     next_at,
     shown,
@@ -416,6 +417,54 @@ def test_status_works_without_any_scheduler(user: User) -> None:
     assert user.status().next_start is None
     assert "not known; `--at` says when" in str(user.status())
     assert user.status(at=time(22), time_zone="Asia/Tokyo").facts()["next_start"].endswith("+09:00")
+
+
+def stands(user: User) -> list[tuple[str, bool]]:
+    """How it stands with each installation, and whether that is amiss."""
+    return [(what, is_amiss) for _, what, is_amiss in installations(user.environ, time_zone=None)]
+
+
+@pytest.mark.parametrize("kind", ["systemd", "launchd"])
+def test_each_installation_is_found_with_its_next_start(user: User, kind: Kind) -> None:
+    """Those of ours are found by their files, whatever they are called, and others let be."""
+    assert installations(user.environ, time_zone=None) == []
+    user.install(user.plan(), kind)
+    user.scheduler_says("archive.timer", TIMER)
+    other = user.places.timer if kind == "systemd" else user.places.agent
+    other.with_name(other.name.replace("archive", "other")).write_text("of somebody else")
+
+    ((name, what, is_amiss),) = installations(user.environ, time_zone=None)
+
+    assert (name, is_amiss) == ("archive", False)
+    assert what.startswith("it starts next at ")
+    assert what.endswith(f", says {kind}")
+
+
+@pytest.mark.parametrize("kind", ["systemd", "launchd"])
+def test_an_installation_of_a_program_that_is_gone_is_amiss(user: User, kind: Kind) -> None:
+    """A Python that was updated away starts nothing, night after night; nothing else tells that."""
+    python = user.home / "a 100% exec 'venv'".replace("'", "") / "python"
+    user.install(user.plan(command=(str(python), "nightly")), kind)
+    user.scheduler_says("archive.timer", TIMER)
+
+    ((what, is_amiss),) = stands(user)
+    python.parent.mkdir()
+    python.touch(mode=0o755)
+
+    assert is_amiss
+    assert f"it starts {python}, which is not there any more" in what
+    assert [is_amiss for _, is_amiss in stands(user)] == [False]
+
+
+def test_a_timer_that_nobody_starts_is_amiss(user: User) -> None:
+    """Files that are in place, and a scheduler that knows nothing of them, make no night."""
+    user.scheduler_fails("no bus")
+    user.install(user.plan())
+
+    ((what, is_amiss),) = stands(user)
+
+    assert is_amiss
+    assert "nobody says when it starts: `overnight nightly install --name archive`" in what
 
 
 def test_launchd_starts_at_the_time_of_the_plist(user: User) -> None:

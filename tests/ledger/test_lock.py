@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -98,6 +99,24 @@ async def test_a_holder_elsewhere_is_never_presumed_dead(tmp_path: Path) -> None
             pytest.fail("taken from a run that may be alive")
 
     assert (tmp_path / "lock").read_text() == ELSEWHERE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not tell who locks what")
+async def test_another_process_of_the_same_number_holds_nothing(tmp_path: Path) -> None:
+    """
+    A killed run whose number somebody else has, as in each new container, is not under way; a run
+    that holds the lock is.
+    """
+    path = tmp_path / "lock"
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    path.write_text(f"{socket.gethostname()} {os.getppid()} {now} 5eb1f00d\n")
+
+    left = await to_thread.run_sync(holder, path)
+    async with lock(path):
+        held = await to_thread.run_sync(holder, path)
+
+    assert left is None
+    assert held is not None
 
 
 def rubbish() -> Iterator[bytes]:
