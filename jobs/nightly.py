@@ -7,6 +7,7 @@ In: settings with their sources, or folders. Out: results, a summary for schedul
 people, and word to whoever the hooks name.
 """
 
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ NIGHTLY: Mapping[str, object] = {
     "retry_failed": NIGHTS,
 }
 """What counts at night where nobody says otherwise; what failed is tried on `NIGHTS`, by date."""
+
+_OUTAGE_PATIENCE_S = 6 * 3600.0
 
 
 async def run_nightly(
@@ -81,6 +84,9 @@ async def _night(
     environ: Mapping[str, str],
     clock: Callable[[], float],
 ) -> tuple[Summary, str]:
+    if settings.outage_patience is None:  # a window ends it soon enough
+        patience_s = math.inf if settings.window else _OUTAGE_PATIENCE_S
+        settings = settings.model_copy(update={"outage_patience": patience_s})
     tell = partial(notify, settings.hooks, environ=environ, emit=emit)
 
     async def began(started: RunStarted) -> None:

@@ -24,8 +24,10 @@ from pipeline.events import (
     Completed,
     Event,
     Failed,
+    Outage,
     Parked,
     RecordingFound,
+    Retrying,
     RunStarted,
     Skipped,
     Standing,
@@ -64,6 +66,8 @@ class Tally:
         """Seconds of audio in what has completed."""
         self.cost_usd: float | None = 0.0
         """Estimated, of what has completed; None when a model had no price."""
+        self._outage = ""
+        self._retry: Retrying | None = None
         self._found = 0
         self._started: datetime | None = None
         # Bounded by what settings let be under way at once, not by how much there is.
@@ -93,10 +97,24 @@ class Tally:
             return None
         return (self.total - self.done) * self.elapsed_s(now) / self.done
 
+    def trouble(self, now: datetime) -> str:
+        """What is waited for, in words; empty while all goes on."""
+        if self._outage or self._retry is None:
+            return self._outage
+        left_s = self._retry.in_s - (now - self._retry.time).total_seconds()
+        if left_s < 0:
+            return ""
+        of = f" of {self._retry.of}" if self._retry.of else ""
+        return f"trying again, {self._retry.attempt}{of}, in {left_s:.0f} s: {self._retry.message}"
+
     def __call__(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._started = event.time
+            case Outage():
+                self._outage = event.message if event.calls else ""
+            case Retrying():
+                self._retry = event
             case RecordingFound():
                 self._found += 1
             case Uploaded():
@@ -138,7 +156,10 @@ class PlainProgress:
 
     def _tell(self) -> None:
         while not self._left.wait(self._interval_s):
-            words = [*pace(self._tally, datetime.now(UTC)), *phases(self._tally)]
+            now = datetime.now(UTC)
+            words = [*pace(self._tally, now), *phases(self._tally)]
+            if trouble := self._tally.trouble(now):
+                words.append(visible(trouble))
             # A scheduler may have closed our stderr; the run goes on without an audience.
             with suppress(OSError, ValueError):
                 self._stream.write(", ".join(words) + "\n")
@@ -185,7 +206,7 @@ class WarningLines:
         self._say = say
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Warned):
+        if isinstance(event, Warned | Outage):
             self._say(f"warning: {visible(event.message)}")
 
 
