@@ -150,6 +150,10 @@ class Work(Access):
     """Bytes that have to stay free on the disks of results and ledger: 1GB."""
     wait_network: Annotated[str | None, Parameter(group=_PACE)] = None
     """How long to wait for the service to be reached when a run begins."""
+    outage_patience: Annotated[str | None, Parameter(group=_PACE)] = None
+    """How long to wait for the service to come back once it was reached: 30m."""
+    transcript_patience: Annotated[str | None, Parameter(group=_PACE)] = None
+    """How long a transcript may take, beside twice its length: 2h."""
 
     dry_run: Annotated[bool | None, Switch, Parameter(group=_AGAIN)] = None
     """Say what would be done, send nothing."""

@@ -7,6 +7,7 @@ In: settings with their sources, or folders. Out: results, a summary for schedul
 people, and word to whoever the hooks name.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,8 @@ NIGHTLY: Mapping[str, object] = {
 }
 """What counts at night where nobody says otherwise; what failed is tried on `NIGHTS`, by date."""
 
+_OUTAGE_PATIENCE_S = 6 * 3600.0
+
 
 async def run_nightly(
     folders: Sequence[Path],
@@ -56,6 +59,9 @@ async def run_nightly(
         BatchError: as `transcribe` does, and where no source is there; hooks have been told.
     """
     line = ""
+    if settings.outage_patience is None:  # a window ends it soon enough
+        patience_s = math.inf if settings.window else _OUTAGE_PATIENCE_S
+        settings = settings.model_copy(update={"outage_patience": patience_s})
 
     async def run(began: Began | None, emit: Emit) -> Summary:
         if settings.output is None:

@@ -44,6 +44,7 @@ from pipeline.ledger.journal import has_begun, journals, last_line
 from pipeline.ledger.lock import lock
 from pipeline.lines import hide
 from pipeline.models import Root
+from pipeline.outages import OUTAGE_PATIENCE_S, Outages
 from pipeline.progress import EventFile
 from pipeline.promote import Settled, settle
 from pipeline.settings import (
@@ -232,14 +233,21 @@ async def session(
         if settings.max_hours_month is not None or settings.max_cost_month is not None:
             month_began = _month_began(clock(), settings)
             spent = Amount(*await ledger.spent(month_began, settings.prices))
+        intake = Intake(
+            settings.in_flight,
+            settings.uploads.max,
+            Allowance(settings, spent, f"{moment(clock(), settings.zone):%B}"),
+        )
         context = Context(
             settings=settings,
             ledger=ledger,
             client=client,
-            intake=Intake(
-                settings.in_flight,
-                settings.uploads.max,
-                Allowance(settings, spent, f"{moment(clock(), settings.zone):%B}"),
+            intake=intake,
+            outages=Outages(
+                *(client, intake, totals),
+                patience_s=settings.outage_patience or OUTAGE_PATIENCE_S,
+                zone=settings.zone,
+                clock=clock,
             ),
             emit=totals,
             roots={root.name: root for root in roots},

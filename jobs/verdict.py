@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pipeline.errors import ExitCode
 from pipeline.ledger import BACKLOG
 from pipeline.ledger.accounts import AT_SERVICE, UNSAVED
+from pipeline.overdue import STUCK
 from pipeline.report.words import count
 
 __all__ = ["MISSED", "Cause", "Ending", "causes", "exit_code_of"]
@@ -101,4 +102,4 @@ def _is_amiss(reason: str | None, ends: Mapping[ExitCode, str]) -> bool:
         return not ends
     if reason in (AT_SERVICE, UNSAVED):  # a cap leaves time to fetch what was asked for
         return not ends.keys() - {ExitCode.CAP_REACHED}
-    return reason != BACKLOG
+    return reason != BACKLOG and not reason.startswith(STUCK)

@@ -18,11 +18,13 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from pipeline.errors import (
+    AttemptsExhausted,
     BatchError,
     KeyRefused,
     RecordingError,
     ServiceUnusable,
     TranscriptUnknown,
+    TransientError,
     trouble,
 )
 from pipeline.events import Warned
@@ -30,7 +32,7 @@ from pipeline.guard import guarded
 from pipeline.ledger.books import other_key
 from pipeline.ledger.results import MOST_LOST
 from pipeline.models import Claim, OtherKey, Pending, Uploaded
-from pipeline.reconcile import Reconciler
+from pipeline.reconcile import UNKNOWN_ANCHOR, Reconciler
 from pipeline.retry import retry
 from pipeline.stages import Context
 from pipeline.stages.delete import delete, fetch_unheld
@@ -88,13 +90,13 @@ async def run_batch(
     """
     settings, intake = context.settings, context.intake
     reconciler = Reconciler(
-        *(context.ledger, context.client, intake, context.emit, settings.settle),
+        *(context.ledger, context.client, intake, context.outages, context.emit, settings.settle),
         label=context.label,
     )
     scanned = anyio.Event()
     looking: set[str] = set()
 
-    async with guarded(context), anyio.create_task_group() as group:
+    async with guarded(context), context.outages.watched(), anyio.create_task_group() as group:
         group.start_soon(_scan, context, scans, scanned, stopped)
         if not await _has_work(context, scanned, lost) or not await _may_begin(context, reconciler):
             return
@@ -166,13 +168,17 @@ async def _may_begin(context: Context, reconciler: Reconciler) -> bool:
     """
     Ask the service for little before anything is sent: does it know the key, and our transcripts?
 
-    The newest row of the list is also the first anchor of the reconciler.
+    The newest row of the list is also the first anchor of the reconciler. Where the list alone does
+    not answer, that is the newest transcript that the ledger knows.
     """
     ledger = context.ledger
     try:
         with context.intake.fetching():
             rows = await _reached(context)
-            reconciler.seen(rows, is_newest=True)
+            if rows is None:
+                reconciler.newest_listed = await ledger.newest_id() or UNKNOWN_ANCHOR
+            else:
+                reconciler.seen(rows, is_newest=True)
             for other in await ledger.other_keys():
                 if await _knows_one(context, other.newest):
                     ledger.trust_key(other.fingerprint)
@@ -197,26 +203,42 @@ async def _leave(context: Context, other: OtherKey) -> None:
         context.emit(Warned(message=message))
 
 
-async def _reached(context: Context) -> list[Row]:
+async def _reached(context: Context) -> list[Row] | None:
     """
-    The newest row of the list; waited for where the network may not be there yet.
+    The newest row of the list, None where all but the list answers.
+
+    Waited for where the network may not be there yet.
 
     Raises:
         RecordingError: the service cannot be reached.
         BatchError: as `Client.list` does.
     """
-    wait_s = context.settings.wait_network
-    first = partial(context.client.list, limit=1)
-    if wait_s is None:
+    wait_s, first = context.settings.wait_network, partial(context.client.list, limit=1)
+
+    async def first_or_without() -> list[Row] | None:
+        try:
+            return await first()
+        except TransientError as error:
+            if await context.outages.begin_without_list(error):
+                return None
+            raise
+
+    try:
         return await retry(first)
-    return await retry(first, attempts=None, timeout_s=wait_s)
+    except AttemptsExhausted as error:
+        if await context.outages.begin_without_list(error.__cause__):
+            return None
+        if wait_s is None:
+            raise
+    return await retry(first_or_without, attempts=None, timeout_s=wait_s)
 
 
 async def _knows_one(context: Context, ids: Sequence[str]) -> bool:
     """Whether the service knows a transcript that another key asked for: one project, two keys."""
     for transcript_id in ids:
         with suppress(TranscriptUnknown):  # one by itself may have been deleted meanwhile
-            await retry(partial(context.client.fetch, transcript_id, _forget))
+            call = partial(context.client.fetch, transcript_id, _forget)
+            await context.outages.retry("get", call)
             return True
     return False
 

@@ -37,7 +37,7 @@ from pipeline.errors import (
 )
 from pipeline.limiter import Limiter
 from pipeline.uplink import Uplink
-from pipeline.wire import Ambiguous, NotAccepted, Row, Submission
+from pipeline.wire import Accepted, Ambiguous, NotAccepted, Row, Submission
 
 __all__ = ["Client", "Handover", "Write", "once", "system_proxy"]
 
@@ -101,6 +101,8 @@ class Client:
         self._stall_s = stall_s
         self._answer_s = answer_s
         self._max_answer_bytes = max_answer_bytes
+        self.answered_at: dict[str, float] = {}
+        """When a request of each kind was last answered, by the clock of the event loop."""
         self._was_taken = False  # the key, in this run
         self._doubted = set[str]()  # paths that were refused, and not taken since
         self._checking = anyio.Lock()
@@ -219,6 +221,8 @@ class Client:
                 return Ambiguous(reason)
             return NotAccepted(ConnectionLost(reason, connected=False))
         refusal = answer.error if isinstance(answer, NotAccepted) else None
+        if isinstance(answer, Accepted) or isinstance(refusal, RateLimited | RequestRejected):
+            self._answered("submit")
         if isinstance(refusal, RateLimited):
             self.limiter.pause(refusal.retry_after_s, "submit", handover.given_at)
         else:
@@ -398,6 +402,9 @@ class Client:
         self.sent[kind] += 1
         return given_at
 
+    def _answered(self, call: str) -> None:
+        self.answered_at[call] = anyio.current_time()
+
     def hide(self, secret: str) -> None:
         """From here on this text, too, is shown of no answer."""
         self._secrets.append(secret)
@@ -422,15 +429,18 @@ class Client:
         try:
             yield
         except RateLimited as error:
+            self._answered(call)
             self.limiter.pause(error.retry_after_s, call, given_at)
             raise
         except (KeyRefused, RequestRejected) as error:
+            self._answered(call)
             self.limiter.took(call, given_at)
             if may_doubt and wire.is_of_key(error) and self._was_taken:
                 if await self.takes_key():
                     raise AccessDoubted(error) from error
                 raise KeyRefused(str(error)) from error
             raise
+        self._answered(call)
         self.limiter.took(call, given_at)
         self._was_taken = True
 
@@ -446,6 +456,8 @@ class Client:
             if scope.cancelled_caught:
                 raise ConnectionLost(f"{call}: the answer came too slowly")
         except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
+            if self.answered_at:  # TLS has worked in this run: it is not the settings
+                raise ConnectionLost(f"{call}: {_describe(error)}", connected=False) from error
             raise SettingsError(
                 f"the certificate of {self._base_url} is not trusted ({error});"
                 " name your own CA file with the variable SSL_CERT_FILE"

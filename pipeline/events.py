@@ -21,8 +21,10 @@ __all__ = [
     "Emit",
     "Event",
     "Failed",
+    "Outage",
     "Parked",
     "RecordingFound",
+    "Retrying",
     "RunStarted",
     "Skipped",
     "Standing",
@@ -173,6 +175,26 @@ class Warned(Event, tag="warning"):
     """Something the user should know, that ends nothing."""
 
     message: str
+
+
+class Outage(Event, tag="outage"):
+    """Some calls get through no more, or do so again; what needs them waits meanwhile."""
+
+    message: str
+    calls: list[str]
+    """Which are down from now on: `list get upload submit`; none once all get through."""
+
+
+class Retrying(Event, tag="retrying"):
+    """A call failed by itself, and is made again."""
+
+    message: str
+    attempt: int
+    """The number of the try that comes."""
+    of: int | None
+    """How many there are at the most, None if only time limits them."""
+    in_s: float
+    """Seconds until it is made."""
 
 
 class Standing(msgspec.Struct, kw_only=True):

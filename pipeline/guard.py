@@ -52,6 +52,8 @@ async def _look(context: Context) -> None:
         closes_at = settings.window.closes_at(now, settings.zone)
         if closes_at is None:
             intake.stop(ExitCode.WINDOW_CLOSED, f"outside of the window {settings.window}")
+            if context.outages.reason is not None:  # it was not the window that kept us
+                intake.stop(ExitCode.TRY_LATER, context.outages.reason)
         else:
             intake.closes_at = closes_at
     if settings.min_free is not None:

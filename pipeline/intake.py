@@ -9,7 +9,6 @@ saved yet. Leftovers of an earlier run may exceed a count; nothing new starts un
 """
 
 import math
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -17,13 +16,12 @@ import anyio
 
 from pipeline.allowance import Allowance
 from pipeline.breaker import Breaker
-from pipeline.errors import BatchError, ExitCode, ServiceUnusable, WindowClosed
+from pipeline.errors import BatchError, ExitCode, WindowClosed
 from pipeline.places import Places
 from pipeline.settings import Settings
 
 __all__ = ["Intake"]
 
-_LOST_IN_A_ROW = 8
 _LEAST_APART_S = 2.0
 _USUAL_S = 45.0
 _USUAL_RTF = 0.012
@@ -47,13 +45,12 @@ class Intake:
         self._sent = 0
         self._at_service: set[int] = set()
         self._unsaved: set[int] = set()
+        self._overtaken: set[int] = set()
         self._changed = anyio.Event()
         self._slot_turn = anyio.Lock(fast_acquire=True)
         self._slot_free = anyio.Event()
         self._uploading: set[anyio.CancelScope] = set()
         self._fetching: set[anyio.CancelScope] = set()
-        self._lost_in_a_row = 0
-        self._reached_at = time.monotonic()
         self.refused_options: dict[str, str] = {}
         """Canonical options, or lists of models, that the service refuses, and what it said."""
         self.breaker = Breaker()
@@ -80,13 +77,19 @@ class Intake:
         return max(0, self.in_flight + self._uploads - under_way) if self.is_open else 0
 
     @property
-    def _is_full(self) -> bool:
+    def is_busy(self) -> bool:
+        """Whether anything is under way to the service."""
+        return bool(self._claimed)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no place at the service."""
         return max(len(self._at_service), len(self._unsaved)) >= self.in_flight
 
     async def until_slot(self) -> bool:
         """Wait for a place at the service; False when the intake ended meanwhile."""
         async with self._slot_turn:  # one waits for the next place, the others for their turn
-            while self.is_open and self._is_full:
+            while self.is_open and self.is_full:
                 self._was_full = True
                 await self._slot_free.wait()
         return self.is_open
@@ -102,7 +105,7 @@ class Intake:
         if now < self._observed_at + _LEAST_APART_S:
             return None
         self._observed_at = now
-        is_full, self._was_full = self._was_full, self._is_full
+        is_full, self._was_full = self._was_full, self.is_full
         before, was_enough = self.in_flight, self._places.was_enough
         self.in_flight = self._places.observed(processing, queued, is_full=is_full)
         if self.in_flight > before:
@@ -122,7 +125,7 @@ class Intake:
         """Wake whoever waits."""
         self._changed.set()
         self._changed = anyio.Event()
-        if not (self.is_open and self._is_full):
+        if not (self.is_open and self.is_full):
             self._slot_free.set()
             self._slot_free = anyio.Event()
 
@@ -156,9 +159,16 @@ class Intake:
 
     def entered(self, attempt_id: int) -> None:
         """The service has one more transcript of ours."""
-        self._at_service.add(attempt_id)
+        if attempt_id not in self._overtaken:
+            self._at_service.add(attempt_id)
         self._unsaved.discard(attempt_id)
         self.changed()
+
+    def overtaken(self, attempt_id: int) -> None:
+        """A transcript takes no place any more, though the service has not finished it."""
+        if attempt_id not in self._overtaken:
+            self._overtaken.add(attempt_id)
+            self.left(attempt_id)
 
     def finished(self, attempt_id: int) -> None:
         """The service says that it has finished a transcript, which is still to be saved."""
@@ -226,11 +236,6 @@ class Intake:
         if now + takes_s > self.closes_at:
             raise WindowClosed("the window closes before what is asked for now would be finished")
 
-    def reached(self) -> None:
-        """A request got through to the service."""
-        self._lost_in_a_row = 0
-        self._reached_at = time.monotonic()
-
     @asynccontextmanager
     async def asking(self, call: str, options: str = "") -> AsyncIterator[None]:
         """A request's turn: where all may be refused alike, they are sent one by one."""
@@ -251,17 +256,6 @@ class Intake:
         is_first = (trouble, recording_id) not in self._troubled
         self._troubled.add((trouble, recording_id))
         return is_first
-
-    @property
-    def silence_s(self) -> float:
-        """How long no request got through, seconds."""
-        return time.monotonic() - self._reached_at
-
-    def lost(self, reason: str) -> None:
-        """A request did not get through; after several in a row the service counts as down."""
-        self._lost_in_a_row += 1
-        if self._lost_in_a_row >= _LOST_IN_A_ROW:
-            self.end(ServiceUnusable(f"the service cannot be reached ({reason}); run again later"))
 
 
 @contextmanager

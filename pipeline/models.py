@@ -298,6 +298,8 @@ class Pending:
     """Where the result of the recording that it was asked for goes, below the output folder."""
     is_lost: bool = False
     """Whether the service did not know its id when it was asked last, long enough ago."""
+    expected_s: float | None = None
+    """Seconds of audio, as expected when it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,10 @@ from pipeline.events import (
     Deleted,
     Event,
     Failed,
+    Outage,
     Parked,
     RecordingFound,
+    Retrying,
     RunStarted,
     Skipped,
     Standing,
@@ -71,6 +73,8 @@ class Tally:
         """Estimated, of what has completed; None when a model had no price."""
         self.to_delete = 0
         """Copies of earlier runs that the service still has."""
+        self._outage = ""
+        self._retry: Retrying | None = None
         self._found = 0
         self._failed_before = 0
         self._started: datetime | None = None
@@ -102,6 +106,16 @@ class Tally:
             return None
         return (self.total - self.done) * self.elapsed_s(now) / done
 
+    def trouble(self, now: datetime) -> str:
+        """What is waited for, in words; empty while all goes on."""
+        if self._outage or self._retry is None:
+            return self._outage
+        left_s = self._retry.in_s - (now - self._retry.time).total_seconds()
+        if left_s < 0:
+            return ""
+        of = f" of {self._retry.of}" if self._retry.of else ""
+        return f"trying again, {self._retry.attempt}{of}, in {left_s:.0f} s: {self._retry.message}"
+
     def __call__(self, event: Event) -> None:
         match event:
             case RunStarted():
@@ -109,6 +123,10 @@ class Tally:
                 self.to_delete = event.to_delete
             case Deleted():  # the oldest first
                 self.to_delete = max(self.to_delete - 1, 0)
+            case Outage():
+                self._outage = event.message if event.calls else ""
+            case Retrying():
+                self._retry = event
             case RecordingFound():
                 self._found += 1
                 self._go_on(event.recording, event.phase)
@@ -159,7 +177,10 @@ class PlainProgress:
 
     def _tell(self) -> None:
         while not self._left.wait(self._interval_s):
-            words = [*pace(self._tally, datetime.now(UTC)), *phases(self._tally)]
+            now = datetime.now(UTC)
+            words = [*pace(self._tally, now), *phases(self._tally)]
+            if trouble := self._tally.trouble(now):
+                words.append(visible(trouble))
             # A scheduler may have closed our stderr; the run goes on without an audience.
             with suppress(OSError, ValueError):
                 self._stream.write(", ".join(words) + "\n")
@@ -208,7 +229,7 @@ class WarningLines:
         self._say = say
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Warned):
+        if isinstance(event, Warned | Outage):
             self._say(f"warning: {visible(event.message)}")
 
 

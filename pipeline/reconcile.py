@@ -34,10 +34,16 @@ from pipeline.intake import Intake
 from pipeline.ledger import Ledger
 from pipeline.ledger.books import other_key
 from pipeline.models import Unresolved
-from pipeline.retry import retry
+from pipeline.outages import Outages
 from pipeline.wire import Row, check_id, first_id, last_id, parse_head
 
-__all__ = ["Reconciler", "next_look_s"]
+__all__ = ["UNKNOWN_ANCHOR", "Reconciler", "next_look_s"]
+
+UNKNOWN_ANCHOR = "?"
+"""
+An anchor that no row has: of a submit when nobody knew what the list held. Such a walk goes to the
+end of the list, and an empty list proves nothing.
+"""
 
 _LOOKS_S = (0.0, 5.0, 15.0, 60.0)
 _LOOK_EVERY_S = 60.0
@@ -96,6 +102,7 @@ class Reconciler:
         ledger: Ledger,
         client: Client,
         intake: Intake,
+        outages: Outages,
         emit: Emit,
         settle_s: float | None,
         clock: Callable[[], float] = time.monotonic,
@@ -105,6 +112,8 @@ class Reconciler:
         self._ledger = ledger
         self._client = client
         self._intake = intake
+        self._outages = outages
+        self._outages_over = outages.over["list"]
         self._emit = emit
         self._settle_s = settle_s
         self._patience_s = _LOOKS_S[-1] if settle_s is None else settle_s
@@ -211,7 +220,9 @@ class Reconciler:
         while True:
             # A long list is walked less often: nothing else waits long for its own requests.
             self._rests_until = max(self._rests_until, self._clock()) + 1 / _PAGES_PER_S
-            rows = await retry(partial(self._client.list, before_id=before_id))
+            rows = await self._outages.retry(
+                "list", partial(self._client.list, before_id=before_id)
+            )
             if not rows and not cursors and any(anchors):
                 raise AnswerUnusable("the list is empty, and was not")
             self.seen(rows, is_newest=before_id is None)
@@ -241,7 +252,9 @@ class Reconciler:
         """
         if transcript_id not in self._addresses and len(self._addresses) < most:
             try:
-                self._addresses[transcript_id] = await retry(partial(self._said, transcript_id))
+                self._addresses[transcript_id] = await self._outages.retry(
+                    "get", partial(self._said, transcript_id)
+                )
             except AttemptsExhausted:
                 return None  # it says nothing: the next walk asks again
             except RecordingError:
@@ -257,7 +270,7 @@ class Reconciler:
     ) -> None:
         """What a complete walk that began then says of each; `unproven` is nobody's absence."""
         doubtful: dict[str, list[Unresolved]] = {}
-        absent = 0
+        self._begin_anew()
         for attempt in unresolved:
             search = self._searches[attempt.upload_url]
             rows = found[attempt.upload_url] or list(search.sighted.values())
@@ -276,16 +289,24 @@ class Reconciler:
             elif self._settle_s is None:
                 doubtful.setdefault(_NEVER_SETTLED, []).append(attempt)
             else:
-                await self._ledger.record_not_accepted(attempt.attempt_id, _TRIES)
+                tries = None if self._outages.is_down("submit") else _TRIES
+                await self._ledger.record_not_accepted(attempt.attempt_id, tries)
                 self._intake.allowance.release(attempt.attempt_id)
-                absent += 1
-        if absent:  # once for all: what was lost in one moment is one sign of trouble
-            self._intake.lost("submits come to nothing")
+                self._outages.decided(attempt.attempt_id)
         for reason, attempts in doubtful.items():
             await self._park(attempts, reason)
 
+    def _begin_anew(self) -> None:
+        """Count only time in which the list answers: after an outage of it from the beginning."""
+        if self._outages_over != self._outages.over["list"]:
+            self._outages_over = self._outages.over["list"]
+            for search in self._searches.values():
+                search.since = self._clock()
+
     async def _give_up(self, unresolved: Sequence[Unresolved], error: Exception) -> None:
         """What a list that cannot be walked leaves: time may mend it, but not for ever."""
+        if self._outages.is_total:
+            return
         now, undecided = self._clock(), []
         for attempt in unresolved:
             search = self._searches[attempt.upload_url]
@@ -335,7 +356,9 @@ class Reconciler:
         if await self._named(attempt, row.audio_url, row.id) != ours:
             return f"the service lists {row.id} with an address that several uploads may have"
         try:
-            said = self._addresses.get(row.id) or await retry(partial(self._said, check_id(row.id)))
+            said = self._addresses.get(row.id) or await self._outages.retry(
+                "get", partial(self._said, check_id(row.id))
+            )
         except (RecordingError, BatchError) as error:
             if isinstance(error, BatchError):
                 self._intake.end(error)
@@ -368,6 +391,7 @@ class Reconciler:
         named = self._label(attempt.root, attempt.path)
         self._emit(Submitted(recording=named, transcript_id=best.id))
         self._intake.entered(attempt.attempt_id)
+        self._outages.decided(attempt.attempt_id)
         self._ledger.trust_key(attempt.key_fingerprint)  # one list, one project
         for other in others:
             self._emit(
@@ -382,3 +406,4 @@ class Reconciler:
             await self._ledger.park([each.attempt_id for each in attempts], reason)
             for each in attempts:  # it may well be paid
                 self._intake.allowance.settle(each.attempt_id, None, None)
+                self._outages.decided(each.attempt_id)

@@ -257,6 +257,10 @@ class Schedule:
         """Note that a GET of this one is on its way."""
         self._sights[pending.transcript_id].asked_at = now
 
+    def was_asked(self, pending: Pending) -> bool:
+        """Whether a GET of this one was asked for in this run."""
+        return self._sights[pending.transcript_id].asked_at > -math.inf
+
     def is_newer(self, transcript_id: str, than: str | None) -> bool:
         """Whether one transcript of ours is known to be newer than another one, or than nothing."""
         at = {each: at for at, each in self._asked_for}

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.events import Event
-from pipeline.lines import plain
+from pipeline.lines import plain, visible
 from pipeline.progress import Tally, pace, phases
 
 __all__ = ["TerminalProgress", "say_above"]
@@ -65,7 +65,8 @@ class TerminalProgress:
         head = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=max(tally.total, 1), completed=tally.done, width=20)
         head.add_row(bar, _line(pace(tally, now)))
-        return Group(head, _line(phases(tally)))
+        trouble = tally.trouble(now)
+        return Group(head, _line(phases(tally)), *([_line([visible(trouble)])] if trouble else []))
 
 
 def _line(words: Iterable[str]) -> Text:

@@ -75,9 +75,7 @@ async def test_a_service_that_is_none_is_told_apart(
 ) -> None:
     """A run that cannot begin says whether what answers there is the service at all."""
     archive.add("a.wav", b"one")
-    archive.service.faults.add(
-        Fault(on="list", action="answer", status=status, body=body, times=None)
-    )
+    archive.service.faults.add(Fault(on="*", action="answer", status=status, body=body, times=None))
 
     with stamina.set_testing(True, attempts=3):
         summary = (await archive.run()).summary

@@ -121,7 +121,8 @@ class Cut:
         """A reconciler that has seen nothing yet."""
         context = self.context
         return Reconciler(
-            context.ledger, context.client, self.intake, context.emit, context.settings.settle
+            *(context.ledger, context.client, self.intake, context.outages),
+            *(context.emit, context.settings.settle),
         )
 
     async def claims(self) -> list[Claim]:
@@ -955,7 +956,8 @@ async def test_reconciler(everywhere: Everywhere) -> None:
 
     async def never_settled(cut: Cut, tick: Tick) -> None:
         minutes, context = itertools.count(step=61.0), cut.context
-        facts = (context.ledger, context.client, cut.intake, context.emit, None)
+        outages, emit = context.outages, context.emit
+        facts = (context.ledger, context.client, cut.intake, outages, emit, None)
         await stage(cut, tick, reconciler=Reconciler(*facts, clock=partial(next, minutes)))
 
     missed = await everywhere(

@@ -357,30 +357,6 @@ async def test_an_upload_that_is_over_is_not_cancelled() -> None:
 # --- a service that is down -----------------------------------------------------------------------
 
 
-async def test_a_service_that_is_lost_again_and_again_is_down() -> None:
-    """Eight requests lost in a row end the intake: more uploads would be lost as well."""
-    intake = Intake(in_flight=5, uploads=5)
-    for _ in range(7):
-        intake.lost("connection refused")
-    assert intake.is_open
-    intake.lost("connection refused")
-
-    assert not intake.is_open
-    assert intake.exit_code == ExitCode.TRY_LATER
-    assert "connection refused" in str(intake.reason)
-
-
-async def test_one_success_shows_that_the_service_is_there() -> None:
-    """Lost requests with successes between them never end the intake."""
-    intake = Intake(in_flight=5, uploads=5)
-    for _ in range(5):
-        for _ in range(7):
-            intake.lost("reset")
-        intake.reached()
-
-    assert intake.is_open
-
-
 # --- a window that closes -------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from pipeline.intake import Intake
 from pipeline.ledger import Ledger
 from pipeline.limiter import Limiter
 from pipeline.models import AttemptState
+from pipeline.outages import Outages
 from pipeline.reconcile import Reconciler, next_look_s
 from pipeline.settings import Settings
 from pipeline.wire import Row
@@ -124,7 +125,8 @@ class Bench:
     def reconciler(
         self, intake: Intake, settle_s: float | None, clock: Clock | None = None
     ) -> Reconciler:
-        settled = (self.ledger, self.client, intake, self.events.append, settle_s)
+        outages = Outages(self.client, intake, self.events.append)
+        settled = (self.ledger, self.client, intake, outages, self.events.append, settle_s)
         return Reconciler(*settled, clock) if clock else Reconciler(*settled)
 
     async def accepted(self, path: bytes, content: bytes) -> Transcript:
@@ -271,9 +273,7 @@ async def test_absence_before_settle_proves_nothing(bench: Bench, clock: Clock) 
     await bench.lost(b"a.wav", ONE, accepted=True)
     clock.now += 4
     async with anyio.create_task_group() as group:
-        reconciler = Reconciler(
-            bench.ledger, bench.client, Intake(8, 8), bench.events.append, 120.0, clock
-        )
+        reconciler = bench.reconciler(Intake(8, 8), 120.0, clock)
         group.start_soon(reconciler.run)
         with anyio.fail_after(10):
             seen = bench.service.requests["list"]
@@ -296,9 +296,7 @@ async def test_a_look_has_to_begin_after_settle(bench: Bench, clock: Clock) -> N
     await bench.lost(b"a.wav", ONE, accepted=False)
     bench.service.faults.add(Fault(on="list", action="hold", times=1))
     async with anyio.create_task_group() as group:
-        reconciler = Reconciler(
-            bench.ledger, bench.client, Intake(8, 8), bench.events.append, 120.0, clock
-        )
+        reconciler = bench.reconciler(Intake(8, 8), 120.0, clock)
         group.start_soon(reconciler.run)
         with anyio.fail_after(10):
             await bench.service.held("list")

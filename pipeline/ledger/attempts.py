@@ -22,6 +22,8 @@ from pipeline.models import (
 
 __all__ = ["Attempts"]
 
+_NOT_LISTED = "not listed by the service"
+
 
 class Attempts(Books):
     """Transitions of an attempt, from its upload until the service has accepted it or not."""
@@ -385,11 +387,12 @@ class Attempts(Books):
         leaves the recordings to the next one for that.
         """
         for attempt_id in attempt_ids:
-            if self._take_back(attempt_id) and reason is not None:
+            if self._take_back(attempt_id):
                 self.db.execute(
-                    "UPDATE recordings SET reason = ? WHERE (request_key, generation) = "
+                    "UPDATE recordings SET reason = ? WHERE recording_id = (SELECT recording_id"
+                    " FROM attempts WHERE attempt_id = ?) OR (request_key, generation) = "
                     "(SELECT request_key, generation FROM attempts WHERE attempt_id = ?)",
-                    (reason, attempt_id),
+                    (reason, attempt_id, attempt_id),
                 )
 
     def _take_back(self, attempt_id: int) -> bool:
@@ -483,6 +486,17 @@ class Attempts(Books):
         return [Unresolved(*row) for row in rows]
 
     @reading
+    def newest_id(self) -> str | None:
+        """The last transcript that our keys asked for at this address, None without any."""
+        row = self.ro.execute(
+            "SELECT transcript_id FROM attempts WHERE transcript_id IS NOT NULL AND base_url = ?"
+            " AND key_fingerprint IN (SELECT value FROM json_each(?))"
+            " ORDER BY attempt_id DESC LIMIT 1",
+            (self.run.base_url, self.own_keys),
+        ).fetchone()
+        return row[0] if row else None
+
+    @reading
     def named_by(self, audio_url: str, transcript_id: str = "") -> list[int]:
         """
         The attempts whose upload an address may be that of: one where it is certain.
@@ -504,26 +518,30 @@ class Attempts(Books):
         return not is_said and names_another(self.ro, attempt_id, audio_url)
 
     @transition
-    def record_not_accepted(self, attempt_id: int, tries: int) -> None:
+    def record_not_accepted(self, attempt_id: int, tries: int | None) -> None:
         """
         Note that a lost answer never became a transcript: what it was for is wanted again.
 
-        After so many `tries` of this run it is left to the next one.
+        After so many `tries` of this run it is left to the next one; with None it is no try, since
+        all that is asked for is lost.
         """
+        reason = _NOT_LISTED if tries else f"{_NOT_LISTED}, as no other"
         row = self.db.execute(
-            "UPDATE attempts SET state = 'not_accepted', reason = 'not listed by the service',"
+            "UPDATE attempts SET state = 'not_accepted', reason = ?,"
             " counted = 0 WHERE attempt_id = ? AND state = 'ambiguous' AND claimed_id IS NULL"
             " RETURNING *",
-            (attempt_id,),
+            (reason, attempt_id),
         ).fetchone()
         if row is None:
             return
         key, generation = row["request_key"], row["generation"]
         self._want_again(key, generation)
+        if tries is None:
+            return
         (tried,) = self.db.execute(
             "SELECT count(*) FROM attempts WHERE request_key = ? AND generation = ? AND owner = ? "
-            "AND reason = 'not listed by the service'",
-            (key, generation, self.run.run_id),
+            "AND reason = ?",
+            (key, generation, self.run.run_id, _NOT_LISTED),
         ).fetchone()
         if tried >= tries:
             self._park(attempt_id, "the service's answers were lost again and again")

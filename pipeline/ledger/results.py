@@ -5,6 +5,7 @@ Results: in, what a GET of a transcript said; out, what is still pending, and wh
 import json
 import sqlite3
 from collections.abc import Collection, Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ _MISSING_AFTER_S = 3600.0
 _SELDOM_S = 7 * 86_400.0
 _SOUGHT_FOR_S = 90 * 86_400.0  # a list goes back no further either
 
-_PendingRow = tuple[int, str, str, bool, float, float | None, str]
+_PendingRow = tuple[int, str, str, bool, float, float | None, str, float | None]
 _COPIES = 32
 
 
@@ -43,7 +44,7 @@ class Results(Books):
         (rows,) = self.ro.execute(
             "SELECT json_group_array(json_array(a.attempt_id, a.transcript_id, a.upload_url,"
             " json(iif(t.state = 'completed', 'true', 'false')), a.accepted_at, a.finished_at,"
-            " hex(r.result))) "
+            " hex(r.result), a.expected_s)) "
             "FROM transcripts t CROSS JOIN attempts a USING (request_key, generation) "
             "JOIN recordings r USING (recording_id) "
             # As `transcripts_unfinished` has it, or each transcript ever made is read.
@@ -52,8 +53,9 @@ class Results(Books):
             "AND a.base_url = ?",
             (self.run.base_url,),
         ).fetchone()
-        oldest_first = sorted(msgspec.json.decode(rows, type=list[_PendingRow]))
-        return [Pending(*row[:6], bytes.fromhex(row[6])) for row in oldest_first]
+        # By the attempt alone: what follows need not be comparable.
+        oldest_first = sorted(msgspec.json.decode(rows, type=list[_PendingRow]), key=itemgetter(0))
+        return [Pending(*row[:6], bytes.fromhex(row[6]), expected_s=row[7]) for row in oldest_first]
 
     @reading
     def lost(self, limit: int | None) -> list[Pending]:

@@ -397,6 +397,12 @@ class Settings(BaseModel):
     wait_network: Seconds | None = None
     """Seconds to wait for the service to be reached when a run begins: a machine that has just
     woken has no network yet. 10 minutes in `nightly` if not set."""
+    outage_patience: Seconds | None = None
+    """Seconds to wait for an outage to be over, once the service was reached. If not set 30
+    minutes, in `nightly` until the window closes, or 6 hours without one."""
+    transcript_patience: Seconds = 7200.0
+    """Seconds, and twice the length of the recording, after which a transcript that is not finished
+    takes no place of others, and holds up no end of a run."""
     source: Annotated[tuple[Source, ...], BeforeValidator(_json_text)] = ()
     """Folders that `nightly` transcribes, each with what is its own."""
     backlog: Annotated[Backlog, BeforeValidator(_json_text)] = Backlog()

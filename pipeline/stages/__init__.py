@@ -23,7 +23,13 @@ from typing import Any
 
 from pipeline.breaker import Cause, shape
 from pipeline.client import Client
-from pipeline.errors import ExitCode, Intercepted, RefusedAlike, RequestRejected
+from pipeline.errors import (
+    AttemptsExhausted,
+    ExitCode,
+    Intercepted,
+    RefusedAlike,
+    RequestRejected,
+)
 from pipeline.events import Emit, Warned, label
 from pipeline.intake import Intake
 from pipeline.ledger import Ledger
@@ -31,6 +37,7 @@ from pipeline.models import Claim, Copy, Root, Turn, Uploaded
 from pipeline.names import version
 from pipeline.notices import Notices
 from pipeline.options import asked_models, canonical
+from pipeline.outages import Outages
 from pipeline.settings import Settings
 from pipeline.wire import Webhook
 
@@ -45,6 +52,7 @@ class Context:
     ledger: Ledger
     client: Client
     intake: Intake
+    outages: Outages
     emit: Emit
     roots: Mapping[str, Root]
     sources: Mapping[str, Settings] = field(default_factory=dict)
@@ -89,7 +97,7 @@ class Context:
         self,
         number: int,
         call: str,
-        error: RequestRejected,
+        error: RequestRejected | AttemptsExhausted,
         what: Claim | Uploaded,
         content: str,
     ) -> bool:
@@ -165,9 +173,13 @@ def held_at(context: Context, copy: Copy) -> bytes:
     return kept_as(context, place)(copy.digest) if copy.is_version else place
 
 
-def _cause(call: str, error: RequestRejected, options: Mapping[str, Any]) -> Cause:
+def _cause(
+    call: str, error: RequestRejected | AttemptsExhausted, options: Mapping[str, Any]
+) -> Cause:
     """What may be the matter with all; with options, and nothing else to it, in these alone."""
     said, its_options = str(error), ""
+    if isinstance(error, AttemptsExhausted):
+        return Cause(call, 0, shape(said), "", said)
     if isinstance(error, Intercepted):
         code = ExitCode.TRY_LATER
     elif error.status_code in (401, 402, 403):

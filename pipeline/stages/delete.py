@@ -23,7 +23,6 @@ from pipeline.errors import (
 from pipeline.files import sha256_of
 from pipeline.models import Copy
 from pipeline.names import derived
-from pipeline.retry import retry
 from pipeline.stages import Context, held_at
 from pipeline.wire import redacted_suffix
 
@@ -88,7 +87,7 @@ async def _delete(context: Context, put_off: _PutOff, attempt_id: int, transcrip
             put_off.unsaved[attempt_id] = transcript_id
             return
         with suppress(TranscriptUnknown):  # gone already: an answer was lost
-            await retry(lambda: context.client.delete(transcript_id))
+            await context.outages.retry("get", lambda: context.client.delete(transcript_id))
         await context.ledger.record_deleted(attempt_id)
     except (RecordingError, TransientError, OSError) as error:
         put_off.attempts.add(attempt_id)

@@ -11,16 +11,15 @@ are among it.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from pipeline.errors import BatchError, RecordingError, ServiceUnusable
-from pipeline.events import Warned
+from pipeline.errors import BatchError, RecordingError, ServiceUnusable, TransientError
+from pipeline.events import Warned, moment
 from pipeline.models import Pending
+from pipeline.overdue import Overdue, since
 from pipeline.reconcile import Reconciler
-from pipeline.retry import retry
 from pipeline.schedule import FINAL, NOTICED_EVERY_S, Page, Schedule
 from pipeline.stages import Context
 from pipeline.wire import PAGE_ROWS, Row, first_id, last_id
@@ -28,7 +27,6 @@ from pipeline.wire import PAGE_ROWS, Row, first_id, last_id
 __all__ = ["poll", "seek"]
 
 _MORE_PAGES = 2  # that a walk may take for rows of other programs
-_SILENCE_S = 600.0
 _NOTICED_FOR_S = 60.0
 _MOST_NOTICED = 10_000
 _TOGETHER_S = 0.1
@@ -50,6 +48,7 @@ async def poll(
     ledger, notices = context.ledger, context.notices
     interval_s = context.settings.poll_interval
     schedule = Schedule(interval_s, is_noticed=notices.expected)
+    overdue = Overdue(context.settings.transcript_patience)
     noted: dict[int | str, float] = {}
     sweep_at = -math.inf
     more_comes, was_idle = True, False
@@ -67,6 +66,13 @@ async def poll(
             schedule.remember(pending)
             waiting = [each for each in pending if each.transcript_id not in looking]
             due = schedule.noted(waiting, noted, now)
+            late = overdue.among(pending, now)
+            for each in late:
+                if overdue.is_passed(each):
+                    context.intake.overtaken(each.attempt_id)
+            due += (unasked := [each for each in late if not schedule.was_asked(each)])
+            if pending and len(late) == len(pending) and not (unasked or looking):
+                await _leave_overdue(context, late, now)
             if was_idle:  # what was asked for just now is not finished yet
                 sweep_at = anyio.current_time() + schedule.pace_s(waiting, now)
             was_idle = not pending
@@ -115,6 +121,22 @@ async def seek(
                 return
 
 
+async def _leave_overdue(context: Context, late: Sequence[Pending], now: float) -> None:
+    """Leave what the service does not finish to the next run, once there is nothing else."""
+    intake, settings = context.intake, context.settings
+    if intake.is_full and intake.is_open:  # places would have been given up if any finished
+        message = f"the service has finished none of {len(late)} transcripts in good time"
+        intake.end(ServiceUnusable(f"{message}; run again later", collect=True))
+    if intake.is_open and (intake.is_busy or await context.ledger.next_due() is not None):
+        return
+    for each in late:
+        day = f"{moment(each.accepted_at, settings.zone):%Y-%m-%d %H:%M}"
+        reason = since(each, now, settings.transcript_patience, day)
+        await context.ledger.park([each.attempt_id], reason)
+        intake.allowance.settle(each.attempt_id, None, None)
+        intake.left(each.attempt_id)
+
+
 async def _record_requests(context: Context) -> None:
     """Keep the budget beyond this run: what a crash forgets is one interval's requests."""
     if sent := context.client.limiter.take_unrecorded():
@@ -146,11 +168,14 @@ async def _rows(
     """The rows of a page and of those below it, while more should come; None if one fails."""
     intake, rows = context.intake, list[Row]()
     unseen, before_id = set(page.shows), page.before_id
+    if context.outages.is_down("list"):  # what it would show is asked for by its id
+        return None
+    began = anyio.current_time()
     try:
         with intake.fetching():
             for _ in range(1 + _MORE_PAGES):
-                read = await retry(partial(context.client.list, before_id=before_id), attempts=1)
-                intake.reached()
+                began = anyio.current_time()
+                read = await context.client.list(before_id=before_id)
                 first = first_id(read) or ""
                 is_newest = before_id is None or schedule.is_newer(first, reconciler.newest_listed)
                 reconciler.seen(read, is_newest=is_newest)
@@ -159,9 +184,10 @@ async def _rows(
                 below, before_id = before_id, last_id(read)
                 if not unseen or len(read) < PAGE_ROWS or before_id in (None, below):
                     break
-    except RecordingError as error:
-        if intake.silence_s > _SILENCE_S:
-            intake.end(ServiceUnusable(f"the service does not answer: {error}"))
+    except TransientError as error:
+        await context.outages.noticed("list", error, began)
+        return None
+    except RecordingError:
         return None
     except BatchError as error:
         intake.end(error)

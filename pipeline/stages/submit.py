@@ -75,7 +75,7 @@ async def _submit(context: Context, reconciler: Reconciler, uploaded: Uploaded) 
 async def _ask_if_open(context: Context, reconciler: Reconciler, uploaded: Uploaded) -> bool:
     """Its turn, the permit, the ledger's leave, and the request."""
     intake, attempt_id, options = context.intake, uploaded.attempt_id, canonical(uploaded.options)
-    async with intake.asking("submit", options):
+    async with context.outages.submitting(), intake.asking("submit", options):
         if refused := context.refused(uploaded.options):
             intake.allowance.release(attempt_id)
             await context.ledger.leave_refused(attempt_id, refused)
@@ -106,7 +106,7 @@ async def _ask(
         if not await ledger.claim_submit(attempt_id, reconciler.newest_listed):
             context.intake.allowance.release(attempt_id)
             return False
-        number = context.intake.breaker.began()
+        number, sent_at = context.intake.breaker.began(), anyio.current_time()
         outcome = await context.client.submit(uploaded.upload_url, body, handover)
     except BaseException:
         if not handover.begun:
@@ -118,7 +118,7 @@ async def _ask(
     with anyio.CancelScope(shield=True):
         match outcome:
             case Accepted(transcript_id, echo):
-                context.intake.reached()
+                context.outages.submit_taken()
                 context.intake.breaker.took(number, "submit", canonical(uploaded.options))
                 if await ledger.record_accepted(attempt_id, transcript_id, echo):
                     _tell_accepted(context, uploaded, transcript_id, echo)
@@ -127,6 +127,7 @@ async def _ask(
                 await _lost(context, uploaded, reason, transcript_id)
             case Ambiguous(reason, interception):
                 await _lost(context, uploaded, reason)
+                context.outages.submit_lost(sent_at, reason, attempt_id)
                 if interception is not None:
                     await _is_alike(context, uploaded, interception, number)
             case NotAccepted(error) if is_of_key(error) and context.intake.is_first(
@@ -134,7 +135,7 @@ async def _ask(
             ):
                 doubt = error
             case NotAccepted(error):
-                await _refused(context, uploaded, error, number)
+                await _refused(context, uploaded, error, number, sent_at)
     if doubt is not None:
         await _check_key(context, uploaded, doubt)
     return False
@@ -174,7 +175,9 @@ async def _lost(
     context.emit(events.Warned(message=f"{label}: the answer was lost, looking for it ({reason})"))
 
 
-async def _refused(context: Context, uploaded: Uploaded, error: PipelineError, number: int) -> None:
+async def _refused(
+    context: Context, uploaded: Uploaded, error: PipelineError, number: int, sent_at: float
+) -> None:
     """What a refusal means for the recording, and for all."""
     ledger, intake, attempt_id = context.ledger, context.intake, uploaded.attempt_id
     label = context.label(uploaded.root, uploaded.path)
@@ -183,9 +186,10 @@ async def _refused(context: Context, uploaded: Uploaded, error: PipelineError, n
     if isinstance(error, OptionsRefused):
         error, part = _of_models(context, uploaded.options, error)
     if isinstance(error, TransientError):
-        await ledger.set_aside(attempt_id, _AGAIN_IN_S)
-        if isinstance(error, ConnectionLost):
-            intake.lost(str(error))
+        is_out = await context.outages.noticed("list", error, sent_at)
+        await ledger.set_aside(attempt_id, 0.0 if is_out else _AGAIN_IN_S)
+        if isinstance(error, ConnectionLost) and not is_out:
+            context.outages.submit_lost(sent_at, str(error))
     elif isinstance(error, UploadInaccessible) and intake.is_first("upload", uploaded.recording_id):
         await ledger.upload_anew(attempt_id, str(error))
         context.emit(events.Warned(message=f"{label}: {error}; it is uploaded anew"))

@@ -38,7 +38,6 @@ from pipeline.errors import (
 from pipeline.files import in_thread, why_not
 from pipeline.ledger import Reading
 from pipeline.models import Claim, Turn, Uploaded, is_settled, signed
-from pipeline.retry import retry
 from pipeline.spool import standing_head
 from pipeline.stages import Context
 from pipeline.wire import is_of_key
@@ -168,13 +167,10 @@ async def _upload(context: Context, claim: Claim) -> Uploaded | None:
         await ledger.skip(claim, str(error))
         emit(events.Skipped(recording=label, reason=str(error)))
     except RecordingError as error:
-        again_in_s = None
-        if isinstance(error, AttemptsExhausted):
-            again_in_s = _SECOND_PASS_IN_S
-            context.intake.lost(str(error))
         if not context.intake.is_open:
             await ledger.put_back(claim)  # not its own fault
-        elif not await ledger.fail_upload(claim, str(error), again_in_s, _PASSES):
+        else:
+            await ledger.fail_upload(claim, str(error), None, _PASSES)
             emit(events.Failed(recording=label, reason=str(error)))
     return None
 
@@ -211,24 +207,30 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
             return await ledger.record_uploaded(claim, read, upload_url, *expected), read
 
         try:
-            uploaded, read = await retry(attempt)
-        except RequestRejected as error:
+            uploaded, read = await context.outages.retry("upload", attempt)
+        except (AttemptsExhausted, RequestRejected) as error:
+            if not context.intake.is_open:
+                raise
             read = await source.read()
             with anyio.CancelScope(shield=True):  # the intake may end by it
                 await _refused(context, claim, read, error, number)
             return None
     context.intake.breaker.took(number, "upload")
-    context.intake.reached()
     context.emit(events.Uploaded(recording=label, size=read.size, content=read.content))
     return uploaded
 
 
 async def _refused(
-    context: Context, claim: Claim, read: Reading, error: RequestRejected, number: int
+    context: Context,
+    claim: Claim,
+    read: Reading,
+    error: RequestRejected | AttemptsExhausted,
+    number: int,
 ) -> None:
     """What a refusal means for the recording, and for all."""
     ledger, intake = context.ledger, context.intake
-    label, is_verdict = context.label(claim.root, claim.path), not isinstance(error, Intercepted)
+    label = context.label(claim.root, claim.path)
+    is_verdict = not isinstance(error, AttemptsExhausted | Intercepted)
     if is_of_key(error) and intake.is_first("key", claim.recording_id):
         await ledger.put_back(claim)
         context.emit(events.Warned(message=f"{label}: {error}; it is tried once more"))
@@ -237,7 +239,10 @@ async def _refused(
         await ledger.refuse_upload(claim, read, str(error))
         is_due = False
     else:
-        is_due = await ledger.fail_upload(claim, str(error), _SECOND_PASS_IN_S, _PASSES, read)
+        unless_alike = None if isinstance(error, AttemptsExhausted) else read
+        is_due = await ledger.fail_upload(
+            claim, str(error), _SECOND_PASS_IN_S, _PASSES, unless_alike
+        )
     of_all = await context.is_refused_alike(number, "upload", error, claim, read.content)
     if not (of_all or is_due):
         context.emit(events.Failed(recording=label, reason=str(error)))

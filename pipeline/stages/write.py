@@ -8,12 +8,12 @@ for it again.
 """
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 from anyio import BrokenWorkerProcess, to_process
@@ -43,8 +43,6 @@ from pipeline.stages import Context, held_at, kept_as
 from pipeline.wire import Head, is_in_progress, is_server_fault, redacted_suffix
 
 __all__ = ["render", "render_lacking", "write"]
-
-R = TypeVar("R")
 
 _TRIES = 2
 _YOUNG_S = 60.0
@@ -105,7 +103,6 @@ async def _look(context: Context, pending: Pending) -> bool:
             return await _unknown(context, pending, error)
         if head is None:
             return False
-        context.intake.reached()
         if head.is_deleted:
             await _missing(context, pending, "it was deleted at the service")
             return True
@@ -128,10 +125,10 @@ async def _look(context: Context, pending: Pending) -> bool:
 async def _fetched(context: Context, pending: Pending, spool: Spool) -> Head:
     """What a transcript says; one that is finished and has no text is asked once more for it."""
     call = partial(_fetch, context, pending, spool)
-    head = await _patiently(call)
+    head = await context.outages.retry("get", call)
     if head.status == "completed" and head.text is None and not head.is_deleted:
         await anyio.sleep(_TEXTLESS_S)  # it may have finished just now
-        head = await _patiently(call)
+        head = await context.outages.retry("get", call)
     return head
 
 
@@ -149,11 +146,6 @@ async def _fetch(context: Context, pending: Pending, spool: Spool) -> Head:
     if echo is not None and await context.ledger.is_of_another(pending.attempt_id, echo):
         raise AnswerUnusable("the service answered with the transcript of another upload")
     return head
-
-
-async def _patiently(call: Callable[[], Awaitable[R]]) -> R:
-    """As `retry`, for what is paid: it is worth waiting out an outage of some minutes."""
-    return await retry(call, attempts=12, timeout_s=300.0)
 
 
 async def _unknown(context: Context, pending: Pending, error: TranscriptUnknown) -> bool:
@@ -381,7 +373,8 @@ async def _save_with_audio(
 async def _redacted_url(context: Context, pending: Pending) -> str | None:
     """Where the redacted audio is, None while it is being made, "" when there will be none."""
     try:
-        return await retry(partial(context.client.redacted_audio, pending.transcript_id))
+        call = partial(context.client.redacted_audio, pending.transcript_id)
+        return await context.outages.retry("get", call)
     except AttemptsExhausted:
         return None  # an outage: as good as still being made
     except RecordingError as error:
@@ -421,7 +414,7 @@ async def _save_redacted(
             await spool.close()
 
         try:
-            await _patiently(attempt)
+            await retry(attempt)  # of another host: no outage of the service
         except AnswerUnusable as error:  # no other try makes it another one
             message = f"no redacted audio for transcript {pending.transcript_id}: {error}"
             context.emit(events.Warned(message=message))

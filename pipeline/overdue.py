@@ -1,0 +1,51 @@
+"""
+What the service does not finish: in, what is pending; out, what is waited for no longer, and why.
+
+Most transcripts are finished in minutes. One that is not holds up neither others nor the end of a
+run: it is paid, and looked at again by each run that follows. Pure: no I/O.
+"""
+
+import math
+from collections.abc import Sequence
+
+from pipeline.models import NIGHTS, Pending
+
+__all__ = ["STUCK", "Overdue", "since"]
+
+STUCK = "stuck at the service"
+"""What a reason begins with that is told no more as news: it has been for some nights."""
+
+_WAITING = "not finished by the service"
+_NIGHT_S = 86_400.0
+
+
+def since(each: Pending, now: float, patience_s: float, day: str) -> str:
+    """Why a transcript that was accepted on a day is left: for some nights as news, then not."""
+    is_old = now - each.accepted_at > patience_s + NIGHTS * _NIGHT_S
+    return f"{STUCK if is_old else _WAITING} since {day}: looked at again by the next run"
+
+
+class Overdue:
+    """Which of the transcripts of a run take longer than `patience_s` and twice their length."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._pending: dict[int, float] = {}
+        self._finished_accepted_at = -math.inf
+
+    def among(self, pending: Sequence[Pending], now: float) -> list[Pending]:
+        """Those that are overdue; takes note of what is pending no more, since it is finished."""
+        before = self._pending
+        self._pending = {each.attempt_id: each.accepted_at for each in pending}
+        gone = [at for attempt_id, at in before.items() if attempt_id not in self._pending]
+        self._finished_accepted_at = max([self._finished_accepted_at, *gone])
+        return [
+            each
+            for each in pending
+            if not each.completed
+            and now - each.accepted_at > self._patience_s + 2 * (each.expected_s or 0.0)
+        ]
+
+    def is_passed(self, each: Pending) -> bool:
+        """Whether one that was asked for later has finished."""
+        return each.accepted_at < self._finished_accepted_at
