@@ -37,12 +37,13 @@ async def run_folder(
     settings: Settings,
     *,
     sample: bool = False,
+    is_attended: bool = False,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
     clock: Callable[[], float] = time.time,
 ) -> Summary:
     """
-    Transcribe the folders, and tell how it went, as `transcribe` does.
+    Transcribe the folders, and tell how it went, as `transcribe` does, also `is_attended`.
 
     Raises:
         SettingsError: a folder or the list cannot be read, or there is neither.
@@ -55,7 +56,13 @@ async def run_folder(
     roots = await to_thread.run_sync(find_roots, [str(folder) for folder in given or [Path()]])
     sources = named_sources(roots, settings)
     return await transcribe(
-        settings, sources, listed=listed, emit=emit, environ=environ, clock=clock
+        settings,
+        sources,
+        listed=listed,
+        is_attended=is_attended,
+        emit=emit,
+        environ=environ,
+        clock=clock,
     )
 
 

@@ -3,6 +3,7 @@ Why a run ends with the exit code that it does: in, what it came to; out, causes
 
     what ended the intake                         its own code
     failed, missing, unreadable, lost, absent     3
+    a source that is empty, or half of one gone   3
     left since the intake ended, or as backlog    none of its own
 
 So 8 and 10 say that a cap or the window is the only cause: nobody has to look. Pure.
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pipeline.errors import ExitCode
 from pipeline.ledger import BACKLOG
 from pipeline.ledger.accounts import AT_SERVICE, UNSAVED
+from pipeline.losses import Loss
 from pipeline.report.words import count
 
 __all__ = ["MISSED", "Cause", "Ending", "causes", "exit_code_of"]
@@ -34,6 +36,8 @@ class Ending:
     """Recordings by the reason why they are left; None for those that were not come to."""
     absent: Sequence[str] = ()
     """Sources that are not there."""
+    losses: Sequence[Loss] = ()
+    """Sources that hold much less than before, where nobody is there who sees it."""
     is_unread: bool = False
     """Whether something in the folders could not be looked at."""
     is_undeleted: bool = False
@@ -80,6 +84,8 @@ def _amiss(ending: Ending) -> Iterator[str]:
     """What somebody has to look at."""
     for name in ending.absent:
         yield f"source {name} is missing"
+    for loss in ending.losses:
+        yield loss.cause
     if ending.failed:
         yield f"{count(ending.failed, 'recording')} failed"
     for reason, number in ending.parked.items():

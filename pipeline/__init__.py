@@ -38,6 +38,7 @@ contracts in pyproject.toml hold that.
     breaker      whose fault refusals are: the recordings', or that of all; pure
     durations    how long a recording is, with nothing decoded
     exclusions   what a scan leaves out, and counts
+    losses       which folders have lost their recordings; pure
     places       how many transcripts at the service are worth having
     files        files that are whole or absent
     settings     every setting: unit, default, reason, and where its value comes from

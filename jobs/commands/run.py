@@ -3,6 +3,7 @@
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -84,7 +85,15 @@ def _run(folders: Sequence[Path], settings: "Settings", *, sample: bool) -> int:
     with run_listeners(settings) as emit:
         os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
         summary = run_stoppable(
-            partial(run_folder, folders, settings, sample=sample, emit=emit, environ=environ)
+            partial(
+                run_folder,
+                folders,
+                settings,
+                sample=sample,
+                is_attended=sys.stderr.isatty(),
+                emit=emit,
+                environ=environ,
+            )
         )
     if not (settings.json_lines or settings.quiet):
         say(render_summary(summary))
