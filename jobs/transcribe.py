@@ -396,6 +396,7 @@ async def _summary(
         failed=counts["failed"] - given_up,
         parked=parked,
         absent=[each.name for each in sources if each.problem is not None],
+        amiss=totals.amiss,
         is_unread=any(scan.incomplete for scan in scans),
         is_undeleted=not settings.dry_run and await ledger.is_deletion_left(),
         is_barred=not settings.dry_run and await ledger.is_deletion_barred(),

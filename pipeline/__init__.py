@@ -25,6 +25,7 @@ contracts in pyproject.toml hold that.
     render       a saved answer as txt, srt, vtt, md, tsv; pure
     captions     what stands on the screen when; pure
     quality      how far a transcript can be trusted; pure
+    heard        how long what was sent certainly is
     phrases      where words may be parted; pure
     spool        an answer on its way to disk: as it came, whole, durable
     schedule     what to ask next of all that is pending; pure

@@ -121,6 +121,7 @@ def list_lines(
                 "audio_duration": row["duration_s"],
                 "transcript_id": row["transcript_id"],
                 "given_up": is_given_up,
+                "odd": row["odd"] if row["result_sha256"] else None,
             }
             shown = GIVEN_UP if is_given_up else facts["state"]
             if state_filter not in (None, facts["state"], shown):
@@ -129,7 +130,8 @@ def list_lines(
                 yield json.dumps(facts, ensure_ascii=False)
             else:
                 what = facts["result"] or facts["reason"] or ""
-                line = f"{shown:9}  {facts['path']}  {what}"
+                odd = f"  suspicious: {facts['odd']}" if facts["odd"] else ""
+                line = f"{shown:9}  {facts['path']}  {what}{odd}"
                 yield visible(line)
 
 
