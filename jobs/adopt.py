@@ -28,7 +28,7 @@ from jobs.finding import Finding, Tell
 from jobs.matching import Document, Match, Names, decided
 from jobs.session import Session, session
 from jobs.shelf import files_below
-from pipeline.durations import duration_of
+from pipeline.durations import duration_of, is_as_long
 from pipeline.errors import AnswerUnusable, DiskFull, ExitCode, RecordingError, SettingsError
 from pipeline.events import Emit, Warned, printable
 from pipeline.files import (
@@ -59,9 +59,6 @@ _BATCH = 100
 _AT_ONCE = 8
 _CHUNK_BYTES = 1 << 20
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-_TOLERANCE_S = 2.0
-_TOLERANCE = 0.02
-"""What two programs may differ by in how long a recording is: rounding, and headers that err."""
 
 _OF_A_STATE = (b"engine/", b"runs/", b"versions/")
 """What an old state folder of ours holds besides: nothing of it is the result of a recording."""
@@ -442,8 +439,7 @@ class _Work:
             duration = await duration_of(where, self._readings[match.recording_id].size)
         except OSError as error:
             raise AnswerUnusable(f"its recording cannot be read: {error.strerror}") from error
-        apart_s = abs(duration.seconds - said_s)
-        if duration.is_probed and apart_s > max(_TOLERANCE_S, _TOLERANCE * duration.seconds):
+        if duration.is_probed and not is_as_long(duration.seconds, said_s):
             raise AnswerUnusable(
                 f"it is of {said_s:.0f} s of audio, and {self._label(match.recording_id)} has"
                 f" {duration.seconds:.0f} s"

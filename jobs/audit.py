@@ -49,7 +49,8 @@ class Audit:
     def exit_code(self) -> ExitCode:
         """Whether all adds up."""
         spent = self.spent
-        doubts = spent["duplicates"], spent["unknown"], spent["unclaimed"], self.findings.total()
+        faults = self.findings.total() - self.findings["suspicious"]
+        doubts = spent["duplicates"], spent["unknown"], spent["unclaimed"], faults
         return ExitCode.PARTIAL if any(doubts) else ExitCode.DONE
 
     @property
@@ -88,6 +89,8 @@ class Audit:
             *billed_lines("billed", spent),
             f"deletions    {deletions['due']} due, {deletions['done']} done",
         ]
+        if suspects := self.findings["suspicious"]:
+            lines.append(f"suspicious   {suspects}, saved as they came")
         if spent["unclaimed"]:
             lines.append(f"unclaimed    {spent['unclaimed']}; see `overnight verify --claim`")
         if self.account is not None:
@@ -150,6 +153,9 @@ def _audit(db: Reader, settings: Settings, tell: Tell) -> Audit:
         found.findings["orphan"] += 1
         what = f"transcript {transcript_id} was paid for, and its result lies nowhere"
         tell(Finding("orphan", f"{root}/{printable(path)}", what, transcript_id))
+    for transcript_id, root, path, odd in evidence.suspects(db):
+        found.findings["suspicious"] += 1
+        tell(Finding("suspicious", f"{root}/{printable(path)}", odd, transcript_id))
     return found
 
 

@@ -39,12 +39,14 @@ async def run_folder(
     *,
     sample: bool = False,
     tells: bool = False,
+    is_attended: bool = False,
     emit: Emit,
     environ: Mapping[str, str] = os.environ,
     clock: Callable[[], float] = time.time,
 ) -> Summary:
     """
-    Transcribe the folders, and tell how it went, as `transcribe` does; `tells` hooks as well.
+    Transcribe the folders, and tell how it went, as `transcribe` does, also `is_attended`; `tells`
+    hooks as well.
 
     Raises:
         SettingsError: a folder or the list cannot be read, there is neither, or no output.
@@ -66,6 +68,7 @@ async def run_folder(
             settings,
             named_sources(roots, settings),
             listed=listed,
+            is_attended=is_attended,
             began=began,
             emit=emit,
             environ=environ,

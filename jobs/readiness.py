@@ -36,6 +36,7 @@ from pipeline.events import moment
 from pipeline.guard import room_low
 from pipeline.ledger.lock import holder
 from pipeline.ledger.mounts import mount_table, remote_file_system
+from pipeline.losses import filters_of
 from pipeline.models import Root
 from pipeline.settings import Settings
 from pipeline.stages.scan import Listing, Scan, find_roots
@@ -224,7 +225,8 @@ async def _opened(settings: Settings, environ: Mapping[str, str], sources: "list
         if damage := await ledger.damage():
             raise LedgerUnusable(f"the ledger of {settings.state_dir} is damaged: {damage}")
         for source in sources:
-            source.is_known = source.is_empty and await ledger.has_found(source.name)
+            before = [await ledger.held(root.name, filters) for root, filters in source.heeded]
+            source.is_known = source.is_empty and any(before)
 
 
 # --- sources --------------------------------------------------------------------------------------
@@ -243,8 +245,10 @@ class _Looked:
     """Whether nothing in it would be taken."""
     unread: str = ""
     """What could not be looked at meanwhile."""
+    heeded: list[tuple[Root, str]] = field(default_factory=list)
+    """Its roots whose losses are told, with their filters."""
     is_known: bool = False
-    """Whether the ledger has recordings of one that is empty."""
+    """Whether one that is empty held recordings at the last scan."""
 
 
 def _looked_at(settings: Settings) -> list[_Looked]:
@@ -266,14 +270,13 @@ def _look(settings: Settings, place: int) -> _Looked:
     except SettingsError as error:
         looked.problem = str(error)
         return looked
+    its_own = settings.of_source(source)
     others = (os.fsencode(each.folder) for each in settings.source if each is not source)
-    ours = (os.fsencode(each) for each in (settings.output, settings.state) if each)
-    scan = Scan(
-        settings.of_source(source),
-        looked.roots,
-        listing=Listing(b"", 0.0),
-        leave_out=[*others, *ours],
-    )
+    ours = (settings.output, settings.state_dir) if settings.output else ()
+    apart = [*others, *map(os.fsencode, ours)]
+    if its_own.shrink:
+        looked.heeded = [(root, filters_of(its_own, root, apart)) for root in looked.roots]
+    scan = Scan(its_own, looked.roots, listing=Listing(b"", 0.0), leave_out=apart)
     looked.is_empty, looked.unread = not scan.holds_any(), "; ".join(scan.warnings)
     return looked
 

@@ -11,6 +11,7 @@ import os
 import secrets
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from pipeline.events import (
     RunStarted,
     Submitted,
     Warned,
+    Written,
     moment,
     printable,
 )
@@ -83,6 +85,8 @@ class Totals:
         """How many the service has accepted."""
         self.deleted = 0
         """How many the service has deleted its copy of."""
+        self.amiss = Counter[str]()
+        """How many results somebody has to look at, by the reason."""
         self.audio_s = 0.0
         self.cost_usd: float | None = 0.0
 
@@ -92,6 +96,8 @@ class Totals:
             self.transcripts += 1
         elif isinstance(event, Deleted):
             self.deleted += 1
+        elif isinstance(event, Written):
+            self.amiss.update(filter(None, [event.amiss]))
         elif isinstance(event, Completed):
             self.audio_s += event.audio_duration
             known = self.cost_usd is not None and event.cost_usd is not None

@@ -66,7 +66,7 @@ _OUTCOMES = {
     ExitCode.DONE: "done",
     ExitCode.UNEXPECTED: "a bug",
     ExitCode.USAGE: "a setting or a folder was wrong",
-    ExitCode.PARTIAL: "some recordings failed, are missing or left, or a source is",
+    ExitCode.PARTIAL: "something failed, is missing, left or not whole",
     ExitCode.REFUSED: "the service refused the key, the project, or the balance",
     ExitCode.TRY_LATER: "the service was down, or the disk full",
     ExitCode.CAP_REACHED: "a cap on spending ended the intake",

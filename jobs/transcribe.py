@@ -81,6 +81,7 @@ async def transcribe(
     redo: Redo | None = None,
     listed: Sequence[bytes] | None = None,
     by_age: bool = False,
+    is_attended: bool = False,
     began: Callable[[RunStarted], Awaitable[None]] | None = None,
     ended: Callable[[Context, Path], Awaitable[None]] | None = None,
     budgets: Budgets | None = None,
@@ -92,7 +93,8 @@ async def transcribe(
     Transcribe the recordings of these sources, and tell how it went.
 
     Every fact goes to `emit` as it happens. `listed` are the absolute paths to take instead of all;
-    with `by_age` the backlog of the settings comes last, and its ration is kept to. `began` is
+    with `by_age` the backlog of the settings comes last, and its ration is kept to. Where the run
+    `is_attended`, somebody reads what it warns of: folders that are empty by now, say. `began` is
     awaited once the run holds its lock, before anything is sent, `ended` once all is written, with
     the folder of the run. `environ` is where the API key may be, `clock` tells the time, Unix
     seconds.
@@ -164,7 +166,11 @@ async def transcribe(
                     await (later or settle(context, run.settled))
             if summary is None:
                 summary, ending = await _summary(context, sources, scans, run.totals, due.left)
-            ending = replace(ending, foreign=run.settled.foreign, is_missed=is_missed)
+            seen_by = is_attended or settings.dry_run
+            losses = [] if seen_by else [loss for scan in scans for loss in scan.losses]
+            ending = replace(
+                ending, losses=losses, foreign=run.settled.foreign, is_missed=is_missed
+            )
             summary.exit_code = exit_code_of(ending)
             summary.why = [cause.said for cause in causes(ending)]
             summary.missed_window = MISSED in summary.why
@@ -177,6 +183,9 @@ async def transcribe(
             line = encode(summary) + b"\n"
             with suppress(OSError):  # a full disk is said in the summary, which went to stdout
                 await to_thread.run_sync(_leave, run.folder / "summary.json", line)
+            with suppress(BatchError):  # said already, if the ledger cannot be written
+                # Only now: what is lost is told once, and rather twice than never.
+                await ledger.record_held([held for scan in scans for held in scan.held])
     return summary
 
 
@@ -394,12 +403,14 @@ async def _summary(
         failed=counts["failed"] - given_up,
         parked=parked,
         absent=[each.name for each in sources if each.problem is not None],
+        amiss=totals.amiss,
         is_unread=any(scan.incomplete for scan in scans),
         is_undeleted=not settings.dry_run and await ledger.is_deletion_left(),
         is_barred=not settings.dry_run and await ledger.is_deletion_barred(),
     )
     is_scanned = all(scan.is_through for scan in scans)
-    if not (counts or ending.absent or ending.is_unread) and is_scanned:
+    is_told = ending.absent or ending.is_unread or any(scan.losses for scan in scans)
+    if is_scanned and not (counts or is_told):
         context.emit(Warned(message="no recordings found"))
     summary = Summary(
         run_id="",

@@ -3,6 +3,8 @@ Why a run ends with the exit code that it does: in, what it came to; out, causes
 
     what ended the intake                         its own code
     failed, missing, unreadable, lost, absent     3
+    a source that is empty, or half of one gone   3
+    heard in part, without text                   3
     left since the intake ended, or as backlog    none of its own
 
 So 8 and 10 say that a cap or the window is the only cause: nobody has to look. Pure.
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field
 from pipeline.errors import ExitCode
 from pipeline.ledger import BACKLOG
 from pipeline.ledger.accounts import AT_SERVICE, UNSAVED
+from pipeline.losses import Loss
 from pipeline.overdue import STUCK
 from pipeline.report.words import count
 
@@ -35,6 +38,10 @@ class Ending:
     """Recordings by the reason why they are left; None for those that were not come to."""
     absent: Sequence[str] = ()
     """Sources that are not there."""
+    losses: Sequence[Loss] = ()
+    """Sources that hold much less than before, where nobody is there who sees it."""
+    amiss: Mapping[str, int] = field(default_factory=dict)
+    """How many results of this run are not what they should be, by what they are."""
     is_unread: bool = False
     """Whether something in the folders could not be looked at."""
     is_undeleted: bool = False
@@ -81,11 +88,15 @@ def _amiss(ending: Ending) -> Iterator[str]:
     """What somebody has to look at."""
     for name in ending.absent:
         yield f"source {name} is missing"
+    for loss in ending.losses:
+        yield loss.cause
     if ending.failed:
         yield f"{count(ending.failed, 'recording')} failed"
     for reason, number in ending.parked.items():
         if _is_amiss(reason, ending.ends):
             yield f"{count(number, 'recording')} left" + (f": {reason}" if reason else "")
+    for what, number in ending.amiss.items():
+        yield f"{count(number, 'recording')} {what}"
     if ending.is_unread:
         yield "not everything could be looked at"
     if ending.is_barred:

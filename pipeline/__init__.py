@@ -25,6 +25,7 @@ contracts in pyproject.toml hold that.
     render       a saved answer as txt, srt, vtt, md, tsv; pure
     captions     what stands on the screen when; pure
     quality      how far a transcript can be trusted; pure
+    heard        how long what was sent certainly is
     phrases      where words may be parted; pure
     spool        an answer on its way to disk: as it came, whole, durable
     schedule     what to ask next of all that is pending; pure
@@ -38,6 +39,7 @@ contracts in pyproject.toml hold that.
     breaker      whose fault refusals are: the recordings', or that of all; pure
     durations    how long a recording is, with nothing decoded
     exclusions   what a scan leaves out, and counts
+    losses       which folders have lost their recordings; pure
     places       how many transcripts at the service are worth having
     files        files that are whole or absent
     settings     every setting: unit, default, reason, and where its value comes from

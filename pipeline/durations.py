@@ -9,8 +9,10 @@ Wherever one has to choose, the longer is taken, since caps on spending are held
 import errno
 import io
 import os
+import re
 import stat
 import struct
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +25,16 @@ if TYPE_CHECKING:
     import av
     from av.container import InputContainer
 
-__all__ = ["LONGEST_S", "Duration", "by_header", "by_size", "duration_of", "identity_of"]
+__all__ = [
+    "LONGEST_S",
+    "Duration",
+    "by_header",
+    "by_size",
+    "certain_s",
+    "duration_of",
+    "identity_of",
+    "is_as_long",
+]
 
 LONGEST_S = 10 * 3600
 """What the service transcribes at most; longer recordings are refused, and cost nothing.
@@ -74,6 +85,17 @@ _FORM_BYTES = 24
 _SAMPLES = frozenset((1, 3, 6, 7, 0xFFFE))
 """PCM, float, A-law, mu-law, and PCM of more channels or bits. Source: RFC 2361."""
 
+_MEDIA = re.compile(
+    rb"RIFF|RF64|FORM|fLaC|OggS|ID3|caff|riff|wvpk|#!AMR|\.snd|FLV|\xff[\xe2-\xff]|....ftyp"
+    rb"|\x0b\x77|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75|\x00\x00\x01\xba|\x47.{187}\x47",
+    re.DOTALL,
+)
+"""How files of sound begin that packets can be counted in: all else is not worth a process."""
+
+_TOLERANCE_S = 2.0
+_TOLERANCE = 0.02
+"""Lengths of one recording differ by so much. Ours: the service rounds up, containers pad."""
+
 _FIRST_FRAME_BYTES = 4096
 _PAGE_BYTES = 65_307
 
@@ -90,6 +112,8 @@ class Duration:
     """At least 1; None where it is not known."""
     is_probed: bool
     """It was read from the recording; otherwise it is counted by size, and too much on purpose."""
+    is_certain: bool = False
+    """Its samples or packets were counted, and nothing in it says otherwise."""
 
 
 async def duration_of(
@@ -114,19 +138,59 @@ async def duration_of(
     Raises:
         OSError: It cannot be opened or read, or is no regular file.
     """
+    return await _probed(path, identity, None, within_s) or by_size(path, size)
+
+
+async def certain_s(
+    path: bytes, head: bytes, size: int, near_s: float, *, identity: tuple[int, ...]
+) -> float | None:
+    """
+    How long a recording certainly is, seconds; None where that cannot be said.
+
+    A WAV of plain samples is as long as these. Of all else a header counts where it agrees with
+    `near_s`; where it does not it may be of more than was written, or than there is sound. Then all
+    packets are counted, which needs PyAV, and is not certain of gaps and of tracks that differ.
+
+    Args:
+        path: Where it lies.
+        head: Some of its first bytes.
+        size: All of its bytes.
+        near_s: How long it is taken to be.
+        identity: As for `duration_of`.
+
+    Raises:
+        OSError: It cannot be opened or read, or is no regular file.
+    """
+    told = by_header(path, head, size)
+    if told.is_certain:
+        return told.seconds
+    if not _MEDIA.match(head):
+        return None
+    counted = await _probed(path, identity, near_s, _WITHIN_S)
+    return None if counted is None else counted.seconds
+
+
+def is_as_long(seconds: float, other_s: float) -> bool:
+    """Whether two lengths of one recording are the same, but for rounding and padding."""
+    return abs(seconds - other_s) <= max(_TOLERANCE_S, _TOLERANCE * seconds)
+
+
+async def _probed(
+    path: bytes, identity: tuple[int, ...] | None, near_s: float | None, within_s: float
+) -> Duration | None:
+    """What the other process says of a recording; None if that is nothing, or takes too long."""
     async with _one_at_a_time():
         for _ in range(_TRIES):
             with anyio.move_on_after(within_s):
                 try:
                     # A limiter nobody waits for: the time of others is not this recording's.
-                    probed = await to_process.run_sync(
-                        _probe, path, identity, cancellable=True, limiter=CapacityLimiter(1)
+                    return await to_process.run_sync(
+                        _probe, path, identity, near_s, cancellable=True, limiter=CapacityLimiter(1)
                     )
                 except (BrokenWorkerProcess, KeyboardInterrupt):
                     continue  # the worker's end, and perhaps not by this recording
-                return probed or by_size(path, size)
             break
-    return by_size(path, size)
+    return None
 
 
 def identity_of(found: os.stat_result) -> tuple[int, ...]:
@@ -160,7 +224,12 @@ def _by_wave(head: bytes, size: int) -> Duration | None:
         bytes_per_s = rate_hz * block_bytes
     if not bytes_per_s:
         return None
-    return Duration((size - samples - 8) / bytes_per_s, channels or None, is_probed=True)
+    seconds = (size - samples - 8) / bytes_per_s
+    # Of one that was cut it says too much, of one that was written to a pipe 0 or too much. Where
+    # it says too little, what follows may be something else.
+    said_s = int.from_bytes(head[samples + 4 : samples + 8], "little") / bytes_per_s
+    is_certain = kind in _SAMPLES and (not said_s or is_as_long(seconds, min(said_s, seconds)))
+    return Duration(seconds, channels or None, is_probed=True, is_certain=is_certain)
 
 
 def by_size(path: bytes, size: int) -> Duration:
@@ -189,8 +258,12 @@ def _one_at_a_time() -> CapacityLimiter:
 # --- in the other process -------------------------------------------------------------------------
 
 
-def _probe(path: bytes, identity: tuple[int, ...] | None) -> Duration | None:
-    """What a recording says of itself; None if that is nothing, cannot be, or is of another."""
+def _probe(path: bytes, identity: tuple[int, ...] | None, near_s: float | None) -> Duration | None:
+    """
+    What a recording says of itself; None if that is nothing, cannot be, or is of another.
+
+    If that is not near to `near_s`, where this is given, it is counted, or not known.
+    """
     # Nobody may ever write to a pipe that somebody called a recording.
     with open(path, "rb", buffering=0, opener=_without_waiting) as file:
         found = os.fstat(file.fileno())
@@ -198,6 +271,8 @@ def _probe(path: bytes, identity: tuple[int, ...] | None) -> Duration | None:
             raise OSError(errno.EINVAL, "not a regular file", path)
         try:
             probed = _read(file, found.st_size)
+            if near_s is not None and probed and not is_as_long(probed.seconds, near_s):
+                probed = _count(file)
         except OSError:
             raise
         except Exception:  # of a parser that was led astray: there is no list of them
@@ -215,6 +290,20 @@ def _read(file: io.FileIO, size: int) -> Duration | None:
     try:
         return _by_container(file, size)
     except av.FFmpegError:  # some of these are OSErrors, too
+        return None
+
+
+def _count(file: io.FileIO) -> Duration | None:
+    """By all of its packets; None where these say two things, and where nothing can read them."""
+    try:
+        import av
+    except ImportError:
+        return None
+    file.seek(0)
+    try:
+        with _opened(file) as container:
+            return _by_all_packets(container)
+    except av.FFmpegError:
         return None
 
 
@@ -245,11 +334,10 @@ class _Source:
         return self.file.tell()
 
 
-def _by_container(file: io.FileIO, size: int) -> Duration | None:
-    """By FFmpeg: from the header, or from the packets where no header tells."""
+def _opened(file: io.FileIO) -> "InputContainer":
     import av
 
-    with av.open(
+    return av.open(
         _Source(file),
         "r",
         metadata_errors="ignore",
@@ -259,7 +347,12 @@ def _by_container(file: io.FileIO, size: int) -> Duration | None:
             # Else it looks for other codecs in the samples of each WAV, which takes 3 ms.
             "max_probe_packets": "1",
         },
-    ) as container:
+    )
+
+
+def _by_container(file: io.FileIO, size: int) -> Duration | None:
+    """By FFmpeg: from the header, or from the packets where no header tells."""
+    with _opened(file) as container:
         # Pictures without a sound are refused for free, but who knows what was overlooked.
         streams = container.streams.audio or container.streams.video
         if not streams:
@@ -358,6 +451,28 @@ def _by_packets(
             start_s = starts.setdefault(index, begins_s)
             longest_s = max(longest_s, begins_s + duration_s - start_s)
     return longest_s
+
+
+def _by_all_packets(container: "InputContainer") -> Duration | None:
+    """
+    The sum of all packets of each track, None unless all are as long, from first to last as well.
+
+    Of a gap, which a decoder may leave out or fill, nobody knows how much of it is heard.
+    """
+    sums: defaultdict[int, float] = defaultdict(float)
+    firsts, lasts = dict[int, float](), dict[int, float]()
+    for packet in container.demux(*container.streams.audio):
+        if packet.pts is None or packet.time_base is None:
+            continue
+        unit_s, index = float(packet.time_base), packet.stream_index
+        begins_s, takes_s = packet.pts * unit_s, (packet.duration or 0) * unit_s
+        sums[index] += takes_s
+        firsts[index] = min(begins_s, firsts.get(index, begins_s))
+        lasts[index] = max(begins_s + takes_s, lasts.get(index, 0.0))
+    lengths = [*sums.values(), *(lasts[index] - firsts[index] for index in firsts)]
+    if not lengths or not is_as_long(max(lengths), min(lengths)):
+        return None
+    return Duration(min(lengths), None, is_probed=True, is_certain=True)
 
 
 def _by_tags(file: io.FileIO, size: int) -> Duration | None:

@@ -88,7 +88,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command line, a setting or an option is wrong, or a folder cannot be used."""
     PARTIAL = 3
-    """Some recordings failed, are missing or left, or a source is: somebody has to look."""
+    """Something failed, is missing, left or not whole: somebody has to look."""
     REFUSED = 4
     """The service refused the key, the project, or the balance."""
     TRY_LATER = 5

@@ -140,6 +140,8 @@ class Written(Event, tag="written"):
     """Path of the JSON file, relative to the output folder."""
     replaced: bool = False
     """Whether what stood there before was kept in `versions/`."""
+    amiss: str | None = None
+    """Why somebody has to look at it, `heard in part` or `without text`; None where nobody has."""
 
 
 class Deleted(Event, tag="deleted"):

@@ -318,6 +318,29 @@ class Completion:
     """Of what was said."""
     odd: str | None = None
     """What is suspicious about the answer, in a sentence."""
+    amiss: str | None = None
+    """Why somebody has to look at it, in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The recording that a transcript was asked for, as it was when it was sent."""
+
+    options: Mapping[str, Any]
+    """What the user set for the request."""
+    root: str
+    path: bytes
+    size: int
+    """Bytes; what follows is as a scan notes it."""
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it was to be heard."""
+        part = ("audio_start_from", "audio_end_at")
+        return not any(self.options.get(f"{sign}{key}") for sign in ("", "+") for key in part)
 
 
 @dataclass(frozen=True, slots=True)

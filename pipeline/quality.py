@@ -14,12 +14,21 @@ from typing import Final
 
 import msgspec
 
+from pipeline.durations import is_as_long
 from pipeline.errors import AnswerUnusable
 from pipeline.parsing import UNREADABLE, decoded
 from pipeline.phrases import is_spaced
-from pipeline.wire import is_deleted
+from pipeline.wire import Head, is_deleted
 
-__all__ = ["Appraisal", "appraise", "is_better", "language", "suspicions"]
+__all__ = [
+    "Appraisal",
+    "amiss",
+    "appraise",
+    "is_better",
+    "language",
+    "odd_length",
+    "suspicions",
+]
 
 _LONG_S: Final = 60.0
 """From here on a recording without a word is odd. Ours: a call that nobody took is shorter."""
@@ -57,6 +66,8 @@ _LEAST_LANGUAGE_CONFIDENCE: Final = 0.5
 """Ours: below it, another language is as likely as the one that was taken."""
 _GAIN: Final = 0.01
 """Of confidence, to be called better. Ours: less is rounding."""
+_HEARD: Final = 0.9
+"""Of a recording: less is a cause for somebody to look."""
 _LOST: Final = 0.9
 """
 Of the letters of another transcript, fewer are a loss: a speaker, a channel. Ours: words like "um",
@@ -163,6 +174,28 @@ def suspicions(appraisal: Appraisal, expected_language: str | None = None) -> li
         _odd_confidence(appraisal),
     )
     return [*(sentence for sentence in found if sentence is not None), *appraisal.odd]
+
+
+def odd_length(heard_s: float | None, held_s: float | None) -> str | None:
+    """What is odd about so many seconds that were heard of so many; None where nothing is."""
+    if heard_s is None or held_s is None or is_as_long(held_s, heard_s):
+        return None
+    return f"{heard_s:,.0f} s were heard, and the recording holds {held_s:,.0f} s"
+
+
+def amiss(head: Head, held_s: float | None) -> str | None:
+    """
+    Why somebody has to look at a result, in a few words; None where nobody has to.
+
+    `held_s` are the seconds that the recording certainly holds. That there are no words in less
+    than a minute is nothing odd, but there always is a text.
+    """
+    heard_s = head.audio_duration
+    if head.text is None or not (head.has_words or max(heard_s or 0.0, held_s or 0.0) < _LONG_S):
+        return "without text"
+    if heard_s is None or held_s is None or heard_s >= _HEARD * held_s:
+        return None
+    return None if is_as_long(held_s, heard_s) else "heard in part"
 
 
 def _odd_amount(appraisal: Appraisal) -> str | None:

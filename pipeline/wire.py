@@ -96,6 +96,7 @@ _LONGEST_TITLE = 80
 _MARKUP = re.compile(r"(?is)<!--.*?-->|<(script|style)\b.*?</\1>|<[^>]*>")
 _LONGEST_STATUS = 40
 _LONGEST_AUDIO_S = 1e6
+_BLANK = re.compile(rb'"(?:\s|\\[bfnrt]|\\u(?:00(?:0[9a-dA-D]|20|a0|A0)|3000))*"')
 _DELETED = re.compile(
     r"\s*(?:[a-z][a-z0-9+.-]*:)?(?://)?(?:[^/?#]*@)?deleted_by_user\.?(?::\d*)?(?:[/?#\s]|$)",
     re.IGNORECASE,
@@ -151,6 +152,8 @@ class Head(msgspec.Struct):
     """One short line."""
     text: str | None = None
     """Empty, whatever was said: all that counts is whether there is one, and it may be long."""
+    has_words: bool = False
+    """Whether there is more to it than blanks."""
     audio_duration: float | None = None
     """Seconds."""
     audio_channels: int | None = None
@@ -376,6 +379,7 @@ def parse_head(body: bytes | memoryview) -> Head:
         # Nothing of the answer itself: it holds what was said.
         raise ServiceUnavailable(f"the answer is no whole transcript ({error})") from error
     has_text = bytes(memoryview(found.text)[:1]) == b'"'
+    has_words = has_text and not _BLANK.fullmatch(memoryview(found.text))
     found.text = msgspec.Raw()  # lets go of the body, which may be a map that is about to close
     duration_s = found.audio_duration
     if duration_s is not None and not 0 <= duration_s <= _LONGEST_AUDIO_S:
@@ -390,6 +394,7 @@ def parse_head(body: bytes | memoryview) -> Head:
         audio_url=found.audio_url,
         error=found.error and shown(found.error),
         text="" if has_text else None,
+        has_words=has_words,
         audio_duration=duration_s,
         audio_channels=found.audio_channels if 0 < (found.audio_channels or 0) <= 255 else None,
         multichannel=found.multichannel,

@@ -21,8 +21,10 @@ from pipeline.durations import (
     Duration,
     by_header,
     by_size,
+    certain_s,
     duration_of,
     identity_of,
+    is_as_long,
 )
 from pipeline.stages.scan import MEDIA_SUFFIXES
 from tests.engine.sounds import write_video_only
@@ -551,7 +553,7 @@ async def test_a_wav_tells_its_channels(channels: int) -> None:
         file.writeframes(bytes(2 * channels * 8000 * 5 // 2))
 
     assert by_header(b"a.wav", made.getvalue(), len(made.getvalue())) == Duration(
-        2.5, channels, True
+        2.5, channels, True, True
     )
 
 
@@ -606,3 +608,115 @@ async def test_an_identity_notices_what_times_do_not_show(tmp_path: Path, change
 
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     assert identity_of(path.stat()) != identity_of(before)
+
+
+# --- what is certain ------------------------------------------------------------------------------
+
+
+async def certain(path: Path, near_s: float) -> float | None:
+    """How long a recording certainly is, if somebody heard so much of it."""
+    head = await anyio.Path(path).read_bytes()
+    identity = identity_of(await anyio.Path(path).stat())
+    return await certain_s(os.fsencode(path), head[:65536], len(head), near_s, identity=identity)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "other_s", "is_alike"),
+    [
+        *((10, 12, True), (10, 12.1, False), (10, 8, True), (10, 7.9, False), (0, 2, True)),
+        *((3600, 3672, True), (3600, 3673, False), (3600, 3528, True), (3600, 3527, False)),
+    ],
+)
+def test_lengths_that_are_alike(seconds: float, other_s: float, is_alike: bool) -> None:
+    """Two seconds or two in a hundred make no other length of a recording."""
+    assert is_as_long(seconds, other_s) is is_alike
+
+
+@pytest.mark.parametrize("heard_s", [SECONDS, SECONDS / 2, 0.0])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+async def test_what_is_certain_is_right(tmp_path: Path, kind: Kind, heard_s: float) -> None:
+    """Whatever somebody says that was heard of it, a recording is as long as its sound."""
+    path = write(tmp_path, kind, SPEECH)
+
+    found = await certain(path, heard_s)
+
+    assert found == pytest.approx(SECONDS, abs=0.6)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+async def test_what_is_certain_of_half_a_recording(tmp_path: Path, kind: str) -> None:
+    """Of a recording that is cut, what is left is certain, or nothing is; never the whole of it."""
+    path = halve(write(tmp_path, KINDS[kind], LOUD))
+    left_s = heard(path)
+
+    for near_s in (left_s, 0.0):
+        found = await certain(path, near_s)
+
+        assert found is None or is_as_long(found, left_s)
+
+
+async def test_a_wav_that_says_less_than_it_holds(tmp_path: Path) -> None:
+    """What follows the samples that are counted may be something else: it is no part of them."""
+    path = tmp_path / "a.wav"
+    whole = numbered_wav(1, 10.0)
+    path.write_bytes(whole + bytes(len(whole)))
+
+    assert await certain(path, 10.0) == await certain(path, 5.0) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("claimed", [0, 1 << 31, (1 << 32) - 1])
+async def test_a_wav_that_was_written_to_a_pipe(tmp_path: Path, claimed: int) -> None:
+    """It cannot say how many samples there are: they are as many as there are bytes for."""
+    path = tmp_path / "a.wav"
+    whole = bytearray(numbered_wav(1, 10.0))
+    struct.pack_into("<I", whole, 40, claimed)
+    path.write_bytes(whole)
+
+    assert await certain(path, 5.0) == pytest.approx(10.0)
+
+
+async def test_tracks_that_differ_are_not_certain(tmp_path: Path) -> None:
+    """Nobody knows which of them is heard."""
+    path = write(tmp_path, KINDS["mka"], LOUD, tone(6.0))
+
+    assert await certain(path, 6.0) is None
+
+
+async def test_gaps_are_not_certain(tmp_path: Path) -> None:
+    """A recording that leaves out silence is longer than its sound: both may be heard."""
+    path = tmp_path / "a.webm"
+    with av.open(str(path), "w", format="webm") as file:
+        stream = file.add_stream("libopus", rate=48_000, layout="mono")
+        assert isinstance(stream, av.AudioStream)
+        for at_s in (0, 6):
+            frame = av.AudioFrame(format="s16", layout="mono", samples=48_000)
+            frame.planes[0].update(bytes(2 * 48_000))
+            frame.sample_rate, frame.pts = 48_000, at_s * 48_000
+            resampler = av.AudioResampler(stream.format, "mono", 48_000, stream.frame_size)
+            for cut in resampler.resample(frame):
+                file.mux(stream.encode(cut))
+        file.mux(stream.encode(None))
+
+    assert await certain(path, 2.0) is None
+    assert await certain(path, 7.0) == pytest.approx(7.0, abs=0.2)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 1000, b"RIFF", b"fLaC" + bytes(100), b"#EXTM3U"])
+async def test_of_what_is_no_sound_nothing_is_certain(tmp_path: Path, content: bytes) -> None:
+    """Neither a size nor the first bytes of a container are a length."""
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+
+    assert await certain(path, 1.0) is None
+
+
+async def test_what_is_another_by_now_is_not_certain(tmp_path: Path) -> None:
+    """What lies there with other bytes tells nothing of what did before."""
+    path = write(tmp_path, FLAC, LOUD)
+    head = await anyio.Path(path).read_bytes()
+    identity = identity_of(await anyio.Path(path).stat())
+    os.utime(path, (1, 1))
+
+    found = await certain_s(os.fsencode(path), head, len(head), 1.0, identity=identity)
+
+    assert found is None

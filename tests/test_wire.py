@@ -639,9 +639,25 @@ def test_the_head_of_a_transcript() -> None:
         status="completed",
         audio_url=UPLOAD_URL,
         text="",
+        has_words=True,
         audio_duration=2.0,
         speech_model_used="u2",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "has_words"),
+    [
+        *((b'""', False), (b'" "', False), (b'"\\n\\t\\u0020\\u00A0\\r"', False)),
+        *((b'"\\u3000"', False), (b'"a"', True), (b'" . "', True), (b'"\\u0041"', True)),
+        *((b'"\\\\n"', True), (b'"\\""', True), (b"null", False), (b"5", False), (b'["a"]', False)),
+    ],
+)
+def test_a_text_without_words(text: bytes, has_words: bool) -> None:
+    """Blanks in any spelling are no words, and what is no text has none."""
+    body = json.dumps(COMPLETED | {"text": 0}).encode().replace(b'"text": 0', b'"text": ' + text)
+
+    assert wire.parse_head(body).has_words is has_words
 
 
 @pytest.mark.parametrize(

@@ -97,5 +97,12 @@ def _run(
 
     environ = dict(os.environ)
     os.environ.pop("ASSEMBLYAI_API_KEY", None)  # no child of ours needs it
-    given = partial(run_folder, folders, settings, sample=sample, tells=tells)
+    given = partial(
+        run_folder,
+        folders,
+        settings,
+        sample=sample,
+        tells=tells,
+        is_attended=sys.stderr.isatty(),
+    )
     return run_stoppable(partial(given, emit=emit, environ=environ))

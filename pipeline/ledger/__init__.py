@@ -35,6 +35,7 @@ from pipeline.ledger.repairs import Repairs
 from pipeline.ledger.results import Results
 from pipeline.ledger.store import copy_of, read_only, reading, transition
 from pipeline.ledger.sums import spent_since
+from pipeline.losses import Held
 from pipeline.models import NIGHTS, OtherKey, Root, Turn
 
 __all__ = [
@@ -118,6 +119,30 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
             "INSERT INTO roots (name, folder) VALUES (?,?) "
             "ON CONFLICT DO UPDATE SET folder = excluded.folder",
             [(root.name, root.folder) for root in roots],
+        )
+
+    @reading
+    def held(self, root: str, filters: str) -> Held | None:
+        """What the last scan saw that saw all of a root, with these filters, and was not empty."""
+        row = self.ro.execute(
+            "SELECT root, filters, recordings, scanned_at FROM scans"
+            " WHERE root = ? AND filters = ?",
+            (root, filters),
+        ).fetchone()
+        return None if row is None else Held(*row)
+
+    @transition
+    def record_held(self, scans: Sequence[Held]) -> None:
+        """Note what scans saw, but for those that saw nothing, for the next ones to compare."""
+        self.db.executemany(
+            "INSERT INTO scans (root, filters, recordings, scanned_at) VALUES (?,?,?,?) "
+            "ON CONFLICT DO UPDATE SET recordings = excluded.recordings,"
+            " scanned_at = excluded.scanned_at",
+            [
+                (each.root, each.filters, each.recordings, each.scanned_at)
+                for each in scans
+                if each.recordings
+            ],
         )
 
     @reading

@@ -103,7 +103,8 @@ def _counts(db: Reader, query: str) -> dict[str, int]:
 
 def recordings(db: Reader) -> Iterator[sqlite3.Row]:
     """
-    Every recording by root and path, with the id of the transcript that it has or waits for.
+    Every recording by root and path, with the id of the transcript that it has or waits for, and
+    what is odd about that which it has.
 
     And with the folder of its root, and whether the last run found it, if it found any.
     """
@@ -114,6 +115,9 @@ def recordings(db: Reader) -> Iterator[sqlite3.Row]:
           SELECT a.transcript_id FROM attempts a
           WHERE a.request_key = s.request_key AND a.generation = s.generation
           AND a.state = 'accepted' ORDER BY a.attempt_id DESC LIMIT 1
-        ) AS transcript_id
+        ) AS transcript_id, (
+          SELECT max(a.odd) FROM attempts a
+          WHERE a.request_key = s.result_key AND a.generation = s.result_generation
+        ) AS odd
         FROM ({STANDING}) s ORDER BY s.root, s.path"""
     yield from db.execute(query, {"run": ""})

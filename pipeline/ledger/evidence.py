@@ -36,6 +36,7 @@ __all__ = [
     "spending",
     "state_of",
     "strays",
+    "suspects",
     "why",
 ]
 
@@ -230,6 +231,15 @@ def orphans(
         _change(db, "DELETE FROM unused WHERE transcript_id = ?", ((each,) for each in versions))
     for row in db.execute("SELECT * FROM unused"):
         yield tuple(row)
+
+
+def suspects(db: sqlite3.Connection) -> Iterator[tuple[str, str, bytes, str]]:
+    """Saved transcripts of which something is odd: transcript id, root, path, and what it is."""
+    yield from db.execute(
+        "SELECT a.transcript_id, r.root, r.path, a.odd"
+        " FROM attempts a JOIN recordings r USING (recording_id)"
+        " WHERE a.odd IS NOT NULL AND a.outcome = 'completed' ORDER BY a.attempt_id"
+    )
 
 
 def outcomes(db: sqlite3.Connection) -> dict[str, int]:

@@ -18,6 +18,7 @@ from pipeline.models import (
     Delivery,
     Pending,
     Recipient,
+    Sent,
     Stored,
 )
 
@@ -118,6 +119,20 @@ class Results(Books):
             (attempt_id,),
         ).fetchone()
         return msgspec.json.decode(options, type=dict[str, Any])
+
+    @reading
+    def sent(self, attempt_id: int) -> Sent | None:
+        """What was sent, None if its recording holds other bytes by now."""
+        row = self.ro.execute(
+            "SELECT t.options, r.root, r.path, r.size, r.mtime_ns, r.ctime_ns, r.inode"
+            " FROM attempts a JOIN transcripts t USING (request_key, generation)"
+            " JOIN recordings r ON r.recording_id = a.recording_id AND r.content = a.content"
+            " WHERE a.attempt_id = ?",
+            (attempt_id,),
+        ).fetchone()
+        if row is None:
+            return None
+        return Sent(msgspec.json.decode(row[0], type=dict[str, Any]), *row[1:])
 
     @reading
     def delivery(self, attempt_id: int) -> Delivery:

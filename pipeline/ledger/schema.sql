@@ -156,6 +156,16 @@ CREATE TABLE roots (
   folder BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- How many recordings a root held when all of it was last seen, by what was left out: one that has lost
+-- many of them is told of. Never 0, so that an empty one is told of until it holds something again.
+CREATE TABLE scans (
+  root       TEXT    NOT NULL,
+  filters    TEXT    NOT NULL,               -- sha256 of what leaves recordings out
+  recordings INTEGER NOT NULL CHECK (recordings > 0),
+  scanned_at REAL    NOT NULL,
+  PRIMARY KEY (root, filters)
+) STRICT, WITHOUT ROWID;
+
 -- Transcripts of the account that a ledger made anew cannot account for: nothing is asked for until
 -- the user has said whose they are.
 CREATE TABLE unclaimed (

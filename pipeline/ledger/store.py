@@ -43,7 +43,7 @@ __all__ = [
     "unusable",
 ]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _NOT_WORKING = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)  # what a full disk may be, too

@@ -44,7 +44,7 @@ _VERDICTS = {
     ExitCode.DONE: "It came to its end, and nothing went wrong.",
     ExitCode.UNEXPECTED: "It broke off: this is a bug, and the log has its traceback.",
     ExitCode.USAGE: "It could not work so: a setting, an option or a folder is wrong.",
-    ExitCode.PARTIAL: "Some recordings failed, are missing or left, or a source is: see below.",
+    ExitCode.PARTIAL: "Something failed, is missing, left or not whole: see below.",
     ExitCode.REFUSED: "It ended early: the service refused the key, the project or the balance.",
     ExitCode.TRY_LATER: "It ended early: the service was down, or the disk is full.",
     ExitCode.CAP_REACHED: "It ended early: a cap on spending was reached.",

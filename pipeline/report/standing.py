@@ -165,6 +165,7 @@ def list_lines(
                 "transcript_id": row["transcript_id"],
                 "given_up": is_given_up,
                 "folder": row["folder"] and printable(row["folder"]),
+                "odd": row["odd"] if row["result_sha256"] else None,
             }
             shown = GIVEN_UP if is_given_up else facts["state"]
             if state_filter not in (None, facts["state"], shown):
@@ -174,7 +175,8 @@ def list_lines(
             else:
                 source = f"in {row['root']}: {facts['reason']}"
                 what = source if facts["reason"] else facts["result"]
-                yield visible(f"{shown:9}  {facts['path']}  {what}")
+                odd = f"  suspicious: {facts['odd']}" if facts["odd"] else ""
+                yield visible(f"{shown:9}  {facts['path']}  {what}{odd}")
 
 
 class _Left:

@@ -291,6 +291,8 @@ class Source(BaseModel):
     """As in the settings, instead of what stands there."""
     max_size: Bytes | None = None
     """As in the settings, instead of what stands there."""
+    shrink: bool | None = None
+    """As in the settings, instead of what stands there."""
 
     @model_validator(mode="after")
     def _contained(self) -> Self:
@@ -315,7 +317,7 @@ class Source(BaseModel):
 
 _OF_A_SOURCE = (
     *("formats", "include", "exclude", "follow_links"),
-    *("min_age", "max_age", "min_size", "max_size"),
+    *("min_age", "max_age", "min_size", "max_size", "shrink"),
 )
 """Settings that a source may have for itself."""
 
@@ -370,6 +372,9 @@ class Settings(BaseModel):
     """Bytes, at least."""
     max_size: Bytes | None = None
     """Bytes, at most."""
+    shrink: bool = True
+    """Whether it is told when a folder is empty that was not, or has lost more than half of its
+    recordings. Off for one out of which they are moved."""
     order: Literal["path", "largest", "smallest", "newest", "oldest"] = "path"
     """Which new recordings come first: by root and path, by size, or by last change. With any but
     `path` nothing new is sent before the scan is over."""

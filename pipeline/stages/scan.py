@@ -23,6 +23,7 @@ from pipeline.events import Emit, RecordingFound, Skipped, Warned, printable
 from pipeline.exclusions import Exclusions, PassedOver
 from pipeline.files import in_thread
 from pipeline.ledger import Ledger
+from pipeline.losses import Held, Loss, filters_of, loss_of
 from pipeline.models import (
     MAX_UPLOAD_BYTES,
     UNREADABLE,
@@ -219,6 +220,10 @@ class Scan:
         """Whether there was anything that could not be looked at."""
         self.is_through = False
         """Whether it came to its end."""
+        self.held: list[Held] = []
+        """Of each folder that was seen whole, what it holds."""
+        self.losses: list[Loss] = []
+        """Those of them that hold much less than before."""
 
     async def run(
         self, ledger: Ledger, emit: Emit, changed: Callable[[], None] = lambda: None
@@ -227,12 +232,13 @@ class Scan:
         self._warn_of_outsiders()
         formats, size_of = self._settings.formats[1:], self._listing.size_of
         for root in self._roots:
-            ended, walk = list[tuple[int, str]](), self._chunks(root)
+            ended, walk, held = list[tuple[int, str]](), self._chunks(root), 0
             later = None
             if root.only is None and self._listed is None and await ledger.has_found(root.name):
                 later = _Later(root.name)
             try:
                 while entries := await _next(walk):
+                    held += len(entries)
                     known = await ledger.look_up(root.name, entries, size_of, formats)
                     ended += known.ended
                     if later is not None:
@@ -254,6 +260,8 @@ class Scan:
                     await ledger.record_ended(ended)
             if later is not None and later.taken:
                 emit(Warned(message=later.message))
+            if root.only is None and self._listed is None and not self.warnings:
+                await self._compare(ledger, root, held, emit)
             while self.warnings:
                 emit(Warned(message=self.warnings.pop(0)))
         self.is_through = True
@@ -265,6 +273,16 @@ class Scan:
             if any(True for _, found in folders for _ in found):
                 return True
         return False
+
+    async def _compare(self, ledger: Ledger, root: Root, recordings: int, emit: Emit) -> None:
+        """Hold a folder that was seen whole against the last time that it was."""
+        filters = filters_of(self._settings, root, self._leave_out)
+        held = Held(root.name, filters, recordings, self._now)
+        loss = loss_of(held, await ledger.held(root.name, filters), self._settings.zone)
+        self.held.append(held)  # not before: a stop would have it noted, and not told
+        if loss is not None and self._settings.shrink:
+            self.losses.append(loss)
+            emit(Warned(message=loss.message))
 
     def _chunks(self, root: Root) -> Iterator[list[Entry]]:
         entries: list[Entry] = []

@@ -33,8 +33,10 @@ from pipeline.errors import (
 )
 from pipeline.events import printable
 from pipeline.files import cannot_write, no_room, obstacle, put_whole
+from pipeline.heard import certain_length_s
 from pipeline.models import Completion, Delivery, Pending, Recipient
 from pipeline.names import derived, temporary, version
+from pipeline.quality import amiss, odd_length
 from pipeline.redaction import put_audio_aside
 from pipeline.render import RenderError, render_file
 from pipeline.retry import retry
@@ -198,12 +200,25 @@ async def _tell_failed(context: Context, pending: Pending, reason: str) -> None:
             context.emit(events.Warned(message=message))
 
 
-def _completion(context: Context, head: Head, channels: int | None) -> Completion:
+def _completion(
+    context: Context, head: Head, channels: int | None, held_s: float | None
+) -> Completion:
     duration_s = head.audio_duration
     cost = context.settings.cost_usd(head.speech_model_used, duration_s, channels)
+    odd = head.odd, odd_length(duration_s, held_s)
     return Completion(
-        head.speech_model_used, duration_s, cost, head.confidence, head.language_code, head.odd
+        *(head.speech_model_used, duration_s, cost, head.confidence, head.language_code),
+        odd="; ".join(filter(None, odd)) or None,
+        amiss=amiss(head, held_s),
     )
+
+
+async def _held_s(context: Context, pending: Pending, heard_s: float | None) -> float | None:
+    """Seconds that what was sent certainly holds, None unless all of it was to be heard."""
+    sent = await context.ledger.sent(pending.attempt_id)
+    if heard_s is None or sent is None or not sent.is_whole or sent.root not in context.roots:
+        return None
+    return await certain_length_s(context.where(sent.root, sent.path), sent, heard_s)
 
 
 def _channels(head: Head, options: Mapping[str, Any]) -> int | None:
@@ -274,7 +289,8 @@ async def _save(context: Context, pending: Pending, spool: Spool, head: Head) ->
     attempt_id = pending.attempt_id
     options = await context.ledger.asked_for(attempt_id)
     channels = _channels(head, options)
-    completion = _completion(context, head, channels)
+    held_s = await _held_s(context, pending, head.audio_duration)
+    completion = _completion(context, head, channels, held_s)
     context.intake.allowance.settle(
         attempt_id,
         completion.duration_s,
@@ -291,9 +307,9 @@ async def _save(context: Context, pending: Pending, spool: Spool, head: Head) ->
         delivery = await context.ledger.delivery(attempt_id)
         _tell_completed(context, pending, delivery, completion)
         await _deliver(context, pending, delivery, spool, completion)
-    if completion.odd is not None:
+    if said := completion.odd or completion.amiss:
         what = f"transcript {pending.transcript_id} is saved as it came, and suspicious"
-        context.emit(events.Warned(message=f"{what}: {completion.odd}"))
+        context.emit(events.Warned(message=f"{what}: {said}"))
     return True
 
 
@@ -490,6 +506,7 @@ async def _deliver(
                     transcript_id=pending.transcript_id,
                     result=printable(recipient.result),
                     replaced=replaced,
+                    amiss=None if completion is None else completion.amiss,
                 )
             )
     if failure is not None:

@@ -11,7 +11,7 @@ def test_every_setting_has_a_flag_or_is_for_files_only() -> None:
     flags = {field.name for field in fields(Flags)}
     files_only = {
         *("transcript", "rules", "prices", "timeouts", "source", "backlog", "hooks"),
-        *("stop_grace", "max_answer", "upload_chunk"),
+        *("stop_grace", "max_answer", "upload_chunk", "shrink"),
     }
 
     assert flags - {"config", "set"} == set(Settings.model_fields) - files_only

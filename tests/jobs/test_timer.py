@@ -480,7 +480,7 @@ def test_launchd_starts_at_the_time_of_the_plist(user: User) -> None:
 @pytest.mark.parametrize(
     ("why", "said"),
     [
-        ({}, "some recordings failed, are missing or left, or a source is; 5 found"),
+        ({}, "something failed, is missing, left or not whole; 5 found"),
         ({"why": ["source nas is missing"]}, "source nas is missing; 5 found"),
     ],
 )

@@ -10,6 +10,7 @@ from jobs.verdict import Ending, causes, exit_code_of
 from pipeline.errors import ExitCode
 from pipeline.ledger import BACKLOG
 from pipeline.ledger.accounts import AT_SERVICE, UNSAVED
+from pipeline.losses import Loss
 
 T = TypeVar("T")
 
@@ -17,7 +18,7 @@ LOST = "the answer of the service was lost: the next run finds out what became o
 PARKED = {"not come to": None, "at service": AT_SERVICE, "unsaved": UNSAVED, "backlog": BACKLOG}
 PARKED |= {"lost": LOST}
 
-BAD = {"failed", "absent", "unread", "foreign", "lost", "barred"}
+BAD = {"failed", "absent", "shrunk", "amiss", "unread", "foreign", "lost", "barred"}
 """What somebody has to look at, whatever else has happened."""
 LATE = {"at service", "unsaved", "undeleted"}
 """What a window cuts short."""
@@ -58,6 +59,8 @@ def ending(ends: frozenset[int], traits: frozenset[str]) -> Ending:
         failed="failed" in traits,
         parked={reason: 1 for name, reason in PARKED.items() if name in traits},
         absent=["nas"] if "absent" in traits else [],
+        losses=[Loss("phone", 5, 0, "2026-03-02")] if "shrunk" in traits else [],
+        amiss={"without text": 2} if "amiss" in traits else {},
         is_unread="unread" in traits,
         is_undeleted="undeleted" in traits,
         is_barred="barred" in traits,
@@ -91,8 +94,10 @@ def test_a_cause_is_told_once_and_the_worst_first() -> None:
     assert len({cause.said for cause in told}) == len(told)
     assert [cause.said for cause in told if cause.exit_code == ExitCode.PARTIAL] == [
         "source nas is missing",
+        "source phone is empty: it held 5",
         "1 recording failed",
         f"1 recording left: {LOST}",
+        "2 recordings without text",
         "not everything could be looked at",
         "copies at the service are not deleted, since another key asked for them",
         "1 of the older results: their recordings hold other bytes",

@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -484,6 +484,25 @@ async def test_a_folder_that_is_gone_is_told(eye: Eye) -> None:
     assert scan.incomplete
     assert len(looked.warned) == 1
     assert str(eye.root / "in") in looked.warned[0]
+
+
+async def test_what_was_not_seen_whole_is_not_counted(eye: Eye) -> None:
+    """A folder that is gone, in part unreadable, or not come to has no count to go by."""
+    eye.add("a.wav")
+    whole = await eye.look()
+    (eye.root / "in/loop").symlink_to("loop")
+    in_part = await eye.look(follow_links=True)
+    (eye.root / "in/loop").unlink()
+    roots = await to_thread.run_sync(find_roots, [str(eye.root / "in")])
+    stopped = Scan(Settings(), roots, listing=Listing(b"/nowhere", 0.0))
+    with CancelScope() as scope:
+        await stopped.run(eye.ledger, lambda _: None, scope.cancel)
+    await to_thread.run_sync(os.rename, eye.root / "in", eye.root / "moved")
+    gone = Scan(Settings(), roots, listing=Listing(b"/nowhere", 0.0))
+    await gone.run(eye.ledger, lambda _: None)
+
+    assert [each.recordings for each in whole.scan.held] == [1]
+    assert in_part.scan.held == stopped.held == gone.held == []
 
 
 # --- the output folder -------------------------------------------------------------------------
