@@ -95,6 +95,9 @@ async def test_a_planned_end_is_a_success_only_by_itself(
     if trouble == "failed":
         archive.put("calls/0.wav", TOO_SHORT, CHANGED)
         await archive.night(BEGAN, folders=[archive.recordings / "calls"])
+        archive.put(
+            "calls/1.wav", TOO_SHORT + b"too", CHANGED
+        )  # has its turn before the cap ends it
         archive.put("calls/c.wav", sound(60, "c"), CHANGED)
     if trouble == "absent":
         folder = archive.recordings / "calls"
