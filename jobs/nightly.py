@@ -23,6 +23,7 @@ from jobs.transcribe import Source, named_sources, transcribe
 from pipeline.errors import BatchError, Locked, SettingsError
 from pipeline.events import Emit, Event, RunStarted, Summary, Warned, encode
 from pipeline.models import NIGHTS
+from pipeline.progress import render_summary
 from pipeline.report import words
 from pipeline.report.morning import morning
 from pipeline.report.page import as_line, save
@@ -106,7 +107,7 @@ async def _night(
                 await tell(Moment.FAILURE, encode(summary))
         raise
     if settings.dry_run:
-        return summary, f"{summary.parked} to be sent, {summary.due_hours:.2f} h of audio"
+        return summary, render_summary(summary)
     folder = settings.state_dir / "runs" / summary.run_id
     async with leaving_at_a_signal():
         return summary, await _told(summary, settings, folder, tell, emit)

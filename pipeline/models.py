@@ -240,6 +240,8 @@ class Claim:
     """The `Turn` in which it was taken."""
     uploaded: Uploaded | None = None
     """An upload of an earlier run that is still good."""
+    stood: str | None = None
+    """How it stood before a redo of it was claimed: `kept` or `already_written`; else None."""
 
     @property
     def is_new(self) -> bool:
