@@ -29,7 +29,7 @@ from pipeline.errors import BatchError, ExitCode, SettingsError
 from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode, moment
 from pipeline.exclusions import passed_over
 from pipeline.files import abandon, regular
-from pipeline.foresight import COPY, LEFT_BY_LIMIT, Forecast, Share, foresee
+from pipeline.foresight import Forecast, Share, foresee
 from pipeline.ledger import Redo
 from pipeline.lines import hide
 from pipeline.models import Root
@@ -317,12 +317,10 @@ async def _summary(
     by_root: dict[str, Counter[str]] = {}
     reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
     parked: Counter[str | None] = Counter()
-    by_default = LEFT_BY_LIMIT if settings.limit is not None else "left for the next run"
-    not_come_to = intake.reason or by_default if forecast is None else COPY
-    standing = await ledger.standing(settings.gives_up_after)
-    for (root, outcome), count in forecast.stood.items() if forecast else ():
-        standing[root, outcome, None] += count
-        standing[root, "parked", None] -= count
+    by_default = "left by `--limit`" if settings.limit is not None else "left for the next run"
+    not_come_to = intake.reason or by_default
+    nights = settings.gives_up_after
+    standing = await ledger.standing(nights) if forecast is None else forecast.standing
     for (root, outcome, reason), count in standing.items():
         if outcome == "given_up":
             reasons[outcome][reason or outcome] += count
@@ -333,10 +331,8 @@ async def _summary(
             parked[reason] += count
         if outcome in ("failed", "skipped", "parked"):
             reasons[outcome][reason or not_come_to] += count
-    if forecast is not None:  # of what was come to, the rest waits for an equal one
-        reasons["parked"].update(forecast.reasons)
-        reasons["parked"][COPY] -= forecast.reasons.total()
-        reasons["parked"] = +reasons["parked"]
+    if forecast is not None:
+        forecast.name(reasons["parked"], not_come_to)
     last = 0
     while page := await ledger.parked(last, _PAGE):
         for _, root, path, why, transcript_id in page:
@@ -344,7 +340,7 @@ async def _summary(
             context.emit(Parked(recording=label, reason=why, transcript_id=transcript_id))
         last = page[-1][0]
     given_up = reasons["given_up"].total()
-    kept_hours = await ledger.kept_hours()
+    kept_hours = await ledger.kept_hours() if forecast is None else forecast.kept_hours
     price = settings.highest_price(settings.transcript)
     ending = Ending(
         ends=dict(intake.ends),

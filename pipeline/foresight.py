@@ -14,7 +14,7 @@ A head is read of each recording that is due; whole only what is no larger than 
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -38,13 +38,11 @@ from pipeline.stages.upload import (
     is_left,
 )
 
-__all__ = ["COPY", "LEFT_BY_LIMIT", "Forecast", "Share", "foresee"]
+__all__ = ["Forecast", "Share", "foresee"]
 
 TO_BE_SENT = "to be sent without `--dry-run`"
 MAY_BE_SENT = "to be sent if what comes before comes to less than it may"
 COPY = "equal to another recording: its result is written at no cost"
-
-LEFT_BY_LIMIT = "left by `--limit`"
 
 _REQUESTS = 3  # upload, submit, and the result
 _CUTS = {"audio_start_from", "audio_end_at"}
@@ -103,9 +101,15 @@ class Forecast:
     nights: int | None = 0
     """Runs like this one until nothing is left; None where these never come to that."""
     reasons: Counter[str] = field(default_factory=Counter)
-    """Recordings by what becomes of them, of which the ledger has no word."""
-    stood: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Redone recordings that it does not come to, by root and how they stand as they are."""
+    """Recordings that it comes to, by what becomes of them."""
+    may_be_sent: Counter[str | None] = field(default_factory=Counter)
+    """Those that it may come to, by why it leaves them if it does not, as `standing` has it."""
+    standing: Counter[tuple[str, str, str | None]] = field(default_factory=Counter)
+    """What `Ledger.standing` tells when the intake is over."""
+    waiting: int = 0
+    """Recordings that wait then for the transcript of an equal one."""
+    kept_hours: float = 0.0
+    """What `Ledger.kept_hours` tells then."""
     takes_s: float | None = None
     """How long it takes, about; None where nobody knows how fast the line is."""
 
@@ -116,6 +120,16 @@ class Forecast:
     def most(self, roots: Iterable[str] | None = None) -> Share:
         """What is asked for at the most, of all roots or of these."""
         return _sum(self.most_of, roots).within(self.left, self.limit)
+
+    def name(self, parked: Counter[str], not_come_to: str) -> None:
+        """Tell apart, among reasons why recordings are parked, what becomes of those."""
+        parked.update(self.reasons + Counter({COPY: self.waiting}))
+        parked[not_come_to] -= self.reasons.total() + self.waiting
+        for reason, count in self.may_be_sent.items():
+            parked[MAY_BE_SENT] += count
+            parked[reason or not_come_to] -= count
+        for reason in [reason for reason, count in parked.items() if not count]:
+            del parked[reason]
 
 
 def _sum(shares: Mapping[str, Share], roots: Iterable[str] | None) -> Share:
@@ -151,11 +165,14 @@ async def foresee(context: Context, scans: Sequence[Scan]) -> Forecast:
     for scan in scans:
         await scan.run(context.ledger, context.emit)
     foresight, ledger = _Foresight(context), context.ledger
-    while (due_in_s := await ledger.next_due()) is not None and due_in_s <= 0:
-        # One by one: what is claimed holds back equal ones, which may come before it.
-        for claim in await ledger.claim(1):
-            await foresight.take(claim)
     forecast = foresight.forecast
+    async for claim in foresight.claims():
+        await foresight.take(claim)
+    forecast.standing = await ledger.standing(context.settings.gives_up_after)
+    forecast.waiting = await ledger.waiting()
+    forecast.kept_hours = await ledger.kept_hours()
+    async for claim in foresight.claims(is_over=True):
+        await foresight.look_beyond(claim)
     forecast.takes_s = _takes_s(forecast.most(), context.settings, await _bytes_per_s(context))
     return forecast
 
@@ -211,53 +228,70 @@ class _Foresight:
         self._most = _Gate(context, context.intake)
         self._least = self._most.next_run(is_least=True)
         self._night = self._most.next_run()
+        self._is_over = False
         self.forecast = Forecast(context.intake.allowance.left, context.settings.limit)
 
+    async def claims(self, *, is_over: bool = False) -> AsyncIterator[Claim]:
+        """
+        What the run takes in, as `feed` does; then, with `is_over`, all that it leaves.
+
+        One by one: what is claimed holds back equal ones, which may come before it.
+        """
+        intake, ledger, limit = self._most.intake, self._context.ledger, self.forecast.limit
+        self._is_over = is_over
+        while is_over or intake.is_open:
+            anew = is_over or limit is None or intake.taken_in < limit
+            backlog = is_over or intake.allowance.takes_backlog
+            due_in_s = await ledger.next_due(anew=anew, backlog=backlog)
+            if due_in_s is None or due_in_s > 0:
+                break
+            for claim in await ledger.claim(1, anew=anew, backlog=backlog):
+                yield claim
+
     async def take(self, claim: Claim) -> None:
-        """One more recording that is due."""
+        """One more recording that the run takes in."""
         look = await self._look(claim)
         if look is None:
             return
-        was_open = self._most.intake.is_open
         try:
             passes = await self._most.lets_pass(look)
         except RecordingTooCostly as error:
             await self._skip(claim, error)
             return
-        may_pass = False
+        if not passes:
+            await self._context.ledger.put_back(claim)
+            return
+        await self._least.lets_pass(look)
+        await self._count_nights(look)
+        is_copy = look.likeness == _Likeness.CERTAIN
+        self.forecast.reasons[COPY if is_copy else TO_BE_SENT] += 1
+        if look.likeness == _Likeness.NONE:
+            share = self.forecast.least_of.setdefault(claim.root, Share())
+            share.add(look.least, claim.size)
+        self._add_most(look)
+
+    async def look_beyond(self, claim: Claim) -> None:
+        """One more recording that it leaves, unless others come to less than they may."""
+        look, may_pass = await self._look(claim), False
+        if look is None:
+            return
         with suppress(RecordingTooCostly):
             may_pass = await self._least.lets_pass(look)
             await self._count_nights(look)
-        self._add(look, passes=passes, may_pass=may_pass)
-        is_last = was_open and not self._most.intake.is_open  # claimed by the run, and put back
-        if claim.stood is not None and not (passes or may_pass or is_last):
-            self.forecast.stood[claim.root, claim.stood] += 1
-        else:
-            reason = self._reason(look, passes=passes, may_pass=may_pass)
-            self.forecast.reasons[reason] += 1
-
-    def _add(self, look: _Look, *, passes: bool, may_pass: bool) -> None:
-        """Add up what a recording comes to."""
-        forecast, root, size = self.forecast, look.claim.root, look.claim.size
         if look.likeness != _Likeness.CERTAIN:
-            if passes and look.likeness == _Likeness.NONE:
-                forecast.least_of.setdefault(root, Share()).add(look.least, size)
-            if may_pass:
-                forecast.most_of.setdefault(root, Share()).add(look.most, size)
-                forecast.unprobed += not look.reserved.is_probed
-                forecast.possible_copies += look.likeness == _Likeness.POSSIBLE
-            if not passes:
-                forecast.later.add(look.most, size)
-
-    def _reason(self, look: _Look, *, passes: bool, may_pass: bool) -> str:
-        """What becomes of a recording, in words."""
-        if passes:
-            return COPY if look.likeness == _Likeness.CERTAIN else TO_BE_SENT
+            self.forecast.later.add(look.most, claim.size)
         if may_pass:
-            return MAY_BE_SENT
-        if look.claim.turn == Turn.BACKLOG:
-            return BACKLOG
-        return self._most.intake.reason or LEFT_BY_LIMIT
+            self._add_most(look)
+            if not claim.is_redo:  # else it is kept until it is claimed
+                reason = BACKLOG if claim.turn == Turn.BACKLOG else None
+                self.forecast.may_be_sent[reason] += 1
+
+    def _add_most(self, look: _Look) -> None:
+        if look.likeness != _Likeness.CERTAIN:
+            forecast, claim = self.forecast, look.claim
+            forecast.most_of.setdefault(claim.root, Share()).add(look.most, claim.size)
+            forecast.unprobed += not look.reserved.is_probed
+            forecast.possible_copies += look.likeness == _Likeness.POSSIBLE
 
     async def _count_nights(self, look: _Look) -> None:
         forecast = self.forecast
@@ -290,8 +324,7 @@ class _Foresight:
             await self._skip(claim, error)
         except RecordingError as error:
             await ledger.fail_upload(claim, str(error), None, 1)
-            label = context.label(claim.root, claim.path)
-            context.emit(Failed(recording=label, reason=str(error)))
+            self._tell(Failed, claim, str(error))
         return None
 
     async def _look_into(self, claim: Claim, source: Source) -> _Look | None:
@@ -328,15 +361,19 @@ class _Foresight:
         """Whether the run leaves a recording alone, which is noted."""
         if not await is_left(self._context, claim):
             return False
-        label = self._context.label(claim.root, claim.path)
-        self._context.emit(Parked(recording=label, reason=UNKNOWN_RESULT))
-        self.forecast.reasons[UNKNOWN_RESULT] += 1
+        self._tell(Parked, claim, UNKNOWN_RESULT)
+        if not self._is_over:
+            self.forecast.reasons[UNKNOWN_RESULT] += 1
         return True
 
     async def _skip(self, claim: Claim, error: RecordingError) -> None:
         await self._context.ledger.skip(claim, str(error))
-        label = self._context.label(claim.root, claim.path)
-        self._context.emit(Skipped(recording=label, reason=str(error)))
+        self._tell(Skipped, claim, str(error))
+
+    def _tell(self, kind: type[Failed | Parked | Skipped], claim: Claim, reason: str) -> None:
+        if not self._is_over:  # nothing is said of what the run does not come to
+            label = self._context.label(claim.root, claim.path)
+            self._context.emit(kind(recording=label, reason=reason))
 
 
 def _billed(

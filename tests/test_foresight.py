@@ -24,7 +24,7 @@ from anyio import to_thread
 from jobs.transcribe import Source, transcribe
 from pipeline.errors import ExitCode
 from pipeline.events import Event, Summary
-from pipeline.foresight import COPY, LEFT_BY_LIMIT, MAY_BE_SENT, TO_BE_SENT
+from pipeline.foresight import COPY, MAY_BE_SENT, TO_BE_SENT
 from pipeline.ledger.accounts import UNSAVED
 from pipeline.models import Root
 from pipeline.progress import render_summary
@@ -179,7 +179,7 @@ def require(foreseen: Summary, done: Summary) -> None:
     said = foreseen.reasons.get("parked", {})
     sent = said.get(TO_BE_SENT, 0)
     others = sum(said.get(reason, 0) for reason in (MAY_BE_SENT, COPY, UNSAVED))
-    assert done.written <= sent + others + said.get(LEFT_BY_LIMIT, 0) * bool(
+    assert done.written <= sent + others + said.get("left by `--limit`", 0) * bool(
         foreseen.possible_copies
     )
     assert (foreseen.failed, foreseen.already_written + foreseen.kept >= 0) == (done.failed, True)

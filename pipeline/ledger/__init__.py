@@ -258,6 +258,16 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         return spent.seconds, spent.usd
 
     @reading
+    def waiting(self) -> int:
+        """How many of what this run found wait for the transcript of an equal one."""
+        query = (
+            f"SELECT count(*) FROM ({STANDING_OF_SEEN})"
+            " WHERE outcome = 'parked' AND why IS NULL AND waits"
+        )
+        (count,) = self.ro.execute(query, {"run": self.run.run_id}).fetchone()
+        return int(count)
+
+    @reading
     def upload_rate(self) -> float | None:
         """Bytes per second that the last run with uploads has sent; None where nobody knows."""
         size, took_s = self.ro.execute(

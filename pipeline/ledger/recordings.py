@@ -379,7 +379,7 @@ class Recordings(Books):
             options=options,
             result=row["result"],
             turn=row["turn"],
-            stood=("kept" if row["kept"] else "already_written") if row["redo"] else None,
+            is_redo=bool(row["redo"]),
             uploaded=None
             if waiting is None
             else Uploaded(
