@@ -158,6 +158,8 @@ class _Look:
     """What the service may bill: hours are of the recording, dollars of each channel."""
     least: Amount
     likeness: _Likeness = _Likeness.NONE
+    edges: tuple[int, str] | None = None
+    """Size and edges of one that nobody has read, for equal ones to come."""
 
 
 async def foresee(context: Context, scans: Sequence[Scan]) -> Forecast:
@@ -263,6 +265,7 @@ class _Foresight:
             return
         await self._least.lets_pass(look)
         await self._count_nights(look)
+        await self._keep_in_mind(look)
         is_copy = look.likeness == _Likeness.CERTAIN
         self.forecast.reasons[COPY if is_copy else TO_BE_SENT] += 1
         if look.likeness == _Likeness.NONE:
@@ -278,6 +281,7 @@ class _Foresight:
         with suppress(RecordingTooCostly):
             may_pass = await self._least.lets_pass(look)
             await self._count_nights(look)
+        await self._keep_in_mind(look)
         if look.likeness != _Likeness.CERTAIN:
             self.forecast.later.add(look.most, claim.size)
         if may_pass:
@@ -285,6 +289,10 @@ class _Foresight:
             if not claim.is_redo:  # else it is kept until it is claimed
                 reason = BACKLOG if claim.turn == Turn.BACKLOG else None
                 self.forecast.may_be_sent[reason] += 1
+
+    async def _keep_in_mind(self, look: _Look) -> None:
+        if look.edges is not None:
+            await self._context.ledger.record_edges(look.claim, *look.edges)
 
     def _add_most(self, look: _Look) -> None:
         if look.likeness != _Likeness.CERTAIN:
@@ -338,11 +346,11 @@ class _Foresight:
                 likeness = _Likeness.CERTAIN if source.is_whole else _Likeness.POSSIBLE
         if await self._leaves(claim):
             return None
-        if claim.content is None:
-            await ledger.record_edges(claim, source.size, source.edges)
+        edges = (source.size, source.edges) if claim.content is None else None
         settings, duration = context.settings, await source.probed()
         most, least = _billed(duration, claim.options, settings)
-        return _Look(claim, amount_of(duration, claim.options, settings), most, least, likeness)
+        reserved = amount_of(duration, claim.options, settings)
+        return _Look(claim, reserved, most, least, likeness, edges)
 
     async def _look_at_upload(self, claim: Claim, uploaded: Uploaded) -> _Look | None:
         """An upload of an earlier run, of which the file that is there may tell more."""
