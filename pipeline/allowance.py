@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from pipeline.durations import Duration, duration_of
+from pipeline.durations import Duration
 from pipeline.errors import CapReached, RecordingTooCostly, SettingsError
 from pipeline.settings import Settings
 
@@ -25,7 +25,6 @@ __all__ = [
     "Allowance",
     "Amount",
     "amount_of",
-    "expected",
     "priced",
     "unpriced",
 ]
@@ -55,18 +54,6 @@ class Amount:
 
 
 NOTHING = Amount(0.0, 0.0)
-
-
-async def expected(
-    path: bytes, size: int, options: Mapping[str, Any], settings: Settings
-) -> Amount:
-    """
-    What a recording will come to at the most, with these options.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    return amount_of(await duration_of(path, size), options, settings)
 
 
 def amount_of(duration: Duration, options: Mapping[str, Any], settings: Settings) -> Amount:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.allowance import MOST_CHANNELS, Allowance, Amount, amount_of, expected
-from pipeline.durations import Duration, by_size
+from pipeline.allowance import MOST_CHANNELS, Allowance, Amount, amount_of
+from pipeline.durations import Duration, by_size, duration_of
 from pipeline.errors import CapReached, RecordingTooCostly, SettingsError
 from pipeline.settings import Settings
 from tests.support.clock import JumpingLoop, run_jumping
@@ -261,7 +261,8 @@ class TestExpected:
         self, stereo: bytes, options: dict[str, Any], seconds: int, price: float | None
     ) -> None:
         """What is expected is at least what the service bills: up to the second, each channel."""
-        amount = await expected(stereo, os.stat(stereo).st_size, options, Settings())
+        duration = await duration_of(stereo, os.stat(stereo).st_size)
+        amount = amount_of(duration, options, Settings())
 
         assert amount.duration_s == seconds
         assert amount.price_usd == (price and pytest.approx(price * seconds / 3600))
@@ -271,7 +272,7 @@ class TestExpected:
         """On this machine hours count and dollars do not."""
         local = Settings(provider="local")
 
-        assert (await expected(stereo, 0, {}, local)).price_usd == 0
+        assert amount_of(await duration_of(stereo, 0), {}, local).price_usd == 0
 
     @pytest.mark.parametrize(
         "duration", [by_size(b"a.wma", 80_000), Duration(40, None, is_probed=True)], ids=str
