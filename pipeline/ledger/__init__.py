@@ -259,10 +259,11 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
 
     @reading
     def waiting(self) -> int:
-        """How many of what this run found wait for the transcript of an equal one."""
+        """How many of what this run found wait for the transcript of an equal one it has taken."""
         query = (
-            f"SELECT count(*) FROM ({STANDING_OF_SEEN})"
-            " WHERE outcome = 'parked' AND why IS NULL AND waits"
+            f"SELECT count(*) FROM ({STANDING_OF_SEEN}) s JOIN transcripts t"
+            " USING (request_key, generation) WHERE s.outcome = 'parked' AND s.why IS NULL"
+            " AND s.claim IS NULL AND t.state = 'open'"
         )
         (count,) = self.ro.execute(query, {"run": self.run.run_id}).fetchone()
         return int(count)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.events import Failed, Parked, Summary
+from pipeline.foresight import COPY, TO_BE_SENT
 from pipeline.progress import render_summary
 from tests.support.nights import sound
 from tests.support.runs import Archive, opened
@@ -181,6 +182,20 @@ async def test_copies_cost_nothing(archive: Archive, is_known: bool) -> None:
     assert (foreseen.due_least, foreseen.due, foreseen.possible_copies) == (new, new, 0)
     assert (done.transcripts, done.written) == (new, new + 1)
     assert foreseen.parked == done.written
+
+
+async def test_copies_of_what_is_redone_cost_nothing(archive: Archive) -> None:
+    """A new recording that is equal to one which is asked for anew gets the same new result."""
+    lengths(archive, hours=0.5, count=1)
+    await archive.run(**ONE_PRICE)
+    shutil.copy(archive.recordings / "0.wav", archive.recordings / "copy.wav")
+    other = {"transcript": {**ONE_PRICE["transcript"], "punctuate": False}, "redo_changed": True}
+
+    foreseen = (await archive.run(dry_run=True, **other)).summary
+    done = (await archive.run(**other)).summary
+
+    assert (foreseen.due, done.transcripts, done.written) == (1, 1, 2)
+    assert parked(foreseen) == {TO_BE_SENT: 1, COPY: 1}
 
 
 async def test_no_recording_is_read_whole(archive: Archive) -> None:
