@@ -179,6 +179,7 @@ def require(foreseen: Summary, done: Summary) -> None:
     said = foreseen.reasons.get("parked", {})
     sent = said.get(TO_BE_SENT, 0)
     others = sum(said.get(reason, 0) for reason in (MAY_BE_SENT, COPY, UNSAVED))
+    others += sum(count for reason, count in said.items() if "unless it is equal" in reason)
     if foreseen.due_least < foreseen.due:  # more may have their turn, of which results are there
         others += foreseen.kept + foreseen.already_written
         others += said.get("left by `--limit`", 0)

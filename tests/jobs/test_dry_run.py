@@ -198,6 +198,22 @@ async def test_copies_of_what_is_redone_cost_nothing(archive: Archive) -> None:
     assert parked(foreseen) == {TO_BE_SENT: 1, COPY: 1}
 
 
+async def test_a_copy_may_be_larger_than_a_cap(archive: Archive) -> None:
+    """What alone is more than a cap is skipped, unless the run finds it equal to another one."""
+    lengths(archive, hours=3, count=1)
+    await archive.run(**ONE_PRICE)
+    shutil.copy(archive.recordings / "0.wav", archive.recordings / "copy.wav")
+    archive.add("new.wav", sound(3 * HOUR_S, "new"))
+
+    foreseen = (await archive.run(dry_run=True, max_hours=1, **ONE_PRICE)).summary
+    done = (await archive.run(max_hours=1, **ONE_PRICE)).summary
+
+    assert (foreseen.due, foreseen.skipped, foreseen.parked) == (0, 1, 1)
+    (reason,) = parked(foreseen)
+    assert reason.endswith("unless it is equal to another recording")
+    assert (done.transcripts, done.skipped, done.written) == (0, 1, 1)
+
+
 async def test_no_recording_is_read_whole(archive: Archive) -> None:
     """Of a large recording only head and edges are read, though one like it is known."""
     shutil.rmtree(archive.recordings)
