@@ -21,6 +21,7 @@ from jobs.transcribe import Source, named_sources, transcribe
 from pipeline.errors import BatchError, SettingsError
 from pipeline.events import Emit, Summary, Warned
 from pipeline.models import NIGHTS
+from pipeline.progress import render_summary
 from pipeline.report import words
 from pipeline.report.morning import morning
 from pipeline.report.page import as_line, save
@@ -88,7 +89,7 @@ async def run_nightly(
 
     if settings.dry_run:
         summary = await run(None, emit)
-        return summary, f"{summary.parked} to be sent, {summary.due_hours:.2f} h of audio"
+        return summary, render_summary(summary)
     summary = await telling(run, settings, report=report, emit=emit, environ=environ)
     return summary, line
 

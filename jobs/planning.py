@@ -21,7 +21,8 @@ import msgspec
 
 from jobs.shelf import whole
 from jobs.transcribe import with_model
-from pipeline.durations import by_header, by_size
+from pipeline.allowance import amount_of
+from pipeline.durations import Duration, by_header, by_size
 from pipeline.errors import SettingsError
 from pipeline.events import label
 from pipeline.files import regular
@@ -349,19 +350,15 @@ class _Planning:
             return
         self._to_be_paid.add(identity)
         options = settings.options_for(os.fsdecode(each.path))
-        channels = self._channels(each) if options.get("multichannel") else 1
-        if each.duration_s is None or channels is None:
-            duration_s = max(by_size(each.path, each.size).seconds, each.duration_s or 0.0)
-            self.plan.unprobed += 1
-        else:
-            duration_s = each.duration_s * channels
-        plan, in_hours = self.plan, duration_s / 3600
-        plan.hours += in_hours
-        price = settings.highest_price(options)
-        if price is None or plan.cost_usd is None:
-            plan.cost_usd = None
-        else:
-            plan.cost_usd += price * in_hours
+        duration = by_size(each.path, each.size)
+        if each.duration_s is not None:  # as the service has billed it
+            channels = self._channels(each) if options.get("multichannel") else 1
+            duration = Duration(each.duration_s, channels, is_probed=True)
+        amount, plan = amount_of(duration, options, settings), self.plan
+        plan.unprobed += not amount.is_probed
+        plan.hours += amount.duration_s / 3600
+        is_known = amount.price_usd is not None and plan.cost_usd is not None
+        plan.cost_usd = (plan.cost_usd or 0.0) + (amount.price_usd or 0.0) if is_known else None
 
     def _channels(self, each: Selected) -> int | None:
         """Its channels by its first bytes, else by its last answer; None where nobody knows."""

@@ -24,15 +24,15 @@ from jobs.budget import Budgets
 from jobs.leaving import LAST_S, SIGNALS, leave_within, signals_heeded
 from jobs.session import Totals, session
 from jobs.verdict import MISSED, Ending, causes, exit_code_of
-from pipeline.allowance import expected
 from pipeline.batch import run_batch
-from pipeline.errors import BatchError, SettingsError
+from pipeline.errors import BatchError, ExitCode, SettingsError
 from pipeline.events import Emit, Parked, RunStarted, Standing, Summary, Warned, encode, moment
 from pipeline.exclusions import passed_over
 from pipeline.files import abandon, regular
+from pipeline.foresight import Forecast, Share, foresee
 from pipeline.ledger import Redo
 from pipeline.lines import hide
-from pipeline.models import Claim, Root
+from pipeline.models import Root
 from pipeline.notices import Notices
 from pipeline.promote import settle
 from pipeline.report.morning import is_run
@@ -40,7 +40,6 @@ from pipeline.settings import Settings
 from pipeline.speech_models import remarks
 from pipeline.stages import Context
 from pipeline.stages.scan import Listing, Scan
-from pipeline.stages.upload import UNKNOWN_RESULT, is_left
 from pipeline.stages.write import render_lacking
 from pipeline.wire import Webhook
 
@@ -150,13 +149,13 @@ async def transcribe(
         ]
         settings_of = {root.name: each.settings for each in sources for root in each.roots}
         shared = replace(run.context, sources=settings_of, by_age=by_age)
-        rendered, due, summary, ending = 0, _Due(), None, Ending()
+        rendered, forecast, summary, ending = 0, None, None, Ending()
         async with _notified(shared) as context, _heeding_signals(context) as (stopped, work):
             with work:
                 if began is not None:
                     await began(run.started)
                 if settings.dry_run:
-                    due = await _would_be_sent(context, scans)
+                    forecast = await foresee(context, scans)
                 else:
                     await _batch(context, scans, stopped)
                     rendered = await _render_lacking(context)
@@ -165,7 +164,7 @@ async def transcribe(
                     later = ended and ended(context, run.folder)
                     await (later or settle(context, run.settled))
             if summary is None:
-                summary, ending = await _summary(context, sources, scans, run.totals, due.left)
+                summary, ending = await _summary(context, sources, scans, run.totals, forecast)
             seen_by = is_attended or settings.dry_run
             losses = [] if seen_by else [loss for scan in scans for loss in scan.losses]
             ending = replace(
@@ -176,8 +175,6 @@ async def transcribe(
             summary.missed_window = MISSED in summary.why
             summary.run_id = run.run_id
             summary.rendered = rendered
-            summary.due_hours, summary.due_cost_usd = round(due.hours, 4), due.cost_usd
-            summary.unprobed = due.unprobed
             summary.elapsed_s = round(time.monotonic() - began_at, 3)
             run.totals(summary)
             line = encode(summary) + b"\n"
@@ -221,43 +218,6 @@ def require_prices(settings: Settings, sources: Sequence[Source]) -> None:
                     f"a cap on cost needs prices, and `{model}`, which is asked for, has none:"
                     " add it to `[prices]`"
                 )
-
-
-@dataclass(slots=True)
-class _Due:
-    """What a run would ask for."""
-
-    hours: float = 0.0
-    cost_usd: float | None = 0.0
-    unprobed: int = 0
-    left: int = 0
-    """Recordings that it would leave alone."""
-
-
-async def _would_be_sent(context: Context, scans: Sequence[Scan]) -> _Due:
-    """What a dry run finds, all of it claimed in the copy: so a redo is counted as such."""
-    due, ledger = _Due(), context.ledger
-    for scan in scans:
-        await scan.run(ledger, context.emit)
-    while (due_in_s := await ledger.next_due()) is not None and due_in_s <= 0:
-        for claim in await ledger.claim(_PAGE):
-            if await is_left(context, claim):
-                due.left += 1
-                label = context.label(claim.root, claim.path)
-                context.emit(Parked(recording=label, reason=UNKNOWN_RESULT))
-            else:
-                await _add(context, claim, due)
-    return due
-
-
-async def _add(context: Context, claim: Claim, due: _Due) -> None:
-    with suppress(OSError):  # it would fail, at no cost
-        where = context.where(claim.root, claim.path)
-        amount = await expected(where, claim.size, claim.options, context.settings)
-        due.hours += amount.duration_s / 3600
-        due.unprobed += not amount.is_probed
-        is_known = amount.price_usd is not None and due.cost_usd is not None
-        due.cost_usd = (due.cost_usd or 0.0) + (amount.price_usd or 0.0) if is_known else None
 
 
 @asynccontextmanager
@@ -361,12 +321,12 @@ async def _summary(
     sources: Sequence[Source],
     scans: Sequence[Scan],
     totals: Totals,
-    left: int = 0,
+    forecast: Forecast | None = None,
 ) -> tuple[Summary, Ending]:
     """
     What became of every recording that this run found, and what that means for its end.
 
-    `left` are what a dry run left alone.
+    Of a dry run the forecast says what would become of them.
     """
     intake, settings, ledger = context.intake, context.settings, context.ledger
     counts: Counter[str] = Counter()
@@ -374,9 +334,9 @@ async def _summary(
     reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
     parked: Counter[str | None] = Counter()
     by_default = "left by `--limit`" if settings.limit is not None else "left for the next run"
-    would_be_sent = "to be sent without `--dry-run`"
-    not_come_to = would_be_sent if settings.dry_run else intake.reason or by_default
-    standing = await ledger.standing(settings.gives_up_after)
+    not_come_to = intake.reason or by_default
+    nights = settings.gives_up_after
+    standing = await ledger.standing(nights) if forecast is None else forecast.standing
     for (root, outcome, reason), count in standing.items():
         if outcome == "given_up":
             reasons[outcome][reason or outcome] += count
@@ -387,8 +347,8 @@ async def _summary(
             parked[reason] += count
         if outcome in ("failed", "skipped", "parked"):
             reasons[outcome][reason or not_come_to] += count
-    if left:  # of which the ledger has no word: nothing of them was read
-        reasons["parked"] += Counter({UNKNOWN_RESULT: left, not_come_to: -left})
+    if forecast is not None:
+        forecast.name(reasons["parked"], not_come_to)
     last = 0
     while page := await ledger.parked(last, _PAGE):
         for _, root, path, why, transcript_id in page:
@@ -396,7 +356,7 @@ async def _summary(
             context.emit(Parked(recording=label, reason=why, transcript_id=transcript_id))
         last = page[-1][0]
     given_up = reasons["given_up"].total()
-    kept_hours = await ledger.kept_hours()
+    kept_hours = await ledger.kept_hours() if forecast is None else forecast.kept_hours
     price = settings.highest_price(settings.transcript)
     ending = Ending(
         ends=dict(intake.ends),
@@ -408,8 +368,14 @@ async def _summary(
         is_undeleted=not settings.dry_run and await ledger.is_deletion_left(),
         is_barred=not settings.dry_run and await ledger.is_deletion_barred(),
     )
+    if settings.dry_run:  # nothing was begun: only that it could not, or was stopped, is amiss
+        stopped = dict(intake.ends)
+        stopped.pop(ExitCode.CAP_REACHED, None)
+        ending = Ending(ends=stopped)
     is_scanned = all(scan.is_through for scan in scans)
-    is_told = ending.absent or ending.is_unread or any(scan.losses for scan in scans)
+    is_told = any(source.problem for source in sources) or any(
+        scan.incomplete or scan.losses for scan in scans
+    )
     if is_scanned and not (counts or is_told):
         context.emit(Warned(message="no recordings found"))
     summary = Summary(
@@ -431,19 +397,66 @@ async def _summary(
         cost_usd=None if totals.cost_usd is None else round(totals.cost_usd, 6),
         requests=dict(context.client.sent),
         reasons={end: dict(named) for end, named in reasons.items() if named},
-        sources=[_standing(each, by_root) for each in sources] if len(sources) > 1 else [],
+        sources=[_standing(each, by_root, forecast) for each in sources]
+        if len(sources) > 1
+        else [],
+        **_due(forecast),
     )
     return summary, ending
 
 
-def _standing(source: Source, by_root: Mapping[str, Counter[str]]) -> Standing:
-    """What became of the recordings of one source."""
+def _standing(
+    source: Source, by_root: Mapping[str, Counter[str]], forecast: Forecast | None
+) -> Standing:
+    """What became of the recordings of one source, or would."""
     counts: Counter[str] = Counter()
-    for name in {root.name for root in source.roots}:
+    names = {root.name for root in source.roots}
+    for name in names:
         counts += by_root.get(name, Counter())
     return Standing(
-        name=source.name, found=counts.total(), reason=source.problem, **_outcomes(counts)
+        name=source.name,
+        found=counts.total(),
+        reason=source.problem,
+        **_outcomes(counts),
+        **({} if forecast is None else _range(forecast.most(names), forecast.least(names))),
     )
+
+
+def _due(forecast: Forecast | None) -> dict[str, Any]:
+    """What a dry run says of the run."""
+    if forecast is None:
+        return {}
+    most, later = forecast.most(), forecast.later
+    return {
+        **_range(most, forecast.least()),
+        "due_bytes": most.size,
+        "due_elapsed_s": forecast.takes_s,
+        "due_nights": forecast.nights,
+        "due_later": later.recordings,
+        "due_later_hours": _hours(later),
+        "due_later_cost_usd": _usd(later),
+        "unprobed": forecast.unprobed,
+        "possible_copies": forecast.possible_copies,
+    }
+
+
+def _range(most: Share, least: Share) -> dict[str, Any]:
+    return {
+        "due": most.recordings,
+        "due_least": least.recordings,
+        "due_hours": _hours(most),
+        "due_hours_least": _hours(least),
+        "due_cost_usd": _usd(most),
+        "due_cost_usd_least": _usd(least),
+    }
+
+
+def _hours(share: Share) -> float:
+    return round(share.duration_s / 3600, 6)
+
+
+def _usd(share: Share) -> float | None:
+    return None if share.cost_usd is None else round(share.cost_usd, 6)
 
 
 def _outcomes(counts: Counter[str]) -> dict[str, Any]:

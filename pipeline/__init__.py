@@ -9,6 +9,7 @@ Modules in the order in which they are best read. Each imports only from those b
 contracts in pyproject.toml hold that.
 
     batch        the stages wired top to bottom in one task group: a whole run on one screen
+    foresight    what a run would ask for and what it would leave, with nothing sent
     promote      which of two results of a recording stays
     guard        what ends a run from outside: the clock on the wall, the room on the disks
     stages       scan, feed, upload, submit, poll, write: one coroutine a step

@@ -3,25 +3,41 @@ What a run may still ask for: in, what a recording is expected to come to; out, 
 
 An amount is reserved before anything is sent, settled by what the service says it was, and given
 back where nothing was asked for after all. So a cap holds at any instant, also while answers are
-out. Reservations are made in the order in which recordings come; one that fits no more waits for
-those before it to be settled, since they may come to less than was expected of them.
+out. Reservations are made in the order in which recordings come; one that fits no more waits until
+all before it are settled, since they may come to less than was expected of them. So what a run asks
+for depends on its recordings, and not on which answer comes first: a dry run can tell it.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
 
-from pipeline.durations import Duration, duration_of
+from pipeline.durations import Duration
 from pipeline.errors import CapReached, RecordingTooCostly, SettingsError
 from pipeline.settings import Settings
 
-__all__ = ["NOTHING", "Allowance", "Amount", "amount_of", "expected", "priced", "unpriced"]
+__all__ = [
+    "MOST_CHANNELS",
+    "NOTHING",
+    "Allowance",
+    "Amount",
+    "amount_of",
+    "priced",
+    "unpriced",
+]
 
 _TOLERANCE = 1e-9
 """What sums of floats may be off by: far below a cent, and a second."""
+
+MOST_CHANNELS = 8
+"""Channels that a recording counts as which does not tell them.
+
+The vendor names no limit. FLAC and AAC have no more, Opus and Vorbis none more that are told apart.
+Source: RFC 9639, 9.1.3; RFC 7845, 5.1.1.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +49,11 @@ class Amount:
     price_usd: float | None
     """None where no price is known."""
     is_probed: bool = True
-    """Whether the recording itself told its length; else it is estimated by size."""
+    """Whether the recording itself told its length, and its channels where these count; else they
+    are estimated."""
 
 
 NOTHING = Amount(0.0, 0.0)
-
-
-async def expected(
-    path: bytes, size: int, options: Mapping[str, Any], settings: Settings
-) -> Amount:
-    """
-    What a recording will come to at the most, with these options.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    return amount_of(await duration_of(path, size), options, settings)
 
 
 def amount_of(duration: Duration, options: Mapping[str, Any], settings: Settings) -> Amount:
@@ -58,10 +63,11 @@ def amount_of(duration: Duration, options: Mapping[str, Any], settings: Settings
     Source: AssemblyAI docs: charged to the second, by the model used. Whether channels are charged
     one by one is not said: they are taken to be.
     """
-    seconds = math.ceil(duration.seconds)
+    seconds, is_probed = math.ceil(duration.seconds), duration.is_probed
     if options.get("multichannel"):
-        seconds *= duration.channels or 1
-    return priced(seconds, options, settings, is_probed=duration.is_probed)
+        seconds *= duration.channels or MOST_CHANNELS
+        is_probed = is_probed and duration.channels is not None
+    return priced(seconds, options, settings, is_probed=is_probed)
 
 
 def priced(
@@ -131,18 +137,36 @@ class Allowance:
         self._reserved: dict[int, Amount] = {}
         self._changed = anyio.Event()
 
+    def next_run(self) -> "Allowance":
+        """The same as the next run of this month finds it."""
+        allowance = Allowance(self._settings)
+        allowance._caps = [
+            replace(cap, settled=cap.settled if cap.period else 0.0) for cap in self._caps
+        ]
+        return allowance
+
+    @property
+    def left(self) -> Amount:
+        """The most that may still be asked for, without end where there is no cap."""
+        left = dict.fromkeys(("h", "USD"), math.inf)
+        for cap in self._caps:
+            left[cap.unit] = min(left[cap.unit], max(0.0, cap.limit - cap.settled))
+        return Amount(left["h"] * 3600, left["USD"])
+
     @property
     def takes_backlog(self) -> bool:
         """Whether the ration of the backlog is not used up."""
-        return self._ration_h is None or self._backlog_h < self._ration_h
+        return self._ration_h is None or self._backlog_h < self._ration_h - _TOLERANCE
 
     async def reserve(self, attempt_id: int, amount: Amount, *, is_backlog: bool = False) -> bool:
         """
         Set an amount aside for an attempt, when it certainly fits; False if its ration is used up.
 
+        One that does not fit waits until nothing else is set aside.
+
         Raises:
             RecordingTooCostly: it alone is more than a cap.
-            CapReached: it is more than what is left of one.
+            CapReached: it is more than what is left of one, once all before it are settled.
             SettingsError: there is a cap on cost, and no price for what is asked for.
         """
         for cap in self._caps:
@@ -154,17 +178,22 @@ class Allowance:
             changed = self._changed
             if is_backlog and not self.takes_backlog:
                 return False
-            for cap in self._caps:
-                if cap.settled + cap.of(amount) > cap.limit + _TOLERANCE:
-                    raise CapReached(
-                        f"{cap} is reached: {cap.shown(cap.settled)} are asked for, and the next"
-                        f" recording comes to {cap.shown(cap.of(amount))}",
-                        cause=cap.cause,
-                    )
-            if all(
-                self._held(cap) + cap.of(amount) <= cap.limit + _TOLERANCE for cap in self._caps
-            ):
+            over = next(
+                (
+                    cap
+                    for cap in self._caps
+                    if self._held(cap) + cap.of(amount) > cap.limit + _TOLERANCE
+                ),
+                None,
+            )
+            if over is None:
                 break
+            if not self._reserved:
+                raise CapReached(
+                    f"{over} is reached: {over.shown(over.settled)} are asked for, and the next"
+                    f" recording comes to {over.shown(over.of(amount))}",
+                    cause=over.cause,
+                )
             await changed.wait()
         self._reserved[attempt_id] = amount
         if is_backlog:

@@ -212,6 +212,13 @@ class Standing(msgspec.Struct, kw_only=True):
     parked: int = 0
     reason: str | None = None
     """Why nothing was found, where the source is not there."""
+    due: int = 0
+    """This and those below are as in the summary."""
+    due_least: int = 0
+    due_hours: float = 0.0
+    due_hours_least: float = 0.0
+    due_cost_usd: float | None = None
+    due_cost_usd_least: float | None = None
 
 
 class Summary(Event, tag="summary"):
@@ -229,7 +236,8 @@ class Summary(Event, tag="summary"):
     missed_window: bool = False
     """Whether it waits for a window, and no run worked in the latest one: no good night."""
     dry_run: bool = False
-    """Whether nothing was sent: what is parked is what would be."""
+    """Whether nothing was sent: what is parked is what would be sent, and what would be left, by
+    reason."""
     scanned: bool = True
     """Whether all folders were looked through; if not, they may hold more than `found`."""
     found: int = 0
@@ -275,12 +283,36 @@ class Summary(Event, tag="summary"):
     """Hours of audio in the transcripts that completed in this run."""
     cost_usd: float | None = None
     """Estimated cost of `audio_hours`; None when a model has no price."""
+    due: int = 0
+    """For a dry run, as what begins with it: transcripts that would be asked for, at the most."""
+    due_least: int = 0
+    """The same at the least; both are one where lengths, prices and copies are certain."""
     due_hours: float = 0.0
-    """For a dry run: hours of audio that would be asked for."""
+    """Hours of audio that would be asked for, at the most: those of `audio_hours`."""
+    due_hours_least: float = 0.0
+    """The same at the least."""
     due_cost_usd: float | None = None
-    """Estimated cost of `due_hours`; None when a model has no price."""
+    """Estimated cost, at the most; None when a model has no price."""
+    due_cost_usd_least: float | None = None
+    """The same at the least."""
+    due_bytes: int = 0
+    """What these recordings take, at the most."""
+    due_elapsed_s: float | None = None
+    """Seconds that this takes, about, at the pace of the last uploads or of `bwlimit`; None where
+    that is not known."""
+    due_nights: int | None = None
+    """Runs like this one until nothing is left, at the most; None where a cap of the month ends
+    that."""
+    due_later: int = 0
+    """Recordings that this run would leave to those after it, at the most."""
+    due_later_hours: float = 0.0
+    """Hours of audio of these."""
+    due_later_cost_usd: float | None = None
+    """Estimated cost of these."""
     unprobed: int = 0
-    """Of what would be asked for: recordings whose length is estimated by their size."""
+    """Of `due`: recordings whose length is estimated by their size."""
+    possible_copies: int = 0
+    """Of `due`: recordings that may be equal to another one, so that nothing is asked for."""
     elapsed_s: float = 0.0
     requests: dict[str, int] = msgspec.field(default_factory=dict)
     """Requests sent, by kind."""

@@ -14,19 +14,24 @@ from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 
-from pipeline.allowance import Allowance
+from pipeline.allowance import Allowance, Amount
 from pipeline.breaker import Breaker
 from pipeline.errors import BatchError, ExitCode, WindowClosed
 from pipeline.places import Places
 from pipeline.settings import Settings
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "usual_s"]
 
 _LEAST_APART_S = 2.0
 _USUAL_S = 45.0
 _USUAL_RTF = 0.012
 """How long the service works. Source: AssemblyAI FAQ: most take less than 45 s, 195 minutes 133 s,
 and 501 minutes 300 s."""
+
+
+def usual_s(duration_s: float) -> float:
+    """How long the service usually works on so many seconds of audio, seconds."""
+    return _USUAL_S + duration_s * _USUAL_RTF
 
 
 class Intake:
@@ -42,6 +47,7 @@ class Intake:
         self._uploads = uploads
         self._claimed: set[int] = set()
         self._unsent: set[int] = set()
+        self._undecided: set[int] = set()
         self._sent = 0
         self._at_service: set[int] = set()
         self._unsaved: set[int] = set()
@@ -132,6 +138,7 @@ class Intake:
     def claim(self, recording_id: int, *, is_new: bool = True) -> None:
         """One more recording is under way to the service; `is_new` if for the first time."""
         self._claimed.add(recording_id)
+        self._undecided.add(recording_id)
         if is_new:
             self._unsent.add(recording_id)
 
@@ -140,11 +147,15 @@ class Intake:
         if recording_id in self._unsent:
             self._unsent.discard(recording_id)
             self._sent += 1
+        if recording_id in self._undecided:
+            self._undecided.discard(recording_id)
+            self.changed()
 
     def release(self, recording_id: int) -> None:
         """It is not under way any more."""
         self._claimed.discard(recording_id)
         self._unsent.discard(recording_id)
+        self._undecided.discard(recording_id)
         self.changed()
 
     @property
@@ -155,7 +166,7 @@ class Intake:
     @property
     def is_undecided(self) -> bool:
         """Whether any of those under way may turn out not to be sent."""
-        return bool(self._unsent)
+        return bool(self._undecided)
 
     def entered(self, attempt_id: int) -> None:
         """The service has one more transcript of ours."""
@@ -225,6 +236,26 @@ class Intake:
             scope.cancel()
         self.changed()
 
+    async def grant(
+        self, attempt_id: int, amount: Amount, now: float, *, is_backlog: bool = False
+    ) -> bool:
+        """
+        Whether a recording may be asked for, what it comes to being set aside for it.
+
+        Where a cap or the window stands against it, the intake ends.
+
+        Raises:
+            RecordingTooCostly: it alone is more than a cap.
+        """
+        try:
+            if not await self.allowance.reserve(attempt_id, amount, is_backlog=is_backlog):
+                return False
+            self.require_time(attempt_id, now)
+        except BatchError as error:
+            self.end(error)
+            return False
+        return True
+
     def require_time(self, attempt_id: int, now: float) -> None:
         """
         Leave to ask for a transcript that will take so long as is usual for its audio.
@@ -232,8 +263,7 @@ class Intake:
         Raises:
             WindowClosed: it would not be finished before the window closes.
         """
-        takes_s = _USUAL_S + self.allowance.duration_s(attempt_id) * _USUAL_RTF
-        if now + takes_s > self.closes_at:
+        if now + usual_s(self.allowance.duration_s(attempt_id)) > self.closes_at:
             raise WindowClosed("the window closes before what is asked for now would be finished")
 
     @asynccontextmanager

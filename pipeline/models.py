@@ -240,6 +240,8 @@ class Claim:
     """The `Turn` in which it was taken."""
     uploaded: Uploaded | None = None
     """An upload of an earlier run that is still good."""
+    is_redo: bool = False
+    """Whether it has a result, and a new one of it was agreed to by this claim."""
 
     @property
     def is_new(self) -> bool:

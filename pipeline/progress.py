@@ -14,7 +14,7 @@ recording: `Tally` holds counts, and the phase of what is under way.
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -287,15 +287,17 @@ _ENDS = (
     ("skipped", "skipped"),
     ("parked", "left for the next run"),
 )
+_DRY_ENDS = (*_ENDS[:-1], ("parked", "not sent"))
 
 
 def _summary_lines(summary: Summary) -> Iterator[str]:
-    yield f"{_count(summary.found, 'recording')}: {', '.join(_ends(summary))}"
+    ends = _DRY_ENDS if summary.dry_run else _ENDS
+    yield f"{_count(summary.found, 'recording')}: {', '.join(_ends(summary, ends))}"
     if not summary.scanned:
         yield "the scan was cut short: there may be more recordings than those"
     said = set[str]()
     given_up = Counter(summary.reasons.get("given_up", {}))
-    for end, words in (*_ENDS, ("given_up", "given up before")):
+    for end, words in (*ends, ("given_up", "given up before")):
         reasons = Counter(summary.reasons.get(end, {}))
         if end == "failed":
             reasons -= given_up
@@ -304,12 +306,10 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
             yield f"  {count:,} {words}: {reason}"
 
     for source in summary.sources if len(summary.sources) > 1 else ():
-        yield f"  {source.name}: {source.reason or ', '.join(_ends(source))}"
+        due = [_due(source)] if summary.dry_run and source.due else []
+        yield f"  {source.name}: {source.reason or ', '.join([*_ends(source, ends), *due])}"
     if summary.dry_run:
-        yield (
-            f"{summary.due_hours:,.2f} h of audio to be asked for{_about(summary.due_cost_usd)}"
-            + (f", of {summary.unprobed:,} by their size alone" if summary.unprobed else "")
-        )
+        yield from _budget(summary)
     if summary.transcripts or summary.audio_hours:
         yield (
             f"{_count(summary.transcripts, 'transcript')}, {summary.audio_hours:,.2f} h of audio"
@@ -355,10 +355,53 @@ def _in_folders(counts: Mapping[str, int]) -> str:
     return f": {_named(counts)}" if counts else ""
 
 
-def _ends(counts: Summary | Standing) -> list[str]:
+def _budget(summary: Summary) -> Iterator[str]:
+    """What the run would come to, how long it takes, and what it leaves."""
+    doubts = [
+        f"{count:,} {words}"
+        for count, words in (
+            (summary.unprobed, "by their size alone"),
+            (summary.possible_copies, "perhaps equal to others, and free then"),
+        )
+        if count
+    ]
+    of_these = f"; of these {' and '.join(doubts)}" if doubts else ""
+    yield f"to be asked for: {_due(summary)}{of_these}"
+    if summary.due and summary.due_elapsed_s is not None:
+        yield f"this takes about {_span(summary.due_elapsed_s)}, at the pace of the last uploads"
+    elif summary.due:
+        yield "how long this takes nobody knows before the first uploads, without `--bwlimit`"
+    if summary.due_later:
+        nights = (
+            "runs like this one do not come to all of it"
+            if summary.due_nights is None
+            else f"{_count(summary.due_nights, 'run')} like this one in all"
+        )
+        yield (
+            f"{_count(summary.due_later, 'recording')} left to later runs, at most"
+            f" {summary.due_later_hours:,.2f} h of audio{_about(summary.due_later_cost_usd)}:"
+            f" {nights}"
+        )
+
+
+def _due(due: Summary | Standing) -> str:
+    """What would be asked for, from the least to the most."""
+    transcripts = _between(f"{due.due_least:,}", _count(due.due, "transcript"))
+    hours = _between(f"{due.due_hours_least:,.2f}", f"{due.due_hours:,.2f} h of audio")
+    if due.due_cost_usd is None or due.due_cost_usd_least is None:
+        return f"{transcripts}, {hours}, at an unknown cost"
+    usd = _between(f"${due.due_cost_usd_least:,.2f}", f"${due.due_cost_usd:,.2f}")
+    return f"{transcripts}, {hours}, about {usd}"
+
+
+def _between(least: str, most: str) -> str:
+    return most if most.split(" ")[0] == least else f"{least} to {most}"
+
+
+def _ends(counts: Summary | Standing, ends: Sequence[tuple[str, str]]) -> list[str]:
     return [
         f"{count:,} {words}"
-        for field, words in _ENDS
+        for field, words in ends
         if (count := getattr(counts, field)) or field == "written"
     ]
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.allowance import Allowance, Amount, amount_of, expected
-from pipeline.durations import by_size
+from pipeline.allowance import MOST_CHANNELS, Allowance, Amount, amount_of
+from pipeline.durations import Duration, by_size, duration_of
 from pipeline.errors import CapReached, RecordingTooCostly, SettingsError
 from pipeline.settings import Settings
 from tests.support.clock import JumpingLoop, run_jumping
@@ -87,6 +87,26 @@ async def test_one_that_may_fit_waits_for_those_before(comes_to: float | None) -
         else:
             allowance.settle(1, comes_to, 1)
     assert granted == [True]
+
+
+async def test_a_cap_is_reached_when_all_before_are_settled() -> None:
+    """What is under way is not cut short by one that does not fit, and may come to less."""
+    allowance, ended = Allowance(Settings(max_hours=2)), []
+    await allowance.reserve(1, hours(1))
+    allowance.settle(1, HOUR_S, 1)
+    await allowance.reserve(2, hours(0.5))
+
+    async def later() -> None:
+        with pytest.raises(CapReached):
+            await allowance.reserve(3, hours(1.5))
+        ended.append(True)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(later)
+        await anyio.wait_all_tasks_blocked()
+        assert ended == []
+        allowance.settle(2, None, None)
+    assert ended == [True]
 
 
 async def test_what_was_not_asked_for_is_given_back() -> None:
@@ -241,7 +261,8 @@ class TestExpected:
         self, stereo: bytes, options: dict[str, Any], seconds: int, price: float | None
     ) -> None:
         """What is expected is at least what the service bills: up to the second, each channel."""
-        amount = await expected(stereo, os.stat(stereo).st_size, options, Settings())
+        duration = await duration_of(stereo, os.stat(stereo).st_size)
+        amount = amount_of(duration, options, Settings())
 
         assert amount.duration_s == seconds
         assert amount.price_usd == (price and pytest.approx(price * seconds / 3600))
@@ -251,14 +272,16 @@ class TestExpected:
         """On this machine hours count and dollars do not."""
         local = Settings(provider="local")
 
-        assert (await expected(stereo, 0, {}, local)).price_usd == 0
+        assert amount_of(await duration_of(stereo, 0), {}, local).price_usd == 0
 
-    def test_channels_that_nobody_knows_of_are_one(self) -> None:
-        """A recording that is counted by size is counted once, however it is to be transcribed."""
-        duration = by_size(b"a.wma", 80_000)
+    @pytest.mark.parametrize(
+        "duration", [by_size(b"a.wma", 80_000), Duration(40, None, is_probed=True)], ids=str
+    )
+    def test_channels_that_nobody_knows_of_are_many(self, duration: Duration) -> None:
+        """Where channels are charged one by one, and nobody knows them, the most that is usual."""
         once, by_channel = (
             amount_of(duration, {"multichannel": each}, Settings()) for each in (False, True)
         )
 
-        assert by_channel == once
-        assert not once.is_probed
+        assert by_channel.duration_s == MOST_CHANNELS * once.duration_s
+        assert (by_channel.is_probed, once.is_probed) == (False, duration.is_probed)

@@ -108,6 +108,28 @@ async def test_what_nobody_noted_counts_by_size(archive: Archive, cap: dict[str,
     assert hours(archive) == 6
 
 
+@pytest.mark.parametrize("is_settled", [False, True])
+async def test_channels_that_nobody_noted_count_as_many(archive: Archive, is_settled: bool) -> None:
+    """What was asked for by channel, and has no cost noted, counts for as many as there may be."""
+    archive.add("a.amr", telling(600, "a"))
+    archive.service.transcript_seconds = math.inf
+    await left(archive, lambda: bool(archive.service.transcripts), **MULTICHANNEL)
+    archive.service.transcript_seconds = 0.0
+    archive.service.complete(next(iter(archive.service)).id)
+    if is_settled:
+        await archive.run(**MULTICHANNEL)
+    await changed(archive, "UPDATE attempts SET expected_s = NULL, expected_usd = NULL")
+    await changed(archive, "UPDATE attempts SET price_usd = NULL")
+    once_usd = PRICE_USD * 600 / HOUR_S
+    archive.add("b.wav", sound(600, "b"))
+
+    over = await archive.run(max_cost_month=8.5 * once_usd)
+    within = await archive.run(max_cost_month=9 * once_usd)
+
+    assert over.summary.exit_code == ExitCode.CAP_REACHED
+    assert within.summary.exit_code == ExitCode.DONE
+
+
 @pytest.mark.parametrize("cap", [{"max_hours_month": 7.5}, {"max_cost_month": 7.5 * PRICE_USD}])
 async def test_a_ledger_made_anew_counts_what_was_noted(
     archive: Archive, cap: dict[str, float]

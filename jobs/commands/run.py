@@ -86,8 +86,8 @@ def _agreed(folders: Sequence[Path], settings: "Settings", *, sample: bool) -> b
     cost = (
         "at an unknown cost" if would.due_cost_usd is None else f"about {usd(would.due_cost_usd)}"
     )
-    anew = f"Transcribe {count(would.parked, 'recording')} anew, {hours(would.due_hours)}, {cost}?"
-    return not would.parked or agreed(anew)
+    anew = f"Transcribe {count(would.due, 'recording')} anew, {hours(would.due_hours)}, {cost}?"
+    return not would.due or agreed(anew)
 
 
 def _run(

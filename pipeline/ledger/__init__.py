@@ -60,6 +60,8 @@ Source: https://www.assemblyai.com/docs, FAQ: an upload that is not transcribed 
 BACKLOG = "backlog: left for the coming nights"
 """Why a recording is parked that has been lying there for long, and had no turn."""
 
+_TELLING_S = 10.0  # what took less says little of a line
+
 _YOUNG_S = 3600.0  # an account that deletes by itself has its ids for longer than that
 
 _ATTEMPTS_OF_A_WINDOW = 20_000  # each has two requests, of which the account has so many
@@ -279,6 +281,28 @@ class Ledger(Adoptions, Remains, Recordings, Attempts, Results, Promotions, Repa
         """
         spent = spent_since(self.ro, since, self.now(), prices)
         return spent.seconds, spent.usd
+
+    @reading
+    def waiting(self) -> int:
+        """How many of what this run found wait for the transcript of an equal one it has taken."""
+        query = (
+            f"SELECT count(*) FROM ({STANDING_OF_SEEN}) s JOIN transcripts t"
+            " USING (request_key, generation) WHERE s.outcome = 'parked' AND s.why IS NULL"
+            " AND s.claim IS NULL AND t.state = 'open'"
+        )
+        (count,) = self.ro.execute(query, {"run": self.run.run_id}).fetchone()
+        return int(count)
+
+    @reading
+    def upload_rate(self) -> float | None:
+        """Bytes per second that the last run with uploads has sent; None where nobody knows."""
+        size, took_s = self.ro.execute(
+            "SELECT sum(r.size), max(a.uploaded_at) - min(a.started_at) FROM attempts a"
+            " JOIN recordings r USING (recording_id) WHERE a.uploaded_at IS NOT NULL"
+            " AND r.content IS a.content AND a.owner = (SELECT owner FROM attempts"
+            "  WHERE uploaded_at IS NOT NULL ORDER BY attempt_id DESC LIMIT 1)"
+        ).fetchone()
+        return size / took_s if size and took_s >= _TELLING_S else None
 
     @reading
     def parked(self, after: int, limit: int) -> list[tuple[int, str, bytes, str, str | None]]:

@@ -34,6 +34,26 @@ class Attempts(Books):
         query = "SELECT 1 FROM recordings WHERE size = ? AND edges = ?"
         return self.ro.execute(query, (size, edges)).fetchone() is not None
 
+    @reading
+    def likeness(self, claim: Claim, size: int, edges: str) -> tuple[bool, bool]:
+        """Whether one like a claimed recording was read before, and `record_edges` noted one."""
+        row = self.ro.execute(
+            "SELECT max(NOT is_noted), max(is_noted AND r.options = r.own) FROM ("
+            " SELECT r.options, own.options AS own, r.content IS NULL AND r.claim IS :run"
+            "  AND r.recording_id <> own.recording_id AS is_noted FROM recordings r, recordings own"
+            " WHERE r.size = :size AND r.edges = :edges AND own.recording_id = :id) r",
+            {"run": self.run.run_id, "size": size, "edges": edges, "id": claim.recording_id},
+        ).fetchone()
+        return bool(row[0]), bool(row[1])
+
+    @transition
+    def record_edges(self, claim: Claim, size: int, edges: str) -> None:
+        """Note the first and last 64 KiB of a recording of which nothing else is read."""
+        self.db.execute(
+            "UPDATE recordings SET size = ?, edges = ? WHERE recording_id = ?",
+            (size, edges, claim.recording_id),
+        )
+
     @transition
     def recognise(self, claim: Claim, read: Reading) -> bool:
         """Note what a recording holds; whether it has to be uploaded, or is under way or done."""

@@ -397,6 +397,7 @@ class Recordings(Books):
             options=options,
             result=row["result"],
             turn=row["turn"],
+            is_redo=bool(row["redo"]),
             uploaded=None
             if waiting is None
             else Uploaded(

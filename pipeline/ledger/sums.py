@@ -12,16 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
+from pipeline.allowance import MOST_CHANNELS
 from pipeline.durations import LONGEST_S, by_size
 
 __all__ = ["Spent", "spent_between", "spent_since"]
 
-_ASKED_FOR = """
-SELECT recording_id, content, duration_s, price_usd, coalesce(duration_s, expected_s) AS long_s,
+_BY_CHANNEL = """(SELECT json_extract(t.options, '$.multichannel') FROM transcripts t
+      WHERE (t.request_key, t.generation) = (attempts.request_key, attempts.generation))"""
+
+_ASKED_FOR = f"""
+SELECT recording_id, content, duration_s, expected_s, price_usd,
+  coalesce(duration_s, expected_s) AS long_s,
   coalesce(price_usd, iif(base_url = 'local', 0.0, NULL),
-    iif(model_used IS NULL OR (SELECT json_extract(t.options, '$.multichannel') FROM transcripts t
-      WHERE (t.request_key, t.generation) = (attempts.request_key, attempts.generation)),
-      expected_usd, NULL)) AS usd,
+    iif(model_used IS NULL OR {_BY_CHANNEL}, expected_usd, NULL)) AS usd,
+  iif({_BY_CHANNEL}, {MOST_CHANNELS}, 1) AS channels,
   coalesce((SELECT value FROM json_each(:prices) WHERE key = model_used), :dearest) AS rate_usd
 FROM attempts
 WHERE submitted_at IS NOT NULL AND state IN ('submitting', 'ambiguous', 'accepted')
@@ -31,7 +35,7 @@ WHERE submitted_at IS NOT NULL AND state IN ('submitting', 'ambiguous', 'accepte
 What is paid, or may be.
 
 A model that was not asked for may have done the work; by the hour it comes to what is known of it.
-Of channels that the answer does not count what was expected holds.
+Of channels that the answer does not count what was expected holds, which has them in it.
 """
 
 _SINCE = """
@@ -96,18 +100,20 @@ def _spent(
     known = {"prices": json.dumps(dict(prices)), "dearest": max(prices.values(), default=0.0)}
     settled_s, settled_usd, open_s, open_usd = db.execute(
         "SELECT total(duration_s), sum(price_usd), total(iif(duration_s IS NULL, long_s, 0)),"
-        " total(iif(price_usd IS NULL, coalesce(usd, long_s * rate_usd / 3600), 0)) "
+        " total(iif(price_usd IS NULL, coalesce(usd,"
+        "  coalesce(duration_s * channels, expected_s) * rate_usd / 3600), 0)) "
         f"FROM ({_ASKED_FOR} {when})",
         {**times, **known},
     ).fetchone()
     # What nobody noted the length of is counted by size.
-    for path, size, rate_usd in db.execute(
-        "SELECT r.path, iif(r.content IS a.content, r.size, 0), iif(usd IS NULL, rate_usd, 0) "
+    for path, size, rate_usd, channels in db.execute(
+        "SELECT r.path, iif(r.content IS a.content, r.size, 0), iif(usd IS NULL, rate_usd, 0),"
+        " a.channels "
         f"FROM ({_ASKED_FOR} {when}) a JOIN recordings r USING (recording_id)"
         " WHERE long_s IS NULL",
         {**times, **known},
     ):
-        bound_s = by_size(path, size).seconds if size else LONGEST_S
+        bound_s = channels * (by_size(path, size).seconds if size else LONGEST_S)
         open_s += bound_s
         open_usd += bound_s * rate_usd / 3600
     return Spent(settled_s, settled_usd, open_s, open_usd)

@@ -592,11 +592,19 @@ class Settings(BaseModel):
 
         Source: AssemblyAI docs, "Models": the price is that of the model that was used.
         """
+        return max(prices) if (prices := self._prices_of(options)) else None
+
+    def lowest_price(self, options: Mapping[str, Any]) -> float | None:
+        """The same at the cheapest of them."""
+        return min(prices) if (prices := self._prices_of(options)) else None
+
+    def _prices_of(self, options: Mapping[str, Any]) -> list[float]:
+        """Those of the models that may do the work; none where one has no price."""
         if self.provider == "local":
-            return 0.0
-        prices = [self.prices.get(model) for model in asked_models(options)]
-        known = [price for price in prices if price is not None]
-        return max(known) if prices and len(known) == len(prices) else None
+            return [0.0]
+        models = asked_models(options)
+        prices = [self.prices[model] for model in models if model in self.prices]
+        return prices if len(prices) == len(models) else []
 
     def of_source(self, source: Source) -> "Settings":
         """The same for one source: what it says itself stands in place of what all say."""

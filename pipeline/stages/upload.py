@@ -22,7 +22,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from pipeline import events
 from pipeline.allowance import Amount, amount_of, priced
-from pipeline.durations import by_header, by_size, duration_of, identity_of
+from pipeline.durations import Duration, by_header, by_size, duration_of, identity_of
 from pipeline.errors import (
     AccessDoubted,
     AttemptsExhausted,
@@ -38,6 +38,7 @@ from pipeline.errors import (
 from pipeline.files import in_thread, why_not
 from pipeline.ledger import Reading
 from pipeline.models import Claim, Turn, Uploaded, is_settled, signed
+from pipeline.settings import Settings
 from pipeline.spool import standing_head
 from pipeline.stages import Context
 from pipeline.wire import is_of_key
@@ -45,9 +46,11 @@ from pipeline.wire import is_of_key
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-__all__ = ["UNKNOWN_RESULT", "Source", "is_left", "upload"]
+__all__ = ["EDGES_BYTES", "UNKNOWN_RESULT", "Source", "amount_uploaded", "is_left", "upload"]
 
 _EDGE_BYTES = 64 * 1024
+EDGES_BYTES = 2 * _EDGE_BYTES
+"""What is read of a recording to know if one like it was read before."""
 _SHORTER = "it became shorter while it was being read"
 UNKNOWN_RESULT = (
     "where its result goes lies a transcript that this ledger does not know: take it over with"
@@ -98,12 +101,8 @@ async def _is_granted(context: Context, claim: Claim, amount: Amount) -> bool:
     intake, ledger = context.intake, context.ledger
     is_backlog = context.is_rationed and claim.turn == Turn.BACKLOG
     try:
-        if await intake.allowance.reserve(claim.attempt_id, amount, is_backlog=is_backlog):
-            intake.require_time(claim.attempt_id, ledger.now())
+        if await intake.grant(claim.attempt_id, amount, ledger.now(), is_backlog=is_backlog):
             return True
-        await ledger.put_back(claim)
-    except BatchError as error:
-        intake.end(error)
         await ledger.put_back(claim)
     except RecordingTooCostly as error:
         await ledger.skip(claim, str(error))
@@ -114,26 +113,26 @@ async def _is_granted(context: Context, claim: Claim, amount: Amount) -> bool:
 
 async def _is_still_granted(context: Context, claim: Claim, uploaded: Uploaded) -> bool:
     """The same of an upload of before, which may not be what lies at its path any more."""
-    settings, seconds = context.settings, uploaded.expected_s
-    if seconds is None:  # the size is that of the content, as it was read last
-        amount = amount_of(by_size(claim.path, claim.size), claim.options, settings)
-    else:
-        amount = priced(seconds, claim.options, settings)
+    amount = amount_uploaded(claim, uploaded, context.settings)
     if not await _is_granted(context, claim, amount):
         return False
     await context.ledger.expect(claim.attempt_id, amount.duration_s, amount.price_usd)
     return True
 
 
+def amount_uploaded(claim: Claim, uploaded: Uploaded, settings: Settings) -> Amount:
+    """What an upload of before comes to at the most."""
+    if uploaded.expected_s is None:  # the size is that of the content, as it was read last
+        return amount_of(by_size(claim.path, claim.size), claim.options, settings)
+    return priced(uploaded.expected_s, claim.options, settings)
+
+
 async def _amount(context: Context, claim: Claim, source: "Source") -> Amount:
     """What the bytes that are sent come to at the most."""
-    duration = source.duration
-    if context.settings.is_capped or context.settings.window or context.is_rationed:
-        where = context.where(claim.root, claim.path)
-        with suppress(OSError):  # of what lies there now: what is sent is open already
-            probed = await duration_of(where, source.size, identity=source.identity)
-            duration = probed if probed.is_probed else duration
-    return amount_of(duration, claim.options, context.settings)
+    settings = context.settings
+    is_known = settings.is_capped or settings.window or context.is_rationed
+    duration = await source.probed() if is_known else source.duration
+    return amount_of(duration, claim.options, settings)
 
 
 async def is_left(context: Context, claim: Claim) -> bool:
@@ -301,6 +300,19 @@ class Source:
 
     async def __aexit__(self, *_: object) -> None:
         self._file.close()  # never blocks: nothing was written
+
+    async def probed(self) -> Duration:
+        """How long it is, as far as all of it tells."""
+        with suppress(OSError):  # of what lies there now: what is sent is open already
+            found = await duration_of(self._where, self.size, identity=self.identity)
+            if found.is_probed:
+                return found
+        return self.duration
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it has been read, since it is no larger than a chunk."""
+        return self.size <= self._chunk_bytes
 
     async def body(self) -> bytes | AsyncIterator[bytes]:
         """

@@ -95,6 +95,9 @@ async def test_a_planned_end_is_a_success_only_by_itself(
     if trouble == "failed":
         archive.put("calls/0.wav", TOO_SHORT, CHANGED)
         await archive.night(BEGAN, folders=[archive.recordings / "calls"])
+        archive.put(
+            "calls/1.wav", TOO_SHORT + b"too", CHANGED
+        )  # has its turn before the cap ends it
         archive.put("calls/c.wav", sound(60, "c"), CHANGED)
     if trouble == "absent":
         folder = archive.recordings / "calls"
@@ -402,7 +405,8 @@ async def test_a_dry_run_tells_nobody(archive: Nights) -> None:
     night = await archive.night(BEGAN, dry_run=True)
 
     assert night.code == ExitCode.DONE
-    assert night.line == "2 to be sent, 0.03 h of audio"
+    assert night.line.splitlines()[0] == "2 recordings: 0 written, 2 not sent"
+    assert "to be asked for: 2 transcripts, 0.03 h of audio, about $0.01" in night.line
     assert (night.told, archive.service.log) == ([], [])
     assert not archive.output.exists()
 

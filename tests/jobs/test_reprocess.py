@@ -17,6 +17,7 @@ from anyio import create_task_group, to_thread
 
 from jobs.planning import Plan, plan
 from jobs.reprocess import Reprocessed, RolledBack, reprocess, roll_back
+from pipeline.allowance import MOST_CHANNELS
 from pipeline.errors import ExitCode, SettingsError
 from pipeline.events import Event, RunStarted, Warned
 from pipeline.ledger.archive import Selection
@@ -115,7 +116,7 @@ async def test_a_plan_sends_nothing(archive: Archive) -> None:
 
 @pytest.mark.parametrize("suffix", ["wav", "opus"])
 async def test_each_channel_is_planned(archive: Archive, suffix: str) -> None:
-    """Where channels are transcribed one by one each counts; where nobody knows them, the size."""
+    """Where channels are transcribed one by one each counts; where nobody knows them, the most."""
     shutil.rmtree(archive.recordings)
     archive.add(f"c.{suffix}", wav_bytes(silence(80.0), channels=2))
     archive.add(f"unknown.{suffix}", b"SECONDS:40\n".ljust(800_000))
@@ -123,9 +124,8 @@ async def test_each_channel_is_planned(archive: Archive, suffix: str) -> None:
 
     made = await planned(archive, transcript={"multichannel": True})
 
-    by_size = 800_000 / (8000 if suffix == "wav" else 2000)
     assert (made.recordings, made.unprobed) == (2, 1)
-    assert made.hours * 3600 == pytest.approx(80 + by_size)
+    assert made.hours * 3600 == pytest.approx(80 + 40 * MOST_CHANNELS)
 
 
 async def test_an_unknown_result_is_left_out(archive: Archive) -> None:

@@ -178,6 +178,17 @@ async def test_the_backlog_is_rationed(archive: Archive) -> None:
     assert nights[0].summary.reasons["parked"] == {"backlog: left for the coming nights": 6}
 
 
+async def test_a_ration_is_of_the_first_of_the_backlog(archive: Archive) -> None:
+    """However many go on at once, the ration goes to the first of the order."""
+    for number in range(12):
+        add(archive, f"calls/{number:02}.wav", sound(600, tone=number), age_s=30 * DAY_S)
+    calls = source(archive, backlog={"hours_per_night": 1})
+
+    await ran(archive, calls, by_age=True)
+
+    assert sorted(archive.results()) == [f"calls/{number:02}.wav.json" for number in range(6)]
+
+
 async def test_what_fails_is_tried_on_so_many_nights(archive: Archive) -> None:
     """With a number a failure is tried again until it failed on that many dates, 12 h apart."""
     bad = b"ERROR:Audio duration is too short.\n"

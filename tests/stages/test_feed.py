@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import ExitCode
 from pipeline.events import Uploaded
+from tests.support.nights import sound
 from tests.support.runs import Archive, Outcome, opened
 from tests.support.service import Fault
 
@@ -137,3 +139,27 @@ async def test_what_was_sent_in_vain_counts_for_a_limit(archive: Archive) -> Non
 
     assert sent(outcome) == ""
     assert outcome.summary.reasons["parked"] == {"left by `--limit`": 4}
+
+
+# --- under a cap ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cap", ["max_hours", "max_cost", "max_hours_month", "max_cost_month"])
+async def test_under_a_cap_what_is_sent_is_the_first_of_the_order(
+    archive: Archive, cap: str
+) -> None:
+    """However many go on at once: the first that does not fit ends it, no later one slips in."""
+    for name in SIZES:
+        (archive.recordings / name).unlink()
+    lengths_s = {"a": 1200, "b": 600, "c": 1200, "d": 300, "e": 60}
+    for name, seconds in lengths_s.items():
+        archive.add(f"{name}.wav", sound(seconds, name))
+    archive.service.transcript_seconds = 0.2
+    most_s = lengths_s["a"] + lengths_s["b"] + lengths_s["d"] + lengths_s["e"]
+    limit = most_s / 3600 * (0.21 if "cost" in cap else 1)
+
+    outcome = await archive.run(**{cap: limit})
+
+    assert sorted(sent(outcome).split()) == ["a", "b"]
+    assert outcome.summary.written == 2
+    assert outcome.summary.exit_code == ExitCode.CAP_REACHED
