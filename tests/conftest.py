@@ -1,5 +1,6 @@
 """What every test gets: asyncio as the loop, and a failure for any call that blocks it."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -10,6 +11,17 @@ from blockbuster import BlockBuster, blockbuster_ctx
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+# Whom this machine trusts is not asked by any test, and each run of the program would read it all.
+for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+    os.environ.pop(variable, None)
+
+# Thousands of tests and all they import are no garbage: they are looked through seldom, then never.
+gc.set_threshold(20_000)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from ctypes import CDLL
 from dataclasses import dataclass, field
@@ -64,8 +65,13 @@ def recording(path: Path | bytes, content: bytes, *, age_s: float = _OLD_S) -> N
 
 def files(folder: Path, *, but: str | None = None) -> dict[str, bytes]:
     """Every file in a folder, by its path there, but what is in folders of that name."""
+    # In a thread: where blocking calls are watched each costs many times as much as it takes.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_read, folder, but).result()
+
+
+def _read(folder: Path, but: str | None) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    # Not by `Path.rglob`, which costs many times as much where blocking calls are watched.
     for where, folders, names in os.walk(folder):
         folders[:] = [each for each in folders if each != but]
         for name in names:
