@@ -40,6 +40,7 @@ __all__ = [
     "opened",
     "quickly",
     "recording",
+    "until",
     "watched",
 ]
 
@@ -48,6 +49,7 @@ COMMAND = str(Path(sys.executable).with_name("overnight"))
 
 _LONGEST_S = 60.0
 _OLD_S = 3600.0
+_LOOK_S = 0.01
 _IN_OPEN, _EVENT_BYTES = 0x20, 16
 
 E = TypeVar("E", bound=Event)
@@ -283,6 +285,13 @@ async def quickly(archive: Archive, **given: Any) -> Outcome:
                 await anyio.wait_all_tasks_blocked()
                 await advance(0.5)
     return outcomes[0]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Waits for what another process does, and leaves it the machine meanwhile."""
+    with anyio.fail_after(_LONGEST_S):
+        while not is_so():  # noqa: ASYNC110, no event of this loop is set by another process
+            await anyio.sleep(_LOOK_S)
 
 
 @contextmanager
