@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -12,9 +13,10 @@ from blockbuster import BlockBuster, blockbuster_ctx
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
-# Whom this machine trusts is not asked by any test, and each run of the program would read it all.
-for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
-    os.environ.pop(variable, None)
+# Each start of the program reads whom this machine trusts, some 140 of them, whom no test asks: an
+# authority of nobody's takes no time. `tests.support.runs` hands it on to commands.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "authority.pem")
+os.environ.pop("SSL_CERT_DIR", None)
 
 # Thousands of tests and all they import are no garbage: they are looked through seldom, then never.
 gc.set_threshold(20_000)

@@ -48,6 +48,7 @@ COMMAND = str(Path(sys.executable).with_name("overnight"))
 """The installed command."""
 
 _LONGEST_S = 60.0
+_HANDED_ON = ("PATH", "HOME", "LANG", "SSL_CERT_FILE")
 _OLD_S = 3600.0
 _LOOK_S = 0.01
 _IN_OPEN, _EVENT_BYTES = 0x20, 16
@@ -180,7 +181,7 @@ class Archive:
         through: Sequence[str] = (),
     ) -> AsyncIterator[Process]:
         """The command while it runs, started by another; killed when the block ends before it."""
-        usual = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        usual = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
         environ = usual | {"ASSEMBLYAI_API_KEY": self.service.key} | self.environ
         process = await anyio.open_process(
             [*through, COMMAND, *map(os.fsdecode, arguments)],
