@@ -21,10 +21,10 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NOT_STRICT = "it is no strict JSON"
 _BLANKS = bytes(range(33))
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_HALVES = re.compile(
-    rb"(?<!\\)((?:\\\\)*)"  # behind an even number of backslashes, or it is no escape
-    rb"(?:(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+_HALVES = re.compile(  # begins with what it can be looked for by: a body may have megabytes
+    rb"\\(?:(\\|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
+"""A backslash that stands for itself, two halves that are a character, or one that is none."""
 _NO_NUMBER = re.compile(rb"-?(?:NaN|Infinity)(?=[\s,\]}])")
 _STAND_IN = rb"\ufffd"
 _ABSENT = msgspec.Raw(b"")
@@ -63,7 +63,7 @@ def sound(body: bytes | memoryview) -> bytes:
     That is a byte order mark, blanks of other kinds, halves of UTF-16 characters, and NaN.
     """
     text = bytes(body).strip(_BLANKS).removeprefix(_BYTE_ORDER_MARK).strip(_BLANKS)
-    text = _HALVES.sub(lambda found: found[0] if found[2] else found[1] + _STAND_IN, text)
+    text = _HALVES.sub(lambda found: found[0] if found[1] else _STAND_IN, text)
     try:
         msgspec.json.decode(text, type=_Nothing)
     except msgspec.DecodeError:  # else it may be what was said

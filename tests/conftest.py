@@ -1,7 +1,9 @@
 """What every test gets: asyncio as the loop, and a failure for any call that blocks it."""
 
+import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -10,6 +12,18 @@ from blockbuster import BlockBuster, blockbuster_ctx
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+# Each start of the program reads whom this machine trusts, some 140 of them, whom no test asks: an
+# authority of nobody's takes no time. `tests.support.runs` hands it on to commands.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "authority.pem")
+os.environ.pop("SSL_CERT_DIR", None)
+
+# Thousands of tests and all they import are no garbage: they are looked through seldom, then never.
+gc.set_threshold(20_000)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,7 +16,7 @@ from anyio.abc import Process
 
 from pipeline.errors import ExitCode
 from tests.support.dead_disk import hangs
-from tests.support.runs import Archive, opened
+from tests.support.runs import Archive, opened, until
 
 pytestmark = pytest.mark.anyio
 
@@ -34,13 +34,6 @@ async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
         for number in range(3):
             archive.add(f"{number}.wav", b"content %d" % number)
         yield archive
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Waits for what another process does."""
-    with anyio.fail_after(LONGEST_S):
-        while not is_so():
-            await anyio.wait_all_tasks_blocked()
 
 
 def exit_code(code: int) -> int:
@@ -94,6 +87,7 @@ async def test_a_run_is_stopped_though_nobody_reads_what_it_says(
 ) -> None:
     """One signal ends a run whose events and warnings nobody takes, and what it has is noted."""
     archive.service.transcript_seconds = 3600.0
+    archive.environ["OVERNIGHT_STOP_GRACE"] = "1s"
     with stalled(make) as end:
         line = archive.run_line("--json", "-vv")
         async with archive.started(*line, stdout=end, stderr=end) as process:

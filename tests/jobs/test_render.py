@@ -18,7 +18,7 @@ from pipeline.ledger.lock import lock
 from pipeline.names import is_temporary
 from pipeline.render import render
 from tests.support.dead_disk import hangs
-from tests.support.runs import Archive, opened
+from tests.support.runs import Archive, opened, until
 
 pytestmark = pytest.mark.anyio
 
@@ -173,9 +173,7 @@ async def test_a_signal_ends_it_soon(archive: Archive, number: signal.Signals) -
     line = ["reprocess", "--render", "md", "-o", archive.output, "--json"]
 
     async with archive.started(*line) as process:
-        with anyio.fail_after(LONGEST_S):
-            while not derived(archive):
-                await anyio.wait_all_tasks_blocked()
+        await until(lambda: bool(derived(archive)))
         process.send_signal(number)
         ended = await archive.ended(process)
 
@@ -195,9 +193,7 @@ async def test_a_second_signal_ends_it_at_once(archive: Archive) -> None:
     mark = hangs(archive, "a.wav.json", "open")
 
     async with archive.started("reprocess", "--render", "srt", "-o", archive.output) as process:
-        with anyio.fail_after(LONGEST_S):
-            while not mark.exists():
-                await anyio.wait_all_tasks_blocked()
+        await until(mark.exists)
         process.send_signal(signal.SIGINT)
         await says(process, b"SIGINT: finishing what is in hand")
         process.send_signal(signal.SIGINT)

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
@@ -16,7 +16,7 @@ import pytest
 from anyio.abc import Process
 
 from pipeline.errors import ExitCode
-from tests.support.runs import Archive, Ended, opened, recording, watched
+from tests.support.runs import Archive, Ended, opened, recording, until, watched
 from tests.support.service import Fault
 from tests.support.service_faults import Action, Kind
 
@@ -52,13 +52,6 @@ async def heeded(process: Process, number: signal.Signals) -> bytes:
         while number.name.encode() not in said:
             said += await process.stdout.receive()
     return said
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Waits for what another process does."""
-    with anyio.fail_after(LONGEST_S):
-        while not is_so():
-            await anyio.wait_all_tasks_blocked()
 
 
 def finish(archive: Archive) -> None:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from ctypes import CDLL
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ __all__ = [
     "opened",
     "quickly",
     "recording",
+    "until",
     "watched",
 ]
 
@@ -46,7 +48,9 @@ COMMAND = str(Path(sys.executable).with_name("overnight"))
 """The installed command."""
 
 _LONGEST_S = 60.0
+_HANDED_ON = ("PATH", "HOME", "LANG", "SSL_CERT_FILE")
 _OLD_S = 3600.0
+_LOOK_S = 0.01
 _IN_OPEN, _EVENT_BYTES = 0x20, 16
 
 E = TypeVar("E", bound=Event)
@@ -64,8 +68,13 @@ def recording(path: Path | bytes, content: bytes, *, age_s: float = _OLD_S) -> N
 
 def files(folder: Path, *, but: str | None = None) -> dict[str, bytes]:
     """Every file in a folder, by its path there, but what is in folders of that name."""
+    # In a thread: where blocking calls are watched each costs many times as much as it takes.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_read, folder, but).result()
+
+
+def _read(folder: Path, but: str | None) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    # Not by `Path.rglob`, which costs many times as much where blocking calls are watched.
     for where, folders, names in os.walk(folder):
         folders[:] = [each for each in folders if each != but]
         for name in names:
@@ -172,7 +181,7 @@ class Archive:
         through: Sequence[str] = (),
     ) -> AsyncIterator[Process]:
         """The command while it runs, started by another; killed when the block ends before it."""
-        usual = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        usual = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
         environ = usual | {"ASSEMBLYAI_API_KEY": self.service.key} | self.environ
         process = await anyio.open_process(
             [*through, COMMAND, *map(os.fsdecode, arguments)],
@@ -277,6 +286,13 @@ async def quickly(archive: Archive, **given: Any) -> Outcome:
                 await anyio.wait_all_tasks_blocked()
                 await advance(0.5)
     return outcomes[0]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Waits for what another process does, and leaves it the machine meanwhile."""
+    with anyio.fail_after(_LONGEST_S):
+        while not is_so():  # noqa: ASYNC110, no event of this loop is set by another process
+            await anyio.sleep(_LOOK_S)
 
 
 @contextmanager
