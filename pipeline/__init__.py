@@ -21,6 +21,7 @@ contracts in pyproject.toml hold that.
     progress     who else listens while a run goes on: log, pipe, file
     compare      two answers of one recording: what differs, word by word; pure
     derive       the files made of saved results, in processes of their own
+    outages      whether the service can be reached, and how it is waited for
     client       the service over HTTP: one method a call, one request a method
     ledger       durable state and queue: SQLite, one writer thread, group commit
     render       a saved answer as txt, srt, vtt, md, tsv; pure
@@ -29,6 +30,7 @@ contracts in pyproject.toml hold that.
     heard        how long what was sent certainly is
     phrases      where words may be parted; pure
     spool        an answer on its way to disk: as it came, whole, durable
+    overdue      what the service does not finish, and is waited for no longer; pure
     schedule     what to ask next of all that is pending; pure
     wire         what is in the messages; no I/O
     limiter      the request budget, and one pause for all

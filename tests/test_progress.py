@@ -20,8 +20,10 @@ from pipeline.events import (
     Deleted,
     Event,
     Failed,
+    Outage,
     Parked,
     RecordingFound,
+    Retrying,
     RunStarted,
     Skipped,
     Submitted,
@@ -208,6 +210,37 @@ def test_the_rest_is_estimated_once_there_is_a_pace() -> None:
     for life in lives[1:10]:
         tally(life[-1])
     assert tally.remaining_s(now) == 100
+
+
+def test_what_is_waited_for_is_told() -> None:
+    """The block says that a call is made again, and of an outage until it is over."""
+    tally, now = Tally(), datetime.now(UTC)
+    assert tally.trouble(now) == ""
+
+    tally(Retrying(time=now, message="get: reset", attempt=2, of=5, in_s=4.0))
+    assert tally.trouble(now) == "trying again, 2 of 5, in 4 s: get: reset"
+    assert tally.trouble(now + timedelta(seconds=5)) == ""
+
+    away = "the service is unreachable since 02:14, trying again (refused)"
+    tally(Outage(time=now, message=away, calls=["get", "list", "upload"]))
+    assert tally.trouble(now + timedelta(hours=3)) == away
+
+    tally(Outage(time=now, message="the service is reached again, after 9 s", calls=[]))
+    assert tally.trouble(now + timedelta(hours=3)) == ""
+
+
+def test_the_block_shows_what_is_waited_for() -> None:
+    """An outage has a line of its own in the block, and scrolls above it as a warning."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=200)
+    progress, said = TerminalProgress(console), list[str]()
+    event = Outage(message="the service is unreachable since 02:14", calls=["list"])
+    progress(event)
+    WarningLines(said.append)(event)
+    console.print(progress.block())
+
+    assert "unreachable since 02:14" in stream.getvalue()
+    assert said == ["warning: the service is unreachable since 02:14"]
 
 
 def test_terminal_shows_one_block_and_leaves_nothing() -> None:
