@@ -206,7 +206,7 @@ class Outages:
     async def submitting(self) -> AsyncIterator[None]:
         """A submit's turn: where they get lost, alone, and once it is known of the one before."""
         await self.until_any()
-        if self._lost_at is None:
+        if self._lost_at is None or not self._is_watching:
             yield
             return
         async with self._submit_turn:

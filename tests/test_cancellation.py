@@ -507,8 +507,6 @@ async def test_upload(everywhere: Everywhere) -> None:
         await stage(cut, tick, Fault(on="upload", action="negative_balance"))
 
     async def without_service(cut: Cut, tick: Tick) -> None:
-        for _ in range(7):
-            cut.intake.lost("as others were before")
         await stage(cut, tick, Fault(on="upload", action="answer", times=None))
 
     async def with_bad_options(cut: Cut, tick: Tick) -> None:
@@ -689,7 +687,7 @@ async def test_poll(everywhere: Everywhere) -> None:
         to_write, looks = create_memory_object_stream[Pending](2)
         to_delete, saved = create_memory_object_stream[None](1)
         with saved, passing(cut.archive, Fault(on="list", action="list_down", skip=1)):
-            async with create_task_group() as neighbours:
+            async with cut.context.outages.watched(), create_task_group() as neighbours:
                 neighbours.start_soon(give, to_poll, [each.attempt_id for each in pending])
                 neighbours.start_soon(write, cut.context, looking, looks, to_delete)
                 await tick.run(poll(cut.context, cut.reconciler, looking, submitted, to_write))
@@ -714,6 +712,12 @@ async def test_poll(everywhere: Everywhere) -> None:
             await stage(cut, tick)
             speakers.cancel_scope.cancel()
 
+    async def never_finished(cut: Cut, tick: Tick) -> None:
+        patch = {"status": "processing"}
+        looks = Fault(on="get", action="patch", patch=patch, times=None)
+        with passing(cut.archive, looks, Fault(on="list", action="patch", patch=patch, times=None)):
+            await stage(cut, tick)
+
     async def lost(archive: Archive) -> None:
         for number in range(2):
             archive.add(f"{number}.wav", b"unknown %d" % number, age_s=10_000.0)
@@ -731,6 +735,7 @@ async def test_poll(everywhere: Everywhere) -> None:
         Scene(lost, sought),
         Scene(fill, stopped),
         Scene(fill, spoken_of),
+        Scene(fill, never_finished, {"transcript_patience": "1ms"}),
     )
 
     assert missed == set()
@@ -989,6 +994,10 @@ async def test_batch(everywhere: Everywhere) -> None:
         archive.add("a.wav", b"one")
         await archive.run(**QUICK)
 
+    async def done_and_more(archive: Archive) -> None:
+        await done(archive)
+        archive.add("b.wav", b"two")
+
     async def with_another_key(archive: Archive) -> None:
         archive.add("a.wav", b"one")
         async with begun(archive) as cut:
@@ -1022,10 +1031,20 @@ async def test_batch(everywhere: Everywhere) -> None:
             await stage(cut, tick)
             users.cancel_scope.cancel()
 
+    async def without_a_list(cut: Cut, tick: Tick) -> None:
+        with passing(cut.archive, Fault(on="list", action="list_down", times=None)):
+            await stage(cut, tick)
+
+    async def late(cut: Cut, tick: Tick) -> None:
+        with passing(cut.archive, Fault(on="*", action="answer", times=4)):
+            await stage(cut, tick)
+
     missed = await everywhere(
         "pipeline/batch.py",
         Scene(fill, stage, {"wait_network": "10s", "min_free": 1}),
         Scene(done, stage),
+        Scene(done_and_more, without_a_list),
+        Scene(done_and_more, late, {"wait_network": "10s"}),
         Scene(with_another_key, stage),
         Scene(with_a_key_of_others, stage),
         Scene(alike, stage),

@@ -30,6 +30,8 @@ EXAMPLES: list[Event] = [
     events.Failed(recording="a.wav", reason="no"),
     events.Parked(recording="a.wav", reason="later"),
     events.Warned(message="careful"),
+    events.Outage(message="the service is unreachable", calls=["get", "list", "upload"]),
+    events.Retrying(message="get: reset", attempt=2, of=5, in_s=0.5),
     events.Summary(run_id="r", exit_code=0),
 ]
 
@@ -40,7 +42,7 @@ def test_the_types_are_the_documented_ones() -> None:
 
     assert types == [
         *("run_started", "recording_found", "uploaded", "submitted", "completed", "written"),
-        *("deleted", "skipped", "failed", "parked", "warning", "summary"),
+        *("deleted", "skipped", "failed", "parked", "warning", "outage", "retrying", "summary"),
     ]
     assert {type(event) for event in EXAMPLES} == set(Event.__subclasses__())
 
