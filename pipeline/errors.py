@@ -227,6 +227,7 @@ class ServiceUnusable(BatchError):
 
     exit_code = ExitCode.TRY_LATER
     cause = "service unreachable"
+    collect = False
 
     def __init__(self, *lines: str, cause: str | None = None, collect: bool = False) -> None:
         super().__init__(*lines, cause=cause)

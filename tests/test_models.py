@@ -72,7 +72,7 @@ def test_what_flows_cannot_be_changed() -> None:
         if dataclasses.is_dataclass(thing)
     ]
 
-    assert len(flowing) == 11
+    assert len(flowing) == 12
     for thing in flowing:
         assert vars(thing)["__dataclass_params__"].frozen, thing
 

@@ -407,7 +407,7 @@ def require_planned(night: Night, planned: ExitCode, cause: str) -> None:
     """The night ended with a planned cause, which hides no recording that failed."""
     assert night.summary is not None
     alarms = night.summary.failed - night.summary.given_up
-    assert night.code == (ExitCode.PARTIAL if alarms else planned)
+    assert night.code == (ExitCode.PARTIAL if alarms else planned), night.summary.why
     assert night.summary.why[-1] == cause
     assert night.line.endswith(cause)
 

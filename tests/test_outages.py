@@ -78,7 +78,7 @@ async def test_a_line_that_is_cut_for_seconds_ends_nothing(
     assert is_paid_once(archive)
     told = outcome.of(Outage)
     assert "unreachable since" in told[0].message
-    assert [bool(each.calls) for each in told] == [True, False]
+    assert told[-1].calls == []
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])

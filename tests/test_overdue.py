@@ -29,9 +29,20 @@ def pending(number: int, age_s: float, *, expected_s: float | None = None) -> Pe
 )
 def test_the_length_counts_twice(age_s: float, expected_s: float | None, is_late: bool) -> None:
     """A recording of an hour may take two hours more; a clock that was ahead hurries nothing."""
-    late = Overdue(PATIENCE_S).among([pending(1, age_s, expected_s=expected_s)], NOW)
+    late = Overdue(PATIENCE_S).among([pending(1, age_s, expected_s=expected_s)], NOW, 0.0)
 
     assert bool(late) == is_late
+
+
+def test_a_clock_that_is_put_forward_hurries_nothing_of_this_run() -> None:
+    """What a run asked for itself is overdue once that much time has passed for the run, too."""
+    overdue = Overdue(PATIENCE_S)
+    overdue.among([], NOW, 0.0)
+    each = pending(1, 0.0)
+    assert overdue.among([each], NOW, 10.0) == []
+
+    assert overdue.among([each], NOW + 86_400.0, 20.0) == []
+    assert overdue.among([each], NOW + 86_400.0, PATIENCE_S + 20.0) == [each]
 
 
 def test_what_is_finished_already_is_never_late() -> None:
@@ -39,18 +50,18 @@ def test_what_is_finished_already_is_never_late() -> None:
     each = pending(1, 10 * PATIENCE_S)
     each = Pending(each.attempt_id, each.transcript_id, "", True, each.accepted_at, NOW, b"")
 
-    assert Overdue(PATIENCE_S).among([each], NOW) == []
+    assert Overdue(PATIENCE_S).among([each], NOW, 0.0) == []
 
 
 def test_only_what_came_later_passes() -> None:
     """One that was asked for before, and is finished, says nothing of those behind it."""
     overdue = Overdue(PATIENCE_S)
     old, middle, young = pending(1, 9000.0), pending(2, 8000.0), pending(3, 10.0)
-    overdue.among([old, middle, young], NOW)
-    overdue.among([middle, young], NOW)
+    overdue.among([old, middle, young], NOW, 0.0)
+    overdue.among([middle, young], NOW, 0.0)
     assert not overdue.is_passed(middle)
 
-    overdue.among([middle], NOW)
+    overdue.among([middle], NOW, 0.0)
 
     assert overdue.is_passed(middle)
 

@@ -66,7 +66,7 @@ async def poll(
             schedule.remember(pending)
             waiting = [each for each in pending if each.transcript_id not in looking]
             due = schedule.noted(waiting, noted, now)
-            late = overdue.among(pending, now)
+            late = overdue.among(pending, now, anyio.current_time())
             for each in late:
                 if overdue.is_passed(each):
                     context.intake.overtaken(each.attempt_id)

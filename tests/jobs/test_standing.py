@@ -60,7 +60,7 @@ async def stopped(archive: Archive, **given: Any) -> None:
 
 async def troubled(archive: Archive, trouble: str, how: str, **given: Any) -> None:
     """A run with other options that comes to nothing."""
-    given = given or OTHER
+    given = {"outage_patience": "1s"} | (given or OTHER)
     if trouble == "stopped":
         await stopped(archive, **given, redo_changed=True)
         return

@@ -91,7 +91,9 @@ async def test_who_hears_of_a_run(
 
     ended = await (watched(archive, *line) if is_watched else archive.command(*line))
 
-    assert ended.exit_code == ExitCode.DONE
+    # What a scripted service hears of real speech is not all that was said.
+    is_heard = more != ["--sample"]
+    assert ended.exit_code == (ExitCode.DONE if is_heard else ExitCode.PARTIAL)
     assert told(archive) == (["start", "success"] if tells else [])
 
 
