@@ -26,12 +26,16 @@ def since(each: Pending, now: float, patience_s: float, day: str) -> str:
 
 
 class Overdue:
-    """Which of the transcripts of a run take longer than `patience_s` and twice their length."""
+    """
+    Which of the transcripts of a run take longer than `patience_s` and twice their length.
 
-    def __init__(self, patience_s: float) -> None:
+    `left` are those of earlier runs.
+    """
+
+    def __init__(self, patience_s: float, left: Sequence[Pending] = ()) -> None:
         self._patience_s = patience_s
         self._pending: dict[int, float] = {}
-        self._seen_at: dict[int, float] | None = None
+        self._seen_at = {each.attempt_id: -math.inf for each in left}
         self._finished_accepted_at = -math.inf
 
     def among(self, pending: Sequence[Pending], now: float, here: float) -> list[Pending]:
@@ -45,15 +49,13 @@ class Overdue:
         self._pending = {each.attempt_id: each.accepted_at for each in pending}
         gone = [at for attempt_id, at in before.items() if attempt_id not in self._pending]
         self._finished_accepted_at = max([self._finished_accepted_at, *gone])
-        seen_at, is_left = self._seen_at or {}, self._seen_at is None
-        since = -math.inf if is_left else here
-        self._seen_at = {each.attempt_id: seen_at.get(each.attempt_id, since) for each in pending}
+        seen_at = self._seen_at
+        self._seen_at = {each.attempt_id: seen_at.get(each.attempt_id, here) for each in pending}
         return [each for each in pending if not each.completed and self._is_late(each, now, here)]
 
     def _is_late(self, each: Pending, now: float, here: float) -> bool:
         most_s = self._patience_s + 2 * (each.expected_s or 0.0)
-        seen_at = (self._seen_at or {})[each.attempt_id]
-        return min(now - each.accepted_at, here - seen_at) > most_s
+        return min(now - each.accepted_at, here - self._seen_at[each.attempt_id]) > most_s
 
     def is_passed(self, each: Pending) -> bool:
         """Whether one that was asked for later has finished."""

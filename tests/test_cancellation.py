@@ -654,7 +654,10 @@ async def test_submit(everywhere: Everywhere) -> None:
     async def behind_a_proxy(cut: Cut, tick: Tick) -> None:  # it may have let them through
         await stage(cut, tick, Fault(on="submit", action="answer", status=407, times=None))
 
-    never = {"await _set_aside(context, attempt_id)"}  # when cancelled, in a shield
+    never = {
+        "await _set_aside(context, attempt_id)",  # when cancelled, in a shield
+        "await context.outages.noticed('list', error, sent_at)",  # the same
+    }
     rules = {"rules": [{"match": "options*", "language_code": "de"}]}
     missed = await everywhere(
         "pipeline/stages/submit.py",
@@ -712,6 +715,10 @@ async def test_poll(everywhere: Everywhere) -> None:
             await stage(cut, tick)
             speakers.cancel_scope.cancel()
 
+    async def without_a_list(cut: Cut, tick: Tick) -> None:
+        with passing(cut.archive, Fault(on="list", action="list_down", times=2)):
+            await stage(cut, tick)
+
     async def never_finished(cut: Cut, tick: Tick) -> None:
         patch = {"status": "processing"}
         looks = Fault(on="get", action="patch", patch=patch, times=None)
@@ -735,6 +742,7 @@ async def test_poll(everywhere: Everywhere) -> None:
         Scene(lost, sought),
         Scene(fill, stopped),
         Scene(fill, spoken_of),
+        Scene(fill, without_a_list),
         Scene(fill, never_finished, {"transcript_patience": "1ms"}),
     )
 
@@ -1036,7 +1044,8 @@ async def test_batch(everywhere: Everywhere) -> None:
             await stage(cut, tick)
 
     async def late(cut: Cut, tick: Tick) -> None:
-        with passing(cut.archive, Fault(on="*", action="answer", times=4)):
+        away = Fault(on="get", action="answer", times=1)
+        with passing(cut.archive, Fault(on="list", action="list_down", times=None), away):
             await stage(cut, tick)
 
     missed = await everywhere(

@@ -29,9 +29,9 @@ def pending(number: int, age_s: float, *, expected_s: float | None = None) -> Pe
 )
 def test_the_length_counts_twice(age_s: float, expected_s: float | None, is_late: bool) -> None:
     """A recording of an hour may take two hours more; a clock that was ahead hurries nothing."""
-    late = Overdue(PATIENCE_S).among([pending(1, age_s, expected_s=expected_s)], NOW, 0.0)
+    each = pending(1, age_s, expected_s=expected_s)
 
-    assert bool(late) == is_late
+    assert bool(Overdue(PATIENCE_S, [each]).among([each], NOW, 0.0)) == is_late
 
 
 def test_a_clock_that_is_put_forward_hurries_nothing_of_this_run() -> None:
@@ -50,7 +50,7 @@ def test_what_is_finished_already_is_never_late() -> None:
     each = pending(1, 10 * PATIENCE_S)
     each = Pending(each.attempt_id, each.transcript_id, "", True, each.accepted_at, NOW, b"")
 
-    assert Overdue(PATIENCE_S).among([each], NOW, 0.0) == []
+    assert Overdue(PATIENCE_S, [each]).among([each], NOW, 0.0) == []
 
 
 def test_only_what_came_later_passes() -> None:

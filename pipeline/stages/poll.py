@@ -48,13 +48,14 @@ async def poll(
     ledger, notices = context.ledger, context.notices
     interval_s = context.settings.poll_interval
     schedule = Schedule(interval_s, is_noticed=notices.expected)
-    overdue = Overdue(context.settings.transcript_patience)
     noted: dict[int | str, float] = {}
     sweep_at = -math.inf
     more_comes, was_idle = True, False
     async with submitted, looks:
-        for leftover in await ledger.pending():
+        left = await ledger.pending()
+        for leftover in left:
             context.intake.entered(leftover.attempt_id)
+        overdue = Overdue(context.settings.transcript_patience, left)
         while context.intake.collects:
             await _record_requests(context)
             notice, now = notices.next_change, ledger.now()

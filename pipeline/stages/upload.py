@@ -166,11 +166,8 @@ async def _upload(context: Context, claim: Claim) -> Uploaded | None:
         await ledger.skip(claim, str(error))
         emit(events.Skipped(recording=label, reason=str(error)))
     except RecordingError as error:
-        if not context.intake.is_open:
-            await ledger.put_back(claim)  # not its own fault
-        else:
-            await ledger.fail_upload(claim, str(error), None, _PASSES)
-            emit(events.Failed(recording=label, reason=str(error)))
+        await ledger.fail_upload(claim, str(error), None, _PASSES)
+        emit(events.Failed(recording=label, reason=str(error)))
     return None
 
 
@@ -208,8 +205,6 @@ async def _send(context: Context, claim: Claim, label: str) -> Uploaded | None:
         try:
             uploaded, read = await context.outages.retry("upload", attempt)
         except (AttemptsExhausted, RequestRejected) as error:
-            if not context.intake.is_open:
-                raise
             read = await source.read()
             with anyio.CancelScope(shield=True):  # the intake may end by it
                 await _refused(context, claim, read, error, number)

@@ -224,6 +224,7 @@ async def nights(root: Path, **settings: Any) -> AsyncIterator[Nights]:
                 "api_key_file": key,
                 "poll_interval": "20ms",
                 "settle": "500ms",
+                "transcript_patience": "12h",  # of nights that end before the service does
                 "time_zone": ZONE.key,
                 "window": "22:00-06:00",
                 "min_free": 0,
