@@ -231,8 +231,10 @@ class Outages:
 
     def submit_taken(self) -> None:
         """The service has answered a submit."""
-        self._lost_at, self._undecided = None, None
-        self._came_up("submit")
+        if self._lost_at is not None:
+            self._lost_at, self._undecided = None, None
+            self._came_up("submit")
+            self._intake.changed()
 
     def decided(self, attempt_id: int) -> None:
         """It is known what became of a submit, or left to another run."""
@@ -322,7 +324,7 @@ class Outages:
                 # What is fetched does not depend on what is sent.
                 collects = kind in ("upload", "submit") and not self.is_total
                 reason = f"{self._said}; run again later"
-                self._intake.end(ServiceUnusable(reason, collect=collects))
+                self._intake.end(ServiceUnusable(reason, cause=self._said, collect=collects))
 
     @property
     def _awaited(self) -> list[str]:

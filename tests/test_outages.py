@@ -61,16 +61,17 @@ async def beside(run: Callable[[], Any], trouble: Callable[[], Any]) -> Outcome:
 # --- all is gone ----------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("at", ["upload", "submit", "get"])
 async def test_a_line_that_is_cut_for_seconds_ends_nothing(
-    archive: Archive, line: Line, at: str
+    archive: Archive, line: Line, at: str, pytestconfig: pytest.Config
 ) -> None:
     """Connections that are lost and refused for seconds cost time alone, at whichever stage."""
     fill(archive, 40)
 
     async def cut() -> None:
         await archive.service.until(lambda: archive.service.requests[at] >= 5)
-        await line.cut_for(2)
+        await line.cut_for(20 if pytestconfig.getoption("--long") else 2)
 
     outcome = await beside(lambda: archive.run(provider=line.url, settle="1s"), cut)
 

@@ -126,8 +126,8 @@ async def _leave_overdue(context: Context, late: Sequence[Pending], now: float) 
     """Leave what the service does not finish to the next run, once there is nothing else."""
     intake, settings = context.intake, context.settings
     if intake.is_full and intake.is_open:  # places would have been given up if any finished
-        message = f"the service has finished none of {len(late)} transcripts in good time"
-        intake.end(ServiceUnusable(f"{message}; run again later", collect=True))
+        why = f"the service has finished none of {len(late)} transcripts in good time"
+        intake.end(ServiceUnusable(f"{why}; run again later", cause=why, collect=True))
     if intake.is_open and (intake.is_busy or await context.ledger.next_due() is not None):
         return
     for each in late:

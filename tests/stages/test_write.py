@@ -14,7 +14,7 @@ from pipeline.errors import ExitCode
 from pipeline.events import Completed, Failed, Warned, Written
 from tests.support.runs import Archive, Outcome, opened
 from tests.support.service import Fault
-from tests.support.service_faults import Call
+from tests.support.service_faults import ABSENT, Call
 
 pytestmark = pytest.mark.anyio
 
@@ -146,6 +146,29 @@ async def test_what_is_odd_is_saved_as_it_came(archive: Archive) -> None:
         assert price_usd is None or price_usd > 0
         assert expected_s
     assert archive.service.requests["submit"] == len(ODD_ANSWERS) + 1
+
+
+@pytest.mark.parametrize("kind", ["null", "of another type", "absent"])
+async def test_whatever_a_finished_answer_lacks_it_is_saved(archive: Archive, kind: str) -> None:
+    """Each field but id and status may be null, another thing or absent: saved, and paid once."""
+    archive.add("model.wav", b"model")
+    await archive.run()
+    model = json.loads(archive.results()["model.wav.json"])
+    fields = sorted(model.keys() - {"id", "status", "text"})
+    for name in fields:
+        other = "x" if isinstance(model[name], bool | int | float | dict | list) else [1]
+        new = {"null": None, "of another type": other, "absent": ABSENT}[kind]
+        archive.add(f"{name}.wav", name.encode())
+        of_it = partial(_is_of, archive, name.encode())
+        archive.service.faults.add(
+            Fault(on="get", action="patch", times=None, match=of_it, patch={name: new})
+        )
+
+    outcome = await archive.run()
+
+    assert (outcome.summary.exit_code, outcome.summary.written) == (ExitCode.DONE, len(fields))
+    assert set(archive.service.billable.values()) == {1}
+    whole(archive)
 
 
 def _is_of(archive: Archive, content: bytes, call: Call) -> bool:

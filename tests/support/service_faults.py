@@ -46,6 +46,10 @@ Action = Literal[
 Delivery = Literal["whole", "half", "slow", "dropped", "closed"]
 
 
+ABSENT = object()
+"""As the value of a patch: the field is not there."""
+
+
 @dataclass(slots=True)
 class Call:
     """One request as the service saw it: an entry of its log."""
@@ -119,7 +123,7 @@ class Fault:
     """What `big` adds to the body."""
     patch: dict[str, Any] = field(default_factory=dict)
     """What `patch` puts over the answer's JSON, in the list over each row; a function makes it of
-    what stands there."""
+    what stands there, and `ABSENT` takes it away."""
     rows: Collection[str] = ()
     """Of the list only the rows of these transcripts, if any are named."""
     met: int = field(default=0, init=False)
@@ -292,6 +296,8 @@ async def _patch(scene: Scene) -> Reply:
             continue
         for name, new in scene.fault.patch.items():
             row[name] = new(row.get(name)) if callable(new) else new
+            if new is ABSENT:
+                del row[name]
     return dataclasses.replace(reply, body=Reply.of(document).body)
 
 
