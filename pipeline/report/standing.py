@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from pipeline.names import version
 from pipeline.report.words import billed_lines, exit_code
 
 __all__ = ["list_lines", "status_json", "status_text", "version_lines"]
+
+_CLOCKS_APART_S = 2.0  # of the file system and of the lock, whose time is in whole seconds
 
 
 def status_json(state: Path, prices: Mapping[str, float] = {}) -> dict[str, Any]:
@@ -66,12 +68,15 @@ def _under_way(state: Path) -> _UnderWay | None:
     found = holder(state / "lock")
     if found is None:
         return None
-    since, runs = moment(found.since), state / "runs"
-    # Its folder is called by the second before it asked for the lock.
-    first = f"{since - timedelta(seconds=2):%Y%m%dT%H%M%SZ}"
-    begun = sorted(each.name for each in runs.glob("*-*") if each.name >= first)
-    is_open = bool(begun) and not (runs / begun[-1] / "summary.json").exists()
-    return _UnderWay(begun[-1] if is_open else None, found.host, found.pid, since, found.is_here)
+    made = dict[float, str]()
+    for folder in (state / "runs").glob("*-*"):
+        with suppress(OSError):
+            if not (folder / "summary.json").exists():
+                made[folder.stat().st_mtime] = folder.name
+    # Its folder is made once it has the lock, however long before that it was given its name.
+    at_s = max(made, default=0.0)
+    run_id = made[at_s] if made and at_s >= found.since - _CLOCKS_APART_S else None
+    return _UnderWay(run_id, found.host, found.pid, moment(found.since), found.is_here)
 
 
 def _last_run(runs: Path) -> dict[str, Any] | None:

@@ -309,7 +309,7 @@ async def _save(context: Context, pending: Pending, spool: Spool, head: Head) ->
         await _deliver(context, pending, delivery, spool, completion)
     if said := completion.odd or completion.amiss:
         what = f"transcript {pending.transcript_id} is saved as it came, and suspicious"
-        context.emit(events.Warned(message=f"{what}: {said}"))
+        context.warn_once(what, f"{what}: {said}")  # a look may come twice, and changes nothing
     return True
 
 
