@@ -30,7 +30,7 @@ and 501 minutes 300 s."""
 
 
 def usual_s(duration_s: float) -> float:
-    """How long the service usually works on so many seconds of audio, seconds."""
+    """Seconds that the service usually works on so many seconds of audio."""
     return _USUAL_S + duration_s * _USUAL_RTF
 
 
@@ -84,12 +84,12 @@ class Intake:
 
     @property
     def is_busy(self) -> bool:
-        """Whether anything is under way to the service."""
+        """True while anything is under way to the service."""
         return bool(self._claimed)
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no place at the service."""
+        """True while there is no place at the service."""
         return max(len(self._at_service), len(self._unsaved)) >= self.in_flight
 
     async def until_slot(self) -> bool:

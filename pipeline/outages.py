@@ -1,5 +1,5 @@
 """
-What an outage is, and how it is waited for: in, requests that failed; out, leave to repeat them.
+Outages, and the wait for their end: in, requests that failed; out, leave to repeat them.
 
     two of a kind fail, the second sent after the first, and none got through since
       ─► a free probe of the kind ─► gets through ─► both failed by themselves
@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import tzinfo
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -93,17 +94,17 @@ class Outages:
         self._is_watching = False
         self._said = ""
         self._down: dict[str, float] = {}
-        """Since when which kinds are down."""
+        """The kinds that are down, and since when."""
         self._failed_at: dict[str, float] = {}
-        """When the last request of each kind failed that was the first to."""
+        """The first failure of each kind since one of it got through."""
         self._given_up = set[str]()
         self.over = Counter[str]()
-        """How many outages of each kind are over."""
+        """The number of outages that are over, by kind."""
         self._any_down = anyio.Event()
         self._turn = anyio.Lock()
         self._submit_turn = anyio.Lock()
         self._lost_at: float | None = None
-        """When the first submit was lost of those since the last that was not."""
+        """The time of the first lost submit since one was answered."""
         self._is_alone = False
         self._undecided: int | None = None
         """The attempt of the last submit that was sent alone, and lost."""
@@ -111,22 +112,22 @@ class Outages:
     # --- what is known ------------------------------------------------------------------------
 
     def is_down(self, kind: str) -> bool:
-        """Whether nothing of a kind gets through, as far as is known."""
+        """True while nothing of a kind gets through, as far as is known."""
         return kind in self._down
 
     @property
     def is_total(self) -> bool:
-        """Whether nothing at all gets through."""
+        """True while nothing at all gets through."""
         return self._down.keys() >= self._probes.keys()
 
     @property
     def reason(self) -> str | None:
-        """What is waited for, in words; None where work goes on, if without the list."""
+        """The outage that is waited for, in words; None where work goes on, if without the list."""
         return self._said if self._down.keys() - {"list"} else None
 
     async def begin_without_list(self, failure: BaseException | None) -> bool:
         """
-        Whether the service answers, though its list does not; the list counts as down then.
+        True if the service answers, though its list does not; the list counts as down then.
 
         Raises:
             BatchError: as `Client.fetch` does.
@@ -141,20 +142,19 @@ class Outages:
 
     # --- what can be repeated -----------------------------------------------------------------
 
-    async def retry(self, kind: str, call: Callable[[], Awaitable[R]]) -> R:
+    async def retry(self, kind: str, call: Callable[[], Awaitable[R]], *, attempts: int = 5) -> R:
         """
-        The result of the first call that succeeds, outages not counted.
+        The result of the first of so many calls that succeeds, outages not counted.
 
         Raises:
             AttemptsExhausted: it failed again and again while others of its kind got through; or
                 an outage lasted for longer than is waited for.
         """
-        return await retry(
-            call, passes=lambda error, at: self._passed(kind, error, at), emit=self._emit
-        )
+        passes = partial(self._passed, kind)
+        return await retry(call, attempts=attempts, passes=passes, emit=self._emit)
 
     async def noticed(self, kind: str, error: TransientError, sent_at: float) -> bool:
-        """Whether a request failed, which was sent then, since its kind is down; does not wait."""
+        """True if a request that was sent then failed since its kind is down; waits for no end."""
         is_of_outage = isinstance(error, ConnectionLost | ServiceUnavailable)
         if not (is_of_outage and self._is_watching and self._client.answered_at):
             return False
@@ -186,7 +186,7 @@ class Outages:
         self._went_down(lost, failure)
 
     async def _passed(self, kind: str, error: TransientError, sent_at: float) -> bool:
-        """Whether a request failed by an outage, which is over now."""
+        """True if a request failed by an outage, once that is over."""
         if not await self.noticed(kind, error, sent_at):
             return False
         while kind in self._down:
@@ -195,17 +195,13 @@ class Outages:
             await self._intake.next_change.wait()
         return True
 
-    async def until_any(self) -> None:
-        """Wait while nothing at all gets through, or until nothing more is taken in."""
-        while self.is_total and self._intake.is_open:
-            await self._intake.next_change.wait()
-
     # --- submits ------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def submitting(self) -> AsyncIterator[None]:
         """A submit's turn: where they get lost, alone, and once it is known of the one before."""
-        await self.until_any()
+        while self.is_total and self._intake.is_open:
+            await self._intake.next_change.wait()
         if self._lost_at is None or not self._is_watching:
             yield
             return
@@ -286,7 +282,7 @@ class Outages:
         return len(self._down) < was_down
 
     async def _probed(self, kind: str) -> TransientError | None:
-        """How a probe of this kind failed; None if it got through, whatever it was told."""
+        """The failure of a probe of this kind; None if it got through, whatever it was told."""
         try:
             await self._probes[kind]()
         except (ConnectionLost, ServiceUnavailable) as error:
@@ -337,7 +333,7 @@ class Outages:
 
 
 def _is_connected(failure: TransientError) -> bool:
-    """Whether a request that failed may have reached the service."""
+    """True if a request that failed may have reached the service."""
     return not isinstance(failure, ConnectionLost) or failure.connected
 
 
@@ -349,10 +345,4 @@ async def _look(client: Client) -> None:
         TranscriptUnknown: it is answered as such.
         ServiceUnavailable: it is answered otherwise, so by another server.
     """
-    body = bytearray()
-
-    async def take(chunk: bytes) -> None:
-        body.extend(chunk)
-
-    await client.fetch(_NOBODY, take)
-    parse_head(bytes(body))
+    parse_head(await client.answer(_NOBODY))

@@ -1,5 +1,5 @@
 """
-What the service does not finish: in, what is pending; out, what is waited for no longer, and why.
+Transcripts that the service does not finish: in, all that are pending; out, those to be left.
 
 Most transcripts are finished in minutes. One that is not holds up neither others nor the end of a
 run: it is paid, and looked at again by each run that follows. Pure: no I/O.
@@ -13,21 +13,21 @@ from pipeline.models import NIGHTS, Pending
 __all__ = ["STUCK", "Overdue", "since"]
 
 STUCK = "stuck at the service"
-"""What a reason begins with that is told no more as news: it has been for some nights."""
+"""The beginning of a reason that is no news any more: it has been so for some nights."""
 
 _WAITING = "not finished by the service"
 _NIGHT_S = 86_400.0
 
 
 def since(each: Pending, now: float, patience_s: float, day: str) -> str:
-    """Why a transcript that was accepted on a day is left: for some nights as news, then not."""
+    """The reason why a transcript of a day is left: for some nights as news, then not."""
     is_old = now - each.accepted_at > patience_s + NIGHTS * _NIGHT_S
     return f"{STUCK if is_old else _WAITING} since {day}: looked at again by the next run"
 
 
 class Overdue:
     """
-    Which of the transcripts of a run take longer than `patience_s` and twice their length.
+    The transcripts of a run that take longer than `patience_s` and twice their length.
 
     `left` are those of earlier runs.
     """
@@ -58,5 +58,5 @@ class Overdue:
         return min(now - each.accepted_at, here - self._seen_at[each.attempt_id]) > most_s
 
     def is_passed(self, each: Pending) -> bool:
-        """Whether one that was asked for later has finished."""
+        """True if one that was asked for later has finished."""
         return each.accepted_at < self._finished_accepted_at

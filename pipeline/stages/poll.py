@@ -11,11 +11,12 @@ are among it.
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from pipeline.errors import BatchError, RecordingError, ServiceUnusable, TransientError
+from pipeline.errors import BatchError, RecordingError, ServiceUnusable
 from pipeline.events import Warned, moment
 from pipeline.models import Pending
 from pipeline.overdue import Overdue, since
@@ -171,12 +172,11 @@ async def _rows(
     unseen, before_id = set(page.shows), page.before_id
     if context.outages.is_down("list"):  # what it would show is asked for by its id
         return None
-    began = anyio.current_time()
     try:
         with intake.fetching():
             for _ in range(1 + _MORE_PAGES):
-                began = anyio.current_time()
-                read = await context.client.list(before_id=before_id)
+                call = partial(context.client.list, before_id=before_id)
+                read = await context.outages.retry("list", call, attempts=1)
                 first = first_id(read) or ""
                 is_newest = before_id is None or schedule.is_newer(first, reconciler.newest_listed)
                 reconciler.seen(read, is_newest=is_newest)
@@ -185,9 +185,6 @@ async def _rows(
                 below, before_id = before_id, last_id(read)
                 if not unseen or len(read) < PAGE_ROWS or before_id in (None, below):
                     break
-    except TransientError as error:
-        await context.outages.noticed("list", error, began)
-        return None
     except RecordingError:
         return None
     except BatchError as error:
