@@ -111,23 +111,14 @@ async def _lengths(client: Client, ids: Sequence[str]) -> dict[str, float | None
 
     async def ask() -> None:
         for each in left:
-            body = bytearray()
             with suppress(RecordingError, ServiceUnavailable):
-                await retry(partial(_fetch, client, each, body))
-                lengths[each] = parse_head(bytes(body)).audio_duration
+                body = await retry(partial(client.answer, each))
+                lengths[each] = parse_head(body).audio_duration
 
     async with anyio.create_task_group() as group:
         for _ in range(_AT_ONCE):
             group.start_soon(ask)
     return lengths
-
-
-async def _fetch(client: Client, transcript_id: str, body: bytearray) -> None:
-    async def write(part: bytes) -> None:
-        body.extend(part)
-
-    body.clear()
-    await client.fetch(transcript_id, write)
 
 
 def sums(each: Sequence[Finding]) -> dict[str, Any]:

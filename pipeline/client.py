@@ -241,6 +241,22 @@ class Client:
         async with self._asked("get", "GET", path) as response:
             await self._pour("get", response, write, self._max_answer_bytes)
 
+    async def answer(self, transcript_id: str) -> bytes:
+        """
+        The bytes of a transcript in memory, for who looks at it and does not save it.
+
+        Raises:
+            TranscriptUnknown: as `fetch` does.
+            AnswerUnusable: as `fetch` does.
+        """
+        body = bytearray()
+
+        async def take(chunk: bytes) -> None:
+            body.extend(chunk)
+
+        await self.fetch(transcript_id, take)
+        return bytes(body)
+
     async def redacted_audio(self, transcript_id: str) -> str | None:
         """
         The address of the audio without what was redacted; None while it is being made.

@@ -57,7 +57,7 @@ async def _look(context: Context) -> None:
         else:
             intake.closes_at = closes_at
     if settings.min_free is not None:
-        low = await in_thread(room_low)(settings, settings.min_free)
+        low = await _room_low(settings, settings.min_free)
         if low is not None:
             intake.end(RoomLow(low))
 
@@ -72,6 +72,9 @@ def room_low(settings: Settings, least: int) -> str | None:
                 " (`min_free`): nothing more is asked for"
             )
     return None
+
+
+_room_low = in_thread(room_low)
 
 
 def _there(folder: Path) -> Path:

@@ -373,16 +373,10 @@ class Reconciler:
 
     async def _said(self, transcript_id: str) -> str | None:
         """The address that a transcript says it is of; None where it says none, or is gone."""
-        body = bytearray()
-
-        async def take(chunk: bytes) -> None:
-            body.extend(chunk)
-
         try:
-            await self._client.fetch(transcript_id, take)
+            head = parse_head(await self._client.answer(transcript_id))
         except TranscriptUnknown:
             return None
-        head = parse_head(bytes(body))
         if head.id != transcript_id:
             raise AnswerUnusable(f"the service answered with the transcript {head.id}")
         return None if head.is_deleted else head.audio_url
